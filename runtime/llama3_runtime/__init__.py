@@ -1,0 +1,1 @@
+"""Runs an exported graph on ONNX Runtime: from a prompt to text."""

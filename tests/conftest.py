@@ -1,0 +1,1 @@
+"""What every test can use: the embedded model's file and the real vocabularies."""

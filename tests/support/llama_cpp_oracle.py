@@ -1,0 +1,127 @@
+"""llama.cpp as an oracle: logits, greedy continuations and its own quantizer, through llama-cpp-python's C bindings.
+
+The C interface is used and not the `Llama` class, so that the cache can be float32, attention is the plain one, and
+files need no tokenizer. Import this module after `pytest.importorskip("llama_cpp")`: it needs the package.
+"""
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+_GGML_TYPE_F32 = 0
+_FLASH_ATTENTION_OFF = 0
+
+
+@llama_cpp.llama_log_callback
+def _say_nothing(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
+    pass
+
+
+llama_cpp.llama_log_set(_say_nothing, ctypes.c_void_p(0))
+llama_cpp.llama_backend_init()
+
+
+class LlamaCpp:
+    """A model and one context: `evaluate` appends tokens to the cache and returns their logits."""
+
+    def __init__(self, model: Any, context: Any, vocab_size: int) -> None:
+        self._model, self._context, self._vocab_size = model, context, vocab_size
+        self._past = 0
+
+    def evaluate(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Run `ids` after everything evaluated so far; float32 [len(ids), vocab]."""
+        batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for i, token in enumerate(ids):
+                batch.token[i] = token
+                batch.pos[i] = self._past + i
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = 0
+                batch.logits[i] = True
+            status = llama_cpp.llama_decode(self._context, batch)
+            assert status == 0, f"llama_decode returned {status}"
+        finally:
+            llama_cpp.llama_batch_free(batch)
+        self._past += len(ids)
+        rows = llama_cpp.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(rows, shape=(len(ids), self._vocab_size)).copy()
+
+
+@contextmanager
+def opened(path: Path, *, context_length: int, threads: int = 2) -> Iterator[LlamaCpp]:
+    """Load `path` and make a context of `context_length` tokens with a float32 cache."""
+    model_params = llama_cpp.llama_model_default_params()
+    model_params.n_gpu_layers = 0
+    model_params.use_extra_bufts = False  # its AMX kernels crash where the kernel grants a process no tiles
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
+    assert model, f"llama.cpp cannot load {path}"
+    try:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = context_length
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = _FLASH_ATTENTION_OFF
+        params.type_k = params.type_v = _GGML_TYPE_F32
+        context = llama_cpp.llama_init_from_model(model, params)
+        assert context, f"llama.cpp cannot make a context of {context_length} tokens for {path}"
+        try:
+            vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+            yield LlamaCpp(model, context, vocab_size)
+        finally:
+            llama_cpp.llama_free(context)
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+def logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The logits after each of `ids`, float32 [len(ids), vocab]; llama.cpp quantizes activations as it always does."""
+    with opened(path, context_length=len(ids)) as model:
+        return model.evaluate(ids)
+
+
+def greedy(path: Path, ids: Sequence[int], num_tokens: int) -> list[int]:
+    """The `num_tokens` ids that follow `ids` when the likeliest is taken each time, end tokens included."""
+    new: list[int] = []
+    with opened(path, context_length=len(ids) + num_tokens) as model:
+        last = model.evaluate(ids)[-1]
+        while True:
+            new.append(int(last.argmax()))
+            if len(new) == num_tokens:
+                return new
+            last = model.evaluate(new[-1:])[0]
+
+
+def quantize(source: Path, target: Path, kind: str, *, pure: bool = False) -> None:
+    """Quantize a float GGUF with llama.cpp's own quantizer.
+
+    `kind` is the ending of a LLAMA_FTYPE_MOSTLY_ constant: "Q4_K_M", "Q6_K", "Q2_K", ... With `pure`, every matrix
+    gets the one type, and none of the recipe's better ones.
+    """
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.nthread = 2
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    params.pure = pure
+    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    assert status == 0, f"llama_model_quantize returned {status} for {source}"
+
+
+def tokenize(path: Path, text: str) -> list[int]:
+    """The ids of `text` as the file's own tokenizer cuts it, without BOS; nothing in it is a special token."""
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    assert model, f"llama.cpp cannot load {path}"
+    try:
+        raw = text.encode()
+        ids = (llama_cpp.llama_token * (len(raw) + 1))()
+        vocabulary = llama_cpp.llama_model_get_vocab(model)
+        count = llama_cpp.llama_tokenize(vocabulary, raw, len(raw), ids, len(ids), False, False)
+        return list(ids[:count])
+    finally:
+        llama_cpp.llama_model_free(model)

