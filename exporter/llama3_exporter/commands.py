@@ -1,0 +1,83 @@
+"""The command `llama3-export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from llama3_models import command_line
+from llama3_models.errors import Llama3Error
+from llama3_models.locate import locate_model
+
+
+def llama3_export(
+    model: str,
+    *,
+    output: Path,
+    ops: Literal["contrib"] = "contrib",
+    activations: Literal["int8", "float32"] = "int8",
+    precision: Literal["fp32", "fp16"] = "fp32",
+    logits: Literal["last", "all", "selected"] = "last",
+    max_length: int | None = None,
+    quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
+    verify: bool = False,
+    force: bool = False,
+) -> int:
+    """Turn a GGUF of a Llama model into a folder that any ONNX Runtime app loads.
+
+    The graph computes exactly the weights of the GGUF, in every quantization that GGML has.
+
+    Args:
+        model: A .gguf file (any part of a split one), or a name of the catalogue such as smollm2-135m.
+        output: The folder to make.
+        ops: How weights are held; contrib: ONNX Runtime's own ops, for every app.
+        activations: int8 is fast and rounds as llama.cpp does, float32 is exact and slower.
+        precision: fp16 is for CUDA: attention and KV cache in float16, and every linear that loses nothing by it.
+        logits: Positions that get logits: the last one, all, or as many as the input logits_to_keep says.
+        max_length: Positions that the graph can reach; the model's whole context by default.
+        quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
+        verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
+        force: Replace an earlier export.
+
+    Examples:
+        llama3-export Llama-3.1-8B-Instruct-Q4_K_M.gguf --output llama
+        llama3-export smollm2-135m --output smollm2 --verify
+    """
+    gguf = locate_model(model, quantization_encoding)
+    # Heavy imports wait until the command line is known to be right.
+    from llama3_exporter.export_model import export
+    from llama3_exporter.progress import byte_progress
+
+    with byte_progress("exporting") as progress:
+        summary = export(
+            gguf,
+            output,
+            ops=ops,
+            activations=activations,
+            precision=precision,
+            logits=logits,
+            max_length=max_length,
+            force=force,
+            progress=progress,
+        )
+    print(summary.describe())
+    if verify:
+        _verify(output, gguf)
+    print(f'\nRun it:  llama3-run --model-path {output} --prompt "I believe"')
+    return 0
+
+
+def _verify(output: Path, gguf: Path) -> None:
+    from llama3_exporter.verify import verify
+
+    print("Verifying against a float32 reference of the GGUF ...", file=sys.stderr)
+    result = verify(output, gguf)
+    print(f"  graph    {result.graph.describe()}\n  weights  {result.weights.describe()}")
+    if not result.passed:
+        raise Llama3Error(f"{output}: the graph differs from {gguf} by more than the bound; please report this")
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return command_line.run(llama3_export, name="llama3-export")

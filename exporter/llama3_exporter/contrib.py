@@ -1,0 +1,201 @@
+"""Weights as stock ONNX Runtime ops: MatMulNBits and GatherBlockQuantized for blocks, MatMul and Gather for floats.
+
+The graph computes exactly the GGUF's weights. Where a block has a minimum of its own, the integer zero point leaves a
+remainder C of the weight, the same for the whole block, and the linear adds blocksum(x) @ C^T (docs/quantization.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from gguf.constants import GGMLQuantizationType
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf_file import GGUFFile, GGUFTensor
+from llama3_models.hyperparameters import Hyperparameters
+from llama3_models.reference import dequantize
+from onnxscript import nn
+
+from llama3_exporter.contrib_modules import (
+    BlockQuantizedLinear,
+    BlockQuantizedRows,
+    BlockSums,
+    Embedding,
+    FloatEmbedding,
+    FloatLinear,
+    GroupedQueryAttention,
+    Linear,
+    QuantizedPart,
+    RotaryTables,
+    parameter,
+)
+from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, split_nibbles
+from llama3_exporter.weights_file import Array, WeightsFile
+
+Activations: TypeAlias = Literal["int8", "float32"]
+Precision: TypeAlias = Literal["fp32", "fp16"]
+
+FLOAT, FLOAT16, UINT8 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8
+
+# MatMulNBits's attribute: 4 quantizes its input to int8 by blocks, 1 computes in float32.
+_ACCURACY_LEVEL = {"int8": 4, "float32": 1}
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    parts: tuple[QuantizedPart, ...]
+    remainder: ir.ExternalTensor | None  # float32 [N, blocks]
+
+
+class ContribBackend:
+    """A `llama.Backend` of stock ops, which places the weights in a `WeightsFile`.
+
+    Args:
+        file: The GGUF.
+        config: Its numbers.
+        weights: Where the packed weights go.
+        activations: `int8` lets MatMulNBits quantize its input by blocks, as llama.cpp does; `float32` does not.
+        precision: `fp16` (for CUDA) attends, and multiplies where the file's scale is a float16, in float16.
+        max_length: Positions that the rotary tables reach.
+    """
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        config: Hyperparameters,
+        weights: WeightsFile,
+        *,
+        activations: Activations,
+        precision: Precision,
+        max_length: int,
+    ) -> None:
+        self._file = file
+        self._config = config
+        self._weights = weights
+        self._activations = activations
+        self._precision = precision
+        self._max_length = max_length
+        self._block_sums = BlockSums()
+        self._blocks: dict[tuple[str, ir.DataType], _Blocks] = {}
+        self._floats: dict[str, ir.ExternalTensor] = {}
+        self.kv_type = FLOAT16 if precision == "fp16" else FLOAT
+        # ONNX Runtime multiplies by a copy of a float weight, in the type and the order of its kernel.
+        self.float_copies_bytes = 0
+
+    def linear(self, name: str) -> nn.Module:
+        """See `llama.Backend`."""
+        tensor = self._file.tensors[f"{name}.weight"]
+        bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
+        if tensor.type in FLOAT_TYPES:
+            in_float16 = self._precision == "fp16" and tensor.type == GGMLQuantizationType.F16
+            compute = FLOAT16 if in_float16 else FLOAT
+            self.float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
+            return FloatLinear(self._place_floats(tensor), bias, compute)
+        in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
+        blocks = self._place_blocks(tensor, FLOAT16 if in_float16 else FLOAT)
+        level = _ACCURACY_LEVEL[self._activations]
+        parts = [BlockQuantizedLinear(part, level) for part in blocks.parts]
+        return Linear(parts, blocks.remainder, bias, self._block_sums)
+
+    def embedding(self, name: str) -> nn.Module:
+        """See `llama.Backend`. A tied head and the embedding point at the same bytes."""
+        tensor = self._file.tensors[f"{name}.weight"]
+        if tensor.type in FLOAT_TYPES:
+            return FloatEmbedding(self._place_floats(tensor))
+        blocks = self._place_blocks(tensor, FLOAT)  # float16 scales would round the rows that are gathered
+        parts = []
+        for part in blocks.parts:
+            matrix = self._weights.same_bytes(part.weight, (part.num_rows, part.row_size * part.bits // 8))
+            parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
+        return Embedding(parts, blocks.remainder)
+
+    def norm_weight(self, name: str) -> nn.Parameter:
+        """See `llama.Backend`."""
+        return self._float32(f"{name}.weight")
+
+    def rotary(self) -> nn.Module:
+        """See `llama.Backend`."""
+        return RotaryTables(self._config, self._max_length, self.kv_type)
+
+    def attention(self) -> nn.Module:
+        """See `llama.Backend`.
+
+        Raises:
+            Llama3Error: the heads have a length that ONNX Runtime's op refuses.
+        """
+        if self._config.head_dim % 16:
+            raise Llama3Error(
+                f"{self._file.path}: its heads have {self._config.head_dim} elements, and ONNX Runtime's attention "
+                "takes only multiples of 16"
+            )
+        return GroupedQueryAttention(self._config, self.kv_type)
+
+    def _float32(self, name: str) -> nn.Parameter:
+        """A vector (a norm, a bias) of any type, dequantized."""
+        data = self._weights.add_array(name, dequantize(self._file.tensors[name]))
+        return parameter(data)
+
+    def _place_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
+        if tensor.name not in self._floats:
+            dtype = ir.DataType.from_numpy(np.dtype(FLOAT_TYPES[tensor.type]))
+
+            def unchanged(rows: npt.NDArray[np.uint8]) -> list[Array]:
+                return [rows]
+
+            placed = self._weights.add_packing(tensor, unchanged, [(tensor.name, dtype, tensor.shape)])
+            self._floats[tensor.name] = placed[0]
+        return self._floats[tensor.name]
+
+    def _place_blocks(self, tensor: GGUFTensor, scale_type: ir.DataType) -> _Blocks:
+        """Places for the arrays that `pack` makes of a quantized tensor, once for each type of scales."""
+        if (tensor.name, scale_type) in self._blocks:
+            return self._blocks[tensor.name, scale_type]
+        form = FORMATS[tensor.type]
+        num_rows, row_size = tensor.shape
+        num_blocks = row_size // form.block_size
+        # In 8 bits, ONNX Runtime's float32 kernel rebuilds the matrix at every call; two of 4 bits are 20 times faster.
+        split = form.bits == 8 and self._activations == "float32"
+        bits = 4 if split else form.bits
+        zero_point_shape = (num_rows, -(-num_blocks * bits // 8))
+        constants = _constant_zero_points(form.zero_point, form.bits, split=split)
+
+        destinations: list[tuple[str, ir.DataType, tuple[int, ...]]] = []
+        for _ in constants:
+            destinations.append((tensor.name, UINT8, (num_rows, num_blocks, form.block_size * bits // 8)))
+            destinations.append((tensor.name, scale_type, (num_rows, num_blocks)))
+            if form.zero_point is None:
+                destinations.append((tensor.name, UINT8, zero_point_shape))
+        if form.has_minimum:
+            destinations.append((tensor.name, FLOAT, (num_rows, num_blocks)))
+
+        def arrays(rows: npt.NDArray[np.uint8]) -> list[Array]:
+            packed = pack(form, rows)
+            result: list[Array] = []
+            for part in split_nibbles(packed) if split else (packed,):
+                result += [part.B, part.scales.astype(scale_type.numpy(), copy=False)]
+                if form.zero_point is None:
+                    result.append(part.zero_points)
+            return result if packed.C is None else [*result, packed.C]
+
+        places = iter(self._weights.add_packing(tensor, arrays, destinations))
+        parts = []
+        for byte in constants:
+            weight, scales = next(places), next(places)
+            zero_points = next(places) if byte is None else self._weights.add_fill(tensor.name, byte, zero_point_shape)
+            parts.append(QuantizedPart(weight, scales, zero_points, num_rows, row_size, bits, form.block_size))
+        blocks = _Blocks(tuple(parts), next(places) if form.has_minimum else None)
+        self._blocks[tensor.name, scale_type] = blocks
+        return blocks
+
+
+def _constant_zero_points(zero_point: int | None, bits: int, *, split: bool) -> tuple[int | None, ...]:
+    """For each part of a weight the byte that fills its zero points, or None where every block has its own."""
+    if zero_point is None:
+        return (None, None) if split else (None,)
+    if split:
+        return (zero_point >> 4) * 0x11, (zero_point & 15) * 0x11
+    return (zero_point * 0x11 if bits == 4 else zero_point,)

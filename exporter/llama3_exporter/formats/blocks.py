@@ -1,0 +1,75 @@
+"""What every GGML block decodes to: small unsigned codes, and a scale (and perhaps a minimum) for a few of them.
+
+A GGML type is a way to lay these three out in bytes. Its `unpack` function undoes the layout and nothing more: no
+arithmetic on weights happens there, so nothing can be lost there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType
+
+UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
+
+
+class Blocks(NamedTuple):
+    """Some GGML blocks, decoded. `size` is the number of weights in a GGML block (32, 64 or 256).
+
+    Weight k, which lies in block b of `Format.block_size` weights, is
+    `scale[b] * (q[k] - Format.zero_point)`, or `scale[b] * q[k] - minimum[b]` for a format with minima.
+    Scales and minima are exact in float32: the widest is a float16 times two small integers, 20 bits.
+    """
+
+    q: UInt8  # [n, size]
+    scale: Float32  # [n, size / block_size], or [n, 1] where the whole GGML block has one
+    minimum: Float32 | None = None  # [n, size / block_size]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How ONNX Runtime's MatMulNBits holds one GGML type without loss."""
+
+    type: GGMLQuantizationType
+    bits: Literal[4, 8]
+    block_size: Literal[16, 32]
+    """Weights that share a scale in MatMulNBits; a GGML block holds one or more of these blocks."""
+    zero_point: int | None
+    """The code that stands for weight 0 in every block; None where blocks have minima, so that each gets its own."""
+    scale_is_float16: bool
+    """Every scale is a float16 value, so that float16 linears lose nothing."""
+    unpack: Callable[[UInt8], Blocks]
+    """Decodes uint8 [n, bytes of a GGML block]."""
+
+    @property
+    def has_minimum(self) -> bool:
+        """Whether a block has a minimum, so that its exact value needs a correction by block sums."""
+        return self.zero_point is None
+
+
+def float16_at(blocks: UInt8, offset: int) -> Float32:
+    """The float16 at byte `offset` of every block, as float32 [n, 1]."""
+    return blocks[:, offset : offset + 2].view(np.float16).astype(np.float32)
+
+
+def split_bits(groups: UInt8, bits: Literal[1, 2, 4]) -> UInt8:
+    """Split each byte into fields, the lowest first, where a group's bytes hold runs of consecutive weights.
+
+    Almost every GGML type stores `width` bytes whose lowest fields are the first `width` weights, the next fields
+    the next `width`, and so on: [n, groups, width] bytes give [n, groups * (8 / bits) * width] fields in the order of
+    the weights.
+    """
+    n, n_groups, width = groups.shape
+    fields = np.empty((n, n_groups, 8 // bits, width), np.uint8)
+    for i in range(8 // bits):
+        np.right_shift(groups, i * bits, out=fields[:, :, i])
+    fields &= (1 << bits) - 1
+    return fields.reshape(n, -1)
+
+
+def look_up(codebook: tuple[int, ...], q: UInt8) -> UInt8:
+    """The signed entries of a codebook, offset by 128 so that they are unsigned: the zero point is 128."""
+    return np.take(np.array(codebook, np.int8).view(np.uint8) ^ 0x80, q)

@@ -1,0 +1,47 @@
+"""Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL: 32 weights a block, each with a float16 scale of its own."""
+
+import numpy as np
+from gguf import quants
+
+from llama3_exporter.formats.blocks import Blocks, UInt8, float16_at, look_up, split_bits
+
+
+def _nibbles(packed: UInt8) -> UInt8:
+    """Sixteen bytes: low nibbles are the weights 0 to 15, high nibbles 16 to 31. [n, 16] -> [n, 32]."""
+    return split_bits(packed[:, None, :], 4)
+
+
+def _fifth_bits(packed: UInt8) -> UInt8:
+    """Four bytes with one bit a weight, which is worth 16. [n, 4] -> [n, 32]."""
+    return np.unpackbits(packed, axis=1, bitorder="little") << np.uint8(4)
+
+
+def unpack_q4_0(blocks: UInt8) -> Blocks:
+    """Scale, 16 bytes of nibbles."""
+    return Blocks(_nibbles(blocks[:, 2:]), float16_at(blocks, 0))
+
+
+def unpack_q4_1(blocks: UInt8) -> Blocks:
+    """Scale, offset, 16 bytes of nibbles; the file adds its offset, so the minimum is its negative."""
+    return Blocks(_nibbles(blocks[:, 4:]), float16_at(blocks, 0), -float16_at(blocks, 2))
+
+
+def unpack_q5_0(blocks: UInt8) -> Blocks:
+    """Scale, 4 bytes of fifth bits, 16 bytes of nibbles."""
+    return Blocks(_nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6]), float16_at(blocks, 0))
+
+
+def unpack_q5_1(blocks: UInt8) -> Blocks:
+    """Scale, offset, 4 bytes of fifth bits, 16 bytes of nibbles."""
+    q = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
+    return Blocks(q, float16_at(blocks, 0), -float16_at(blocks, 2))
+
+
+def unpack_q8_0(blocks: UInt8) -> Blocks:
+    """Scale, 32 signed bytes; the zero point 128 makes them unsigned."""
+    return Blocks(blocks[:, 2:] ^ np.uint8(0x80), float16_at(blocks, 0))
+
+
+def unpack_iq4_nl(blocks: UInt8) -> Blocks:
+    """Scale, 16 bytes of nibbles that choose from 16 unevenly spaced values."""
+    return Blocks(look_up(quants.IQ4_NL.kvalues, _nibbles(blocks[:, 2:])), float16_at(blocks, 0))

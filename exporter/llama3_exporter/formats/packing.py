@@ -1,0 +1,105 @@
+"""From rows of GGML blocks to the four arrays that MatMulNBits and GatherBlockQuantized take.
+
+Both operators compute a weight as `scales * (q - zero_point)` with an integer zero point, block by block. A format with
+minima (weight = scale * q - minimum) does not fit, since minimum / scale is no integer: rounding it, as other exporters
+do, changes the weights. Here the remainder is kept as `C`, one number a block:
+
+    weight = scales * (q - zero_point) + C,    C = scale * zero_point - minimum
+
+and the graph adds it back: C times the sum of the activations over each block for a linear, C itself for an embedding.
+Any zero point would do for that. The nearest one makes C small, at most half a scale, so that int8 activations (whose
+rounding is not applied to C's part) lose as little as they do in llama.cpp.
+
+The two terms do not cancel: where the zero point was clipped they have the same sign, and elsewhere |C| is at most half
+of the first term, or that is 0. So every single weight is right to a few roundings of float32, however small it is.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES
+
+from llama3_exporter.formats.blocks import Float32, Format, UInt8
+
+GROUP_WEIGHTS = 1 << 18
+"""Weights that are decoded at a time, so that all temporaries stay in a core's cache whatever the caller passes."""
+
+
+class PackedWeight(NamedTuple):
+    """Rows as MatMulNBits takes them; GatherBlockQuantized takes the same, with B as [N, bytes of a row]."""
+
+    B: UInt8  # [N, n_blocks, block_size * bits / 8]; 4-bit codes: the even one in the low nibble
+    scales: Float32  # [N, n_blocks]
+    zero_points: UInt8  # [N, ceil(n_blocks * bits / 8)], packed as B is
+    C: Float32 | None  # [N, n_blocks]; None where it would be zero
+
+
+def pack(fmt: Format, rows: UInt8) -> PackedWeight:
+    """Repack rows of a GGUF tensor, uint8 [n, row bytes]. Rows are independent: call it on chunks, from any thread."""
+    n_rows, row_bytes = rows.shape
+    ggml_size, ggml_bytes = GGML_QUANT_SIZES[fmt.type]
+    row_weights = row_bytes // ggml_bytes * ggml_size
+    n_blocks = row_weights // fmt.block_size
+
+    B = np.empty((n_rows, n_blocks, fmt.block_size * fmt.bits // 8), np.uint8)
+    scales = np.empty((n_rows, n_blocks), np.float32)
+    # ONNX Runtime 1.23's GatherBlockQuantized does not expect padding at the end of a row of 4-bit zero points, and
+    # reads the next rows shifted by a nibble (onnxruntime#26506). With an odd number of blocks it must find the same
+    # value everywhere, padding included, which costs Q4_1 and Q5_1 their nearest zero points: 0 serves as well.
+    constant = (fmt.zero_point or 0) * (0x11 if fmt.bits == 4 else 1)
+    zero_points = np.full((n_rows, -(-n_blocks * fmt.bits // 8)), constant, np.uint8)
+    nearest = n_blocks % 2 == 0
+    C = np.empty_like(scales) if fmt.has_minimum else None
+
+    step = max(1, GROUP_WEIGHTS // row_weights)
+    # Scales of a damaged file may be infinite or NaN; they come out as such and need no warning here.
+    with np.errstate(all="ignore"):
+        for start in range(0, n_rows, step):
+            part = slice(start, start + step)
+            q, scale, minimum = fmt.unpack(rows[part].reshape(-1, ggml_bytes))
+            B[part] = _pack_codes(q, fmt.bits).reshape(-1, n_blocks, B.shape[2])
+            scales[part] = np.broadcast_to(scale, (len(q), ggml_size // fmt.block_size)).reshape(-1, n_blocks)
+            if C is not None and minimum is not None:
+                zero_point = np.zeros(scale.shape, np.uint8)
+                if nearest:
+                    zero_point = _nearest_zero_points(scale, minimum, fmt.bits)
+                    zero_points[part] = _pack_codes(zero_point.reshape(-1, n_blocks), fmt.bits)
+                C[part] = (scale * zero_point - minimum).reshape(-1, n_blocks)
+    return PackedWeight(B, scales, zero_points, C)
+
+
+def split_nibbles(packed: PackedWeight) -> tuple[PackedWeight, PackedWeight]:
+    """Write an 8-bit weight as the sum of two 4-bit ones, exactly: q = 16 hi + lo, and zero points likewise.
+
+    For float32 activations, where ONNX Runtime's 8-bit kernel unpacks the whole matrix at every call. The scales of
+    the first are 16 times as large, exact below 2**124; C stays with the second alone.
+    """
+    B, scales, zero_points, C = packed
+    four, fifteen = np.uint8(4), np.uint8(15)
+    with np.errstate(all="ignore"):
+        scales_16 = scales * np.float32(16)
+    high = PackedWeight(_pack_nibbles(B >> four), scales_16, _pack_nibbles(zero_points >> four), None)
+    low = PackedWeight(_pack_nibbles(B & fifteen), scales, _pack_nibbles(zero_points & fifteen), C)
+    return high, low
+
+
+def _nearest_zero_points(scale: Float32, minimum: Float32, bits: int) -> UInt8:
+    """round(minimum / scale) within the codes' range; 0 where scale is 0, or the quotient is NaN."""
+    ratio = np.rint(minimum / scale)
+    # fmin and fmax prefer the number to the NaN.
+    zero_point: UInt8 = np.fmin(np.fmax(ratio, 0), (1 << bits) - 1).astype(np.uint8)
+    zero_point[scale == 0] = 0
+    return zero_point
+
+
+def _pack_codes(q: UInt8, bits: int) -> UInt8:
+    return _pack_nibbles(q) if bits == 4 else q
+
+
+def _pack_nibbles(q: UInt8) -> UInt8:
+    """Join neighbouring codes below 16 along the last axis, the even one low; an odd last one is joined to itself."""
+    if q.shape[-1] % 2:
+        q = np.concatenate([q, q[..., -1:]], axis=-1)
+    pairs = np.ascontiguousarray(q).view(np.uint16)
+    pairs = pairs | pairs >> np.uint16(4)  # 0x0B0A | 0x00B0, of which the low byte is kept: 0xBA
+    return pairs.astype(np.uint8)

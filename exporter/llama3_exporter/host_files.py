@@ -1,0 +1,115 @@
+"""The small files that other ONNX Runtime apps read beside a graph.
+
+onnxruntime-genai reads genai_config.json and refuses keys it does not know, so our own facts are not there;
+transformers and optimum read config.json and generation_config.json; all of them read the tokenizer's two files.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+from llama3_models.gguf_file import GGUFFile
+from llama3_models.hyperparameters import Hyperparameters
+from llama3_models.vocabulary import Vocabulary
+
+from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
+
+# genai allocates the whole KV cache of `search.max_length` at once, so its default stays far below a long context.
+_GENAI_MAX_LENGTH = 4096
+
+
+def exporter_version() -> str:
+    """The version of this package."""
+    return version("llama3-onnx")
+
+
+def to_json(content: object) -> bytes:
+    """Indented UTF-8 JSON, with letters as they are."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def host_files(file: GGUFFile, config: Hyperparameters, max_length: int) -> dict[str, bytes]:
+    """Name and content of each file. A GGUF without a tokenizer gets none of the tokenizer's."""
+    vocabulary = Vocabulary.from_gguf(file) if "tokenizer.ggml.model" in file.metadata else None
+    files = {
+        "config.json": to_json(_config(config, vocabulary, max_length)),
+        "generation_config.json": to_json(_special_ids(vocabulary)),
+        "genai_config.json": to_json(_genai_config(config, vocabulary, max_length)),
+    }
+    if vocabulary is not None:
+        # Hundreds of thousands of lines gain nothing by indentation.
+        files["tokenizer.json"] = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False).encode()
+        files["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
+    return files
+
+
+def _special_ids(vocabulary: Vocabulary | None) -> dict[str, Any]:
+    """Where text begins and ends. Apps stop at any of a list of end tokens."""
+    if vocabulary is None:
+        return {}
+    ids: dict[str, Any] = {}
+    if vocabulary.bos_id is not None:
+        ids["bos_token_id"] = vocabulary.bos_id
+    ends = sorted(vocabulary.eog_ids)
+    if ends:
+        ids["eos_token_id"] = ends
+        ids["pad_token_id"] = ends[0] if vocabulary.eos_id is None else vocabulary.eos_id
+    return ids
+
+
+def _config(config: Hyperparameters, vocabulary: Vocabulary | None, max_length: int) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": max_length,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tied,
+        "hidden_act": "silu",
+        "use_cache": True,
+        **_special_ids(vocabulary),
+    }
+
+
+def _genai_config(config: Hyperparameters, vocabulary: Vocabulary | None, max_length: int) -> dict[str, Any]:
+    model = {
+        "type": "llama",
+        **_special_ids(vocabulary),
+        "context_length": max_length,
+        "vocab_size": config.vocab_size,
+        "decoder": {
+            "filename": "model.onnx",
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "head_size": config.head_dim,
+            "hidden_size": config.hidden_size,
+            "num_attention_heads": config.num_attention_heads,
+            "num_hidden_layers": config.num_layers,
+            "num_key_value_heads": config.num_key_value_heads,
+            "inputs": {
+                "input_ids": "input_ids",
+                "attention_mask": "attention_mask",
+                "past_key_names": "past_key_values.%d.key",
+                "past_value_names": "past_key_values.%d.value",
+            },
+            "outputs": {
+                "logits": "logits",
+                "present_key_names": "present.%d.key",
+                "present_value_names": "present.%d.value",
+            },
+        },
+    }
+    search = {
+        "do_sample": False,
+        "max_length": min(max_length, _GENAI_MAX_LENGTH),
+        "past_present_share_buffer": True,
+    }
+    return {"model": model, "search": search}

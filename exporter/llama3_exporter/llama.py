@@ -1,0 +1,176 @@
+"""The model, declared once: embedding, blocks of grouped attention and SwiGLU, final norm, head.
+
+Quantization does not appear here. A `Backend` makes the modules that multiply by a weight of the GGUF, and the one
+that attends over the KV cache. What the graph's inputs and outputs are called is `graph.py`'s concern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import onnx_ir as ir
+from llama3_models.hyperparameters import Hyperparameters
+from onnxscript import OpBuilder, nn
+
+
+class Chunk(NamedTuple):
+    """The tokens of one call, each row's padding moved behind its real tokens."""
+
+    ids: ir.Value  # int64 [batch, seq]
+    seqlens_k: ir.Value  # int32 [batch]: real tokens up to and with this chunk, less one
+    total_length: ir.Value  # int32 []: the mask's width
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, [batch, kv_heads, positions, head_dim]."""
+
+    key: ir.Value
+    value: ir.Value
+
+
+Rotary = tuple[ir.Value, ...]
+Select = Callable[[OpBuilder, ir.Value], ir.Value]
+"""Takes the rows of [batch, seq, n] that get logits: [batch, kept, n]."""
+
+
+class Backend(Protocol):
+    """How the GGUF's weights and the attention become ops. Names are the GGUF's, without `.weight`."""
+
+    def linear(self, name: str) -> nn.Module:
+        """A module x [.., K] -> [.., N], float32: x @ weight^T, plus the bias where the file has one."""
+
+    def embedding(self, name: str) -> nn.Module:
+        """A module ids [batch, seq] -> [batch, seq, hidden], float32."""
+
+    def norm_weight(self, name: str) -> nn.Parameter:
+        """A norm's weight, float32 [hidden]."""
+
+    def rotary(self) -> nn.Module:
+        """A module () -> the values that `attention` needs to rotate queries and keys."""
+
+    def attention(self) -> nn.Module:
+        """A module (q, k, v, LayerCache, Chunk, Rotary) -> (y, LayerCache): rotate, append to the cache, attend."""
+
+
+class Llama(nn.Module):
+    """Tokens of a chunk and every layer's cache -> logits of the selected rows, and the caches with the chunk."""
+
+    def __init__(self, config: Hyperparameters, backend: Backend) -> None:
+        super().__init__()
+        self.embed_tokens = backend.embedding("token_embd")
+        self.rotary = backend.rotary()
+        self.layers = nn.ModuleList([Block(config, backend, f"blk.{i}.") for i in range(config.num_layers)])
+        self.norm = RMSNorm(config, backend, "output_norm")
+        self.lm_head = backend.linear("token_embd" if config.tied else "output")
+
+    def forward(
+        self, op: OpBuilder, chunk: Chunk, caches: Sequence[LayerCache], select: Select
+    ) -> tuple[ir.Value, list[LayerCache]]:
+        """Only the selected rows go on after the last layer's attention: nothing later looks at its neighbours."""
+        rotary = self.rotary(op)
+        x, branch = self.embed_tokens(op, chunk.ids), None  # [batch, seq, hidden]
+        presents = []
+        for i, (layer, past) in enumerate(zip(self.layers, caches, strict=True)):
+            last = i == len(caches) - 1
+            x, branch, present = layer(op, x, branch, past, chunk, rotary, select if last else None)
+            presents.append(present)
+        x, _ = self.norm(op, x, branch)  # [batch, kept, hidden]
+        return self.lm_head(op, x), presents
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each on a normed input and added to the residual stream.
+
+    The addition is left to the norm that follows (`x` is the stream, `branch` what has yet to join it), because one op
+    does both.
+    """
+
+    def __init__(self, config: Hyperparameters, backend: Backend, block: str) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config, backend, f"{block}attn_norm")
+        self.self_attn = Attention(backend, block)
+        self.post_attention_layernorm = RMSNorm(config, backend, f"{block}ffn_norm")
+        self.mlp = MLP(backend, block)
+
+    def forward(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        branch: ir.Value | None,
+        past: LayerCache,
+        chunk: Chunk,
+        rotary: Rotary,
+        select: Select | None,
+    ) -> tuple[ir.Value, ir.Value, LayerCache]:
+        """[batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
+        normed, x = self.input_layernorm(op, x, branch)
+        attended, present = self.self_attn(op, normed, past, chunk, rotary, select)
+        if select is not None:
+            x = select(op, x)
+        normed, x = self.post_attention_layernorm(op, x, attended)
+        return x, self.mlp(op, normed), present
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over the cache."""
+
+    def __init__(self, backend: Backend, block: str) -> None:
+        super().__init__()
+        self.q_proj = backend.linear(f"{block}attn_q")
+        self.k_proj = backend.linear(f"{block}attn_k")
+        self.v_proj = backend.linear(f"{block}attn_v")
+        self.attend = backend.attention()
+        self.o_proj = backend.linear(f"{block}attn_output")
+
+    def forward(
+        self, op: OpBuilder, x: ir.Value, past: LayerCache, chunk: Chunk, rotary: Rotary, select: Select | None
+    ) -> tuple[ir.Value, LayerCache]:
+        """[batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
+        q, k, v = self.q_proj(op, x), self.k_proj(op, x), self.v_proj(op, x)  # [batch, seq, heads * head_dim]
+        y, present = self.attend(op, q, k, v, past, chunk, rotary)
+        if select is not None:
+            y = select(op, y)
+        return self.o_proj(op, y), present
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, backend: Backend, block: str) -> None:
+        super().__init__()
+        self.gate_proj = backend.linear(f"{block}ffn_gate")
+        self.up_proj = backend.linear(f"{block}ffn_up")
+        self.down_proj = backend.linear(f"{block}ffn_down")
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """[batch, seq, hidden] -> [batch, seq, hidden]."""
+        gate = self.gate_proj(op, x)
+        silu = op.Mul(gate, op.Sigmoid(gate))
+        return self.down_proj(op, op.Mul(silu, self.up_proj(op, x)))
+
+
+class RMSNorm(nn.Module):
+    """Adds the branch to the residual stream, and norms the sum."""
+
+    def __init__(self, config: Hyperparameters, backend: Backend, name: str) -> None:
+        super().__init__()
+        self.weight = backend.norm_weight(name)
+        self.epsilon = config.rms_norm_eps
+
+    def forward(self, op: OpBuilder, x: ir.Value, branch: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+        """[batch, seq, hidden] -> the normed sum and the sum."""
+        if branch is None:
+            return op.RMSNormalization(x, self.weight, epsilon=self.epsilon), x
+        normed, _, _, total = op.SkipSimplifiedLayerNormalization(
+            x,
+            branch,
+            self.weight,
+            epsilon=self.epsilon,
+            _domain="com.microsoft",
+            # The two outputs between are for training; an empty name leaves them out.
+            _outputs=["normed", ir.Value(name=""), ir.Value(name=""), "sum"],
+        )
+        for value in (normed, total):
+            value.type, value.shape = x.type, x.shape
+        return normed, total

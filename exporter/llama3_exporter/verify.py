@@ -1,0 +1,176 @@
+"""Holds an export against the GGUF: the graph and a float32 reference of the file see the same tokens.
+
+The tokens are the model's own: drawn one by one from the graph's distribution, so that no tokenizer is needed and
+the positions are such as the model meets in use. The distance is the Kullback-Leibler divergence from the
+reference's distribution to the graph's, in nats, averaged over positions.
+
+int8 activations cost a few thousandths of a nat, in which a lost correction of one matrix could hide. So the graph
+is run once more with its linears switched to float32 activations: over the same weights, that has to be exact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf_file import GGUFFile
+from llama3_models.reference import forward
+
+from llama3_exporter.folder import FACTS
+
+Rows = npt.NDArray[np.float32]
+Run = Callable[[list[int], int, Any], tuple[Rows, Any]]
+
+# Mean KL in nats above which an export counts as wrong: as it is, and with float32 activations.
+BOUND = 2e-2
+EXACT_BOUNDS = {"fp32": 1e-6, "fp16": 1e-3}
+
+_NUM_TOKENS = 48
+_NUM_CHUNKS = 3
+_NUMPY_TYPES: dict[str, npt.DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far logits are from the reference's over `positions`; the KL divergence is in nats."""
+
+    positions: int
+    mean_kl: float
+    max_logit_difference: float
+    top1_agreement: float
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the mean KL divergence is within the bound (a NaN is not)."""
+        return self.mean_kl <= self.bound
+
+    def describe(self) -> str:
+        """The figures in a line."""
+        return (
+            f"mean KL divergence {self.mean_kl:.2e} nats (bound {self.bound:.0e}), largest logit difference "
+            f"{self.max_logit_difference:.2e}, top-1 agreement {self.top1_agreement:.1%} of {self.positions} positions"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The graph as it is, and its weights with float32 activations."""
+
+    graph: Distance
+    weights: Distance
+
+    @property
+    def passed(self) -> bool:
+        """Whether both are within their bounds."""
+        return self.graph.passed and self.weights.passed
+
+
+def verify(folder: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKENS) -> Verification:
+    """Run an export and the float32 reference of its GGUF on the same tokens.
+
+    Args:
+        folder: The export.
+        gguf: The GGUF it was made of.
+        num_tokens: Positions to compare, fewer where the export's context is shorter.
+
+    Raises:
+        Llama3Error: the export cannot be loaded.
+    """
+    folder = Path(folder)
+    options = json.loads((folder / FACTS).read_text(encoding="utf-8"))["options"]
+    ids, from_graph = _draw(_runner(folder), min(num_tokens, int(options["max_length"])))
+    positions, from_weights = _last_of_chunks(_runner(folder, float32_activations=True), ids)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids)
+    return Verification(
+        graph=compare(expected, from_graph, bound=BOUND if options["activations"] == "int8" else EXACT_BOUNDS["fp32"]),
+        weights=compare(expected[positions], from_weights, bound=EXACT_BOUNDS[options["precision"]]),
+    )
+
+
+def compare(expected: Rows, found: Rows, *, bound: float) -> Distance:
+    """Compare logits [positions, vocab_size] of the reference and of a graph."""
+    log_p, log_q = _log_softmax(expected), _log_softmax(found)
+    divergences = np.sum(np.exp(log_p) * (log_p - log_q), axis=-1)
+    return Distance(
+        positions=len(expected),
+        mean_kl=float(np.mean(divergences)),
+        max_logit_difference=float(np.max(np.abs(expected - found))),
+        top1_agreement=float(np.mean(expected.argmax(-1) == found.argmax(-1))),
+        bound=bound,
+    )
+
+
+def _draw(run: Run, num_tokens: int) -> tuple[list[int], Rows]:
+    """Tokens drawn from the graph's own distribution after token 0, and the logits at each of them."""
+    random = np.random.default_rng(0)
+    ids, rows, cache = [0], [], None
+    for position in range(num_tokens):
+        logits, cache = run(ids[-1:], position, cache)
+        rows.append(logits[-1])
+        probabilities = np.exp(_log_softmax(logits[-1]))
+        if not np.isfinite(probabilities).all():
+            break  # compared as they are: the divergence is then NaN
+        ids.append(int(random.choice(probabilities.size, p=probabilities / probabilities.sum())))
+    return ids[: len(rows)], np.stack(rows)
+
+
+def _last_of_chunks(run: Run, ids: list[int]) -> tuple[list[int], Rows]:
+    """Run `ids` in a few chunks, as hosts run prompts; the position and the logits of each one's last token."""
+    ends = sorted({len(ids) * (i + 1) // _NUM_CHUNKS for i in range(_NUM_CHUNKS)} - {0})
+    rows, cache, start = [], None, 0
+    for end in ends:
+        logits, cache = run(ids[start:end], start, cache)
+        rows.append(logits[-1])
+        start = end
+    return [end - 1 for end in ends], np.stack(rows)
+
+
+def _runner(folder: Path, *, float32_activations: bool = False) -> Run:
+    import onnxruntime as ort  # the exporter alone needs none
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    if float32_activations:
+        _use_float32_activations(model)
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # what ONNX Runtime raises shares no other base class
+        raise Llama3Error(f"{folder}: ONNX Runtime {ort.__version__} cannot load the export: {error}") from error
+    past_nodes = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
+    empty = [np.zeros((1, node.shape[1], 0, node.shape[3]), dtype=_NUMPY_TYPES[node.type]) for node in past_nodes]
+    outputs = ["logits", *(node.name.replace("past_key_values", "present") for node in past_nodes)]
+
+    def run(ids: list[int], position: int, cache: Any) -> tuple[Rows, Any]:
+        feed = {
+            "input_ids": np.array([ids], dtype=np.int64),
+            "attention_mask": np.ones((1, position + len(ids)), dtype=np.int64),
+            **{node.name: value for node, value in zip(past_nodes, cache or empty, strict=True)},
+        }
+        logits, *present = session.run(outputs, feed)
+        return logits[0], present
+
+    return run
+
+
+def _use_float32_activations(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
+                attribute.i = 1
+
+
+def _log_softmax(logits: Rows) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+    return result

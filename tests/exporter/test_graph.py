@@ -1,0 +1,190 @@
+"""The exported graph computes what the GGUF means, whatever shape and type of Llama it is, however hosts pad.
+
+Expected values come from the numpy reference, which tests/models/test_reference.py holds against llama.cpp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as T
+from llama3_exporter import export
+from llama3_models.gguf_file import GGUFFile
+from llama3_models.reference import forward
+
+from tests.support.graphs import Graph, kl_divergence
+from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
+
+MIXED = {
+    "token_embd.weight": T.Q5_K,
+    "output.weight": T.Q6_K,
+    "blk.0.attn_q.weight": T.Q4_K,
+    "blk.0.attn_k.weight": T.Q5_0,
+    "blk.0.attn_v.weight": T.Q6_K,
+    "blk.0.attn_output.weight": T.IQ4_XS,
+    "blk.0.ffn_gate.weight": T.Q3_K,
+    "blk.0.ffn_up.weight": T.Q2_K,
+    "blk.0.ffn_down.weight": T.BF16,
+    "blk.1.attn_q.weight": T.F16,
+    "blk.1.attn_k.weight": T.F32,
+    "blk.1.attn_v.weight": T.Q8_0,
+    "blk.1.attn_output.weight": T.IQ3_S,
+    "blk.1.ffn_gate.weight": T.Q4_0,
+    "blk.1.ffn_up.weight": T.Q4_1,
+    "blk.1.ffn_down.weight": T.Q5_1,
+}
+
+# Rows that are no multiple of anything, heads that share keys, head lengths other than hidden / heads.
+SHAPES = {
+    "grouped 4:1": {"num_heads": 8, "num_kv_heads": 2},
+    "heads of 48": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 48},
+    "long heads": {"num_heads": 2, "num_kv_heads": 1, "head_dim": 128},
+    "half of a head rotates": {"num_heads": 4, "num_kv_heads": 2, "rope_dim": 32},
+    "Llama 3.1 factors": {"rope_factors": llama31_rope_factors(64), "rope_theta": 500_000.0},
+    "linear scaling": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "biases": {"attention_bias": True},
+    "odd sizes": {"hidden_size": 96, "num_heads": 3, "num_kv_heads": 1, "intermediate_size": 224, "vocab_size": 333},
+    "tied, float32": {"tied": True},
+    "tied, float16": {"tied": True, "types": T.F16},
+    "tied, bfloat16": {"tied": True, "types": T.BF16},
+    "tied, Q4_1": {"tied": True, "types": T.Q4_1},
+    "tied, Q8_0": {"tied": True, "types": T.Q8_0},
+    "tied, Q4_K": {"tied": True, "types": T.Q4_K},
+    "tied, Q5_K": {"tied": True, "types": T.Q5_K},
+    "tied, Q6_K": {"tied": True, "types": T.Q6_K},
+    "a type each": {"types": MIXED},
+}
+
+
+def exported(tmp_path: Path, options: dict[str, object] | None = None, **shape: object) -> tuple[Path, Path]:
+    gguf = write_llama_gguf(tmp_path / "model.gguf", **shape)
+    options = {"activations": "float32", **(options or {})}
+    export(gguf, tmp_path / "out", **options)
+    return gguf, tmp_path / "out"
+
+
+def random_ids(count: int, vocab_size: int = 320, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, vocab_size, count)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_shape_and_type_equals_the_reference(tmp_path: Path, shape: dict[str, object]) -> None:
+    gguf, folder = exported(tmp_path, {"logits": "all"}, **shape)
+    ids = random_ids(40)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids)
+    found, _ = Graph(folder)(ids)
+    assert np.abs(found[0] - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_int8_activations_lose_little(tmp_path: Path) -> None:
+    """The rounding of llama.cpp's kind: visible, and small against the distribution."""
+    gguf, folder = exported(tmp_path, {"logits": "all", "activations": "int8"}, types=MIXED)
+    ids = random_ids(100)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids)
+    found, _ = Graph(folder)(ids)
+    assert 1e-9 < kl_divergence(expected, found[0]) < 2e-2
+
+
+@pytest.mark.parametrize("folding", [True, False], ids=["folded", "not folded"])
+def test_late_positions_rotate_right(tmp_path: Path, folding: bool) -> None:
+    """Past position 8,192 Llama 3.1's factors matter most, and float32 angles would be off in the fourth digit."""
+    shape = {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 96}
+    factors = llama31_rope_factors(32)
+    gguf, folder = exported(
+        tmp_path, context_length=131_072, rope_theta=500_000.0, rope_factors=factors, head_dim=32, **shape
+    )
+    ids = random_ids(9_000)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids, last_only=True)
+    found, cache = Graph(folder, folding=folding)(ids)
+    assert np.abs(found[0] - expected).max() < 1e-4 * np.abs(expected).max()
+    # The very last position of the context: the rest of the cache is what the graph itself wrote for an empty text.
+    late = {name: np.pad(value, ((0, 0), (0, 0), (131_071 - 9_000, 0), (0, 0))) for name, value in cache.items()}
+    logits, _ = Graph(folder, folding=folding)(ids[:1], cache=late)
+    assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("logits", ["last", "selected", "all"])
+def test_padding_on_either_side_changes_nothing(tmp_path: Path, side: str, logits: str) -> None:
+    """A batch of prompts of different lengths gives each what it gets alone, and so do later steps of one token."""
+    _, folder = exported(tmp_path, {"logits": logits}, num_heads=8, num_kv_heads=2)
+    graph = Graph(folder)
+    prompts = [random_ids(7, seed=1), random_ids(12, seed=2), random_ids(1, seed=3)]
+    steps = random_ids(4, seed=4)
+    width = max(map(len, prompts))
+    ids = np.zeros((len(prompts), width), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        place = slice(width - len(prompt), width) if side == "left" else slice(0, len(prompt))
+        ids[row, place], mask[row, place] = prompt, 1
+
+    batch_logits, batch_cache = graph(ids, mask)
+    for row, prompt in enumerate(prompts):
+        alone, _ = graph(prompt)
+        found = batch_logits[row]
+        if logits == "all":
+            found = found[mask[row] == 1]
+        np.testing.assert_allclose(found, alone[0], atol=1e-4)
+
+    for step in steps:
+        mask = np.concatenate([mask, np.ones((len(prompts), 1), dtype=np.int64)], axis=1)
+        batch_logits, batch_cache = graph(np.full((len(prompts), 1), step), mask, batch_cache)
+    for row, prompt in enumerate(prompts):
+        alone, _ = graph(np.concatenate([prompt, steps]))
+        np.testing.assert_allclose(batch_logits[row, -1], alone[0, -1], atol=1e-4)
+
+
+def test_selected_logits_are_the_last_ones(tmp_path: Path) -> None:
+    _, folder = exported(tmp_path, {"logits": "selected"})
+    gguf = tmp_path / "model.gguf"
+    ids = random_ids(20)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids)
+    graph = Graph(folder)
+    for keep in (None, 1, 5, 20):
+        found, _ = graph(ids, keep=keep)
+        assert found.shape == (1, keep or 1, 320)
+        np.testing.assert_allclose(found[0], expected[-(keep or 1) :], atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_contract_of_inputs_and_outputs(tmp_path: Path) -> None:
+    """Names, types and shapes that Optimum and onnxruntime-genai rely on."""
+    _, folder = exported(tmp_path, num_layers=2, num_heads=4, num_kv_heads=2, hidden_size=256)
+    session = Graph(folder).session
+    cache = ["past_key_values.0.key", "past_key_values.0.value", "past_key_values.1.key", "past_key_values.1.value"]
+    assert [node.name for node in session.get_inputs()] == ["input_ids", "attention_mask", *cache]
+    presents = [name.replace("past_key_values", "present") for name in cache]
+    assert [node.name for node in session.get_outputs()] == ["logits", *presents]
+    assert session.get_outputs()[0].shape == ["batch_size", 1, 320]
+    assert session.get_inputs()[2].shape == ["batch_size", 2, "past_sequence_length", 64]
+    assert {node.type for node in session.get_inputs()[:2]} == {"tensor(int64)"}
+
+
+def test_float16_export_keeps_what_float16_would_round_in_float32(tmp_path: Path) -> None:
+    """Attention and the linears with float16 scales are float16; a K-quant's scales need 17 bits and stay float32."""
+    import onnx
+
+    gguf, folder = exported(tmp_path, {"precision": "fp16", "activations": "int8", "logits": "all"}, types=MIXED)
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    scales = {t.name: t.data_type for t in model.graph.initializer if t.name.endswith("scales")}
+    by_type = {MIXED[name]: name for name in MIXED}
+    names = {T.Q4_0: "layers.1.mlp.gate_proj", T.Q8_0: "layers.1.self_attn.v_proj", T.Q4_K: "layers.0.self_attn.q_proj"}
+    assert set(names) <= set(by_type)
+    for type_, prefix in names.items():
+        (dtype,) = {dtype for name, dtype in scales.items() if name.startswith(prefix)}
+        assert dtype == (onnx.TensorProto.FLOAT if type_ == T.Q4_K else onnx.TensorProto.FLOAT16), type_
+    inputs = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    assert inputs["past_key_values.0.key"] == onnx.TensorProto.FLOAT16
+    (attention, *_) = (node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    assert attention.attribute
+
+    ids = random_ids(40)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids)
+    found, _ = Graph(folder)(ids)
+    assert kl_divergence(expected, found[0]) < 2e-2

@@ -1,0 +1,162 @@
+"""docs/graph-contract.md tells the truth: its tables are compared with real exports, loaded by onnx and onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from gguf import GGMLQuantizationType as T
+from llama3_exporter import export
+
+from tests.support.graphs import Graph
+from tests.support.llama_gguf import write_llama_gguf
+
+PAGE = Path(__file__).parents[2] / "docs" / "graph-contract.md"
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+HEAD_DIM, NUM_KV_HEADS, NUM_LAYERS, VOCAB_SIZE = 64, 2, 2, 320
+NUMBERS = {"head_dim": HEAD_DIM, "num_key_value_heads": NUM_KV_HEADS, "vocab_size": VOCAB_SIZE, "1": 1}
+TENSOR_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)", "float16": "tensor(float16)"}
+
+Row = tuple[str, ...]
+
+
+@cache
+def section(title: str) -> str:
+    """What stands under a heading of the page."""
+    parts = re.split(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))[title]
+
+
+def table(title: str) -> list[Row]:
+    """The cells of the table under a heading, without its two lines of head and without backquotes."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    rows = [tuple(cell.strip().replace("`", "") for cell in line.strip("|").split("|")) for line in lines[2:]]
+    assert rows, title
+    return rows
+
+
+def shape_of(cell: str) -> list[int | str]:
+    """`[batch_size, 1, vocab_size]`, with numbers for the names that are numbers in the graph."""
+    names = cell.strip("[]").split(", ")
+    return [NUMBERS.get(name, name) for name in names]
+
+
+def values_of(title: str) -> dict[str, tuple[str, list[int | str]]]:
+    """Name to type and shape, a row of every layer for those with {i}."""
+    values = {}
+    for name, dtype, shape in table(title):
+        for i in range(NUM_LAYERS):
+            values[name.replace("{i}", str(i))] = (TENSOR_TYPES[dtype], shape_of(shape))
+    return values
+
+
+def found(nodes: list[object]) -> dict[str, tuple[str, list[int | str]]]:
+    return {node.name: (node.type, node.shape) for node in nodes}
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tied model with a minimum in its blocks, so that every operator of the page is needed."""
+    path = tmp_path_factory.mktemp("contract") / "model.gguf"
+    return write_llama_gguf(
+        path, num_layers=NUM_LAYERS, num_kv_heads=NUM_KV_HEADS, vocab_size=VOCAB_SIZE, tied=True, types=T.Q4_K
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(gguf: Path) -> Path:
+    export(gguf, gguf.parent / "out", activations="float32")
+    return gguf.parent / "out"
+
+
+def test_inputs_and_outputs(folder: Path) -> None:
+    session = Graph(folder).session
+    assert found(session.get_inputs()) == values_of("Inputs")
+    assert found(session.get_outputs()) == values_of("Outputs")
+    assert session.get_overridable_initializers() == []
+
+
+def test_logits_modes(gguf: Path, tmp_path: Path) -> None:
+    modes = {mode: shape_of(shape) for mode, shape, _ in table("Which positions get logits")}
+    for mode, shape in modes.items():
+        export(gguf, tmp_path / mode, logits=mode)
+        session = Graph(tmp_path / mode).session
+        assert found(session.get_outputs())["logits"] == ("tensor(float)", shape)
+        extra = found(session.get_overridable_initializers())
+        assert extra == ({"logits_to_keep": ("tensor(int64)", [1])} if mode == "selected" else {})
+    assert set(modes) == {"last", "all", "selected"}
+
+
+def test_precisions(gguf: Path, tmp_path: Path) -> None:
+    for precision, cache_type, _ in table("Precision"):
+        export(gguf, tmp_path / precision, precision=precision)
+        session = Graph(tmp_path / precision).session
+        inputs, outputs = found(session.get_inputs()), found(session.get_outputs())
+        assert inputs["past_key_values.0.key"][0] == TENSOR_TYPES[cache_type]
+        assert outputs["present.1.value"][0] == TENSOR_TYPES[cache_type]
+        assert outputs["logits"][0] == "tensor(float)"
+
+
+def test_activations(gguf: Path, tmp_path: Path) -> None:
+    for activations, level, _ in table("Activations"):
+        export(gguf, tmp_path / activations, activations=activations)
+        nodes = onnx.load(tmp_path / activations / "model.onnx", load_external_data=False).graph.node
+        levels = {a.i for n in nodes if n.op_type == "MatMulNBits" for a in n.attribute if a.name == "accuracy_level"}
+        assert levels == {int(level)}
+
+
+def test_versions_and_operators(folder: Path) -> None:
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    versions = dict(table("Versions"))
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    assert opsets == {"": int(versions["opset of ONNX"]), "com.microsoft": int(versions["opset of com.microsoft"])}
+    assert model.ir_version == int(versions["IR"])
+    (requirement,) = re.findall(r'"onnxruntime>=([\d.]+)"', PYPROJECT.read_text(encoding="utf-8"))
+    assert versions["onnxruntime"] == f"{requirement} or later"
+    listed = set(re.findall(r"^- (\w+)$", section("Versions"), flags=re.MULTILINE))
+    assert {node.op_type for node in model.graph.node if node.domain == "com.microsoft"} == listed
+    assert not model.metadata_props
+    onnx.checker.check_model(folder / "model.onnx")
+
+
+def test_files_and_facts(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {name for name, _ in table("The folder")}
+    facts = json.loads((folder / "llama3.json").read_text(encoding="utf-8"))
+    keys = {key for key, value in facts.items() if key == "types" or not isinstance(value, dict)}
+    keys |= {f"{outer}.{inner}" for outer in ("source", "options") for inner in facts[outer]}
+    assert keys == {key for key, _ in table("llama3.json")}
+
+
+def test_a_prompt_may_go_in_whole_in_chunks_or_token_by_token(folder: Path) -> None:
+    """The ways of the section on the mask, with one buffer of more positions than are needed as past and present."""
+    ids = np.random.default_rng(0).integers(0, VOCAB_SIZE, 20)
+    graph = Graph(folder)
+    expected, _ = graph(ids)
+    for lengths in ([20], [8, 7, 1, 4], [1] * 20):
+        assert np.abs(with_shared_buffer(graph, ids, lengths) - expected[0, -1]).max() < 1e-4
+
+
+def with_shared_buffer(graph: Graph, ids: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """The last logits of `ids`, given in chunks of these lengths."""
+    binding = graph.session.io_binding()
+    shape = [1, NUM_KV_HEADS, 50, HEAD_DIM]
+    for node in graph.session.get_inputs()[2:]:
+        buffer = ort.OrtValue.ortvalue_from_numpy(np.full(shape, 7, dtype=np.float32))  # what is there plays no part
+        binding.bind_ortvalue_input(node.name, buffer)
+        binding.bind_ortvalue_output(node.name.replace("past_key_values", "present"), buffer)
+    binding.bind_output("logits")
+    filled = 0
+    for length in lengths:
+        chunk = ids[None, filled : filled + length]
+        filled += length
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(chunk))
+        binding.bind_cpu_input("attention_mask", np.ones((1, filled), dtype=np.int64))
+        graph.session.run_with_iobinding(binding)
+    return binding.get_outputs()[-1].numpy()[0, -1]

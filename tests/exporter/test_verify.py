@@ -1,0 +1,83 @@
+"""`--verify` passes a right export and fails one whose weights are wrong in ways that look plausible."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("llama_cpp")
+
+from llama3_exporter import export
+from llama3_exporter.verify import verify
+
+from tests.support.sane_llama import sane_llama
+
+Tensors = dict[str, np.ndarray]
+
+Q = "layers.1.self_attn.q_proj.parts.0"
+K = "layers.1.self_attn.k_proj.parts.0"
+
+
+def zero_a_correction(tensors: Tensors) -> None:
+    tensors["layers.1.mlp.down_proj.remainder"][:] = 0
+
+
+def shift_scales_by_a_block(tensors: Tensors) -> None:
+    scales = tensors["layers.1.mlp.gate_proj.parts.0.scales"]
+    scales[:] = np.roll(scales, 1)
+
+
+def permute_rows_of_q_and_k(tensors: Tensors) -> None:
+    """The order of Hugging Face's checkpoints, in which halves of a head rotate and not neighbours."""
+    for name, tensor in tensors.items():
+        if name.startswith((Q, K, Q.replace("parts.0", "remainder"), K.replace("parts.0", "remainder"))):
+            heads = tensor.reshape(-1, 32, 2, *tensor.shape[1:])  # heads of 64
+            tensor[:] = heads.swapaxes(1, 2).reshape(tensor.shape)
+
+
+MUTATIONS = [zero_a_correction, shift_scales_by_a_block, permute_rows_of_q_and_k]
+
+
+@pytest.fixture(scope="module", params=["int8", "float32"])
+def right_export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / request.param
+    export(sane_llama("Q4_K_M"), folder, activations=request.param)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["Q4_K_M", "Q6_K", "Q2_K", "Q3_K_M", "Q5_K_M", "Q4_0", "Q8_0"])
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_a_right_export_passes(tmp_path: Path, kind: str, activations: str) -> None:
+    export(sane_llama(kind), tmp_path / "out", activations=activations)
+    result = verify(tmp_path / "out", sane_llama(kind))
+    assert result.passed, result
+    if activations == "float32":
+        assert result.graph.top1_agreement == 1
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_a_wrong_export_fails(right_export: Path, tmp_path: Path, mutation: Callable[[Tensors], None]) -> None:
+    folder = tmp_path / "wrong"
+    shutil.copytree(right_export, folder)
+    mutation(writable_tensors(folder))
+    result = verify(folder, sane_llama("Q4_K_M"))
+    assert not result.passed, result
+
+
+def writable_tensors(folder: Path) -> Tensors:
+    """Every external tensor of the graph as an array over the weights file: writing to it changes the file."""
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    tensors = {}
+    for tensor in model.graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if place:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            tensors[tensor.name] = np.memmap(
+                folder / place["location"], dtype, "r+", int(place["offset"]), tuple(tensor.dims)
+            )
+    return tensors
