@@ -1,0 +1,271 @@
+"""The command `llama3-bench`: how fast a model runs here, and how well, beside llama.cpp on the same file if asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_format
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama3_models.command_line import run
+from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.gguf_file import GGUFFile
+from llama3_models.locate import locate_model
+
+from llama3_runtime.model_source import find_export
+
+if TYPE_CHECKING:
+    from llama3_runtime.bench import Engine, Measurement
+    from llama3_runtime.perplexity import Quality
+
+GROUPS = {
+    "Model": ["model", "model_path", "gguf", "custom_ops_path"],
+    "Speed": ["prompt_size", "output_size", "depth", "repetitions"],
+    "Quality": ["perplexity", "kl", "window", "max_windows"],
+    "Machine": ["provider", "threads", "chunk_size"],
+    "Output": ["compare", "json"],
+}
+
+OURS, LLAMA_CPP = "llama3-onnx", "llama.cpp"
+
+
+def bench(
+    *,
+    model: str | None = None,
+    model_path: Path | None = None,
+    gguf: Path | None = None,
+    custom_ops_path: Path | None = None,
+    prompt_size: int = 512,
+    output_size: int = 128,
+    depth: int = 0,
+    repetitions: int = 5,
+    perplexity: Path | None = None,
+    kl: bool = False,
+    window: int = 512,
+    max_windows: int | None = None,
+    provider: Literal["cpu", "cuda"] = "cpu",
+    threads: int | None = None,
+    chunk_size: int = 512,
+    compare: Literal["llama.cpp"] | None = None,
+    json: bool = False,
+) -> int:
+    """Measures how fast a model runs, or with --perplexity how well.
+
+    Speed is counted as llama-bench counts it, in tokens per second: pp512 is a prompt of 512 tokens, tg128 are 128
+    tokens generated one by one. With --compare llama.cpp the two take turns, and the ratio is of their medians.
+
+    Args:
+        model: A model of the catalogue by name, such as smollm2-135m.
+        model_path: A .gguf file, a folder that llama3-export made, or the .onnx in it.
+        gguf: The GGUF that an export folder was made from, for --compare and --kl.
+        custom_ops_path: A library with custom operators for the graph.
+        prompt_size: Tokens of the prompt; 0 leaves the prompt out.
+        output_size: Tokens to generate; 0 leaves them out.
+        depth: Tokens that are in the KV cache before.
+        repetitions: How often to measure, after one time that does not count.
+        perplexity: A text file; its perplexity is measured, and no speed. The rules are llama-perplexity's: windows
+            that do not overlap, of which the second half is predicted.
+        kl: Also compute the text in float32 and tell how far from that the model is: slow, and needs the GGUF.
+        window: Tokens of a window.
+        max_windows: How many windows of the text to take (default: all).
+        provider: Where to compute.
+        threads: Threads of the CPU (default: one for each CPU that this process may use).
+        chunk_size: How many tokens of a prompt are evaluated at a time.
+        compare: Measure this one, too, on the same GGUF; it needs the package llama-cpp-python.
+        json: Print one JSON object, and nothing else.
+
+    Examples:
+        llama3-bench --model smollm2-135m --compare llama.cpp
+        llama3-bench --model-path llama-3.1-8b-q4_k_m.gguf --depth 4096 --repetitions 3
+        llama3-bench --model smollm2-135m --perplexity book.txt --kl --max-windows 4
+    """
+    if model is None and model_path is None:
+        raise UsageError("missing --model or --model-path")
+    _check_ranges(
+        {
+            "prompt-size": (prompt_size, 0),
+            "output-size": (output_size, 0),
+            "depth": (depth, 0),
+            "repetitions": (repetitions, 1),
+            "window": (window, 4),
+            "max-windows": (max_windows, 1),
+            "threads": (threads, 1),
+            "chunk-size": (chunk_size, 1),
+        }
+    )
+    if perplexity is None and prompt_size == output_size == 0:
+        raise UsageError("--prompt-size and --output-size are both 0, which leaves nothing to measure")
+    if kl and perplexity is None:
+        raise UsageError("--kl needs --perplexity with a text to compute on")
+    if compare is not None and provider != "cpu":
+        raise UsageError("--compare measures llama.cpp on the CPU; leave --provider out")
+
+    if model is not None and model_path is None:
+        model_path, model = locate_model(model), None
+    if gguf is None and model_path is not None and model_path.suffix == ".gguf":
+        gguf = model_path
+    if gguf is None and (kl or compare is not None):
+        raise Llama3Error(f"{model_path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
+    text = _read_text(perplexity) if perplexity is not None else None
+    export = find_export(model_path=model_path, model=model, precision="fp16" if provider == "cuda" else "fp32")
+
+    threads = threads or _usable_cpus()
+    max_length = window if text is not None else depth + max(prompt_size, output_size)
+    engines: dict[str, Engine] = {}
+    versions: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        # Late, so that --help and a wrong option need not wait for onnxruntime.
+        import onnxruntime
+
+        from llama3_runtime.model import Model
+
+        ours = Model.from_folder(
+            export,
+            provider=provider,
+            threads=threads,
+            max_length=max_length,
+            chunk_size=chunk_size,
+            custom_ops_path=custom_ops_path,
+        )
+        engines[OURS] = ours
+        versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
+        if compare is not None and gguf is not None:
+            from llama3_runtime.llama_cpp_peer import LlamaCpp
+
+            # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
+            chunk = max(chunk_size, window) if text is not None else chunk_size
+            peer = stack.enter_context(LlamaCpp(gguf, threads=threads, max_length=max_length, chunk_size=chunk))
+            engines[LLAMA_CPP] = peer
+            versions[LLAMA_CPP] = f"llama-cpp-python {peer.version}, cpu"
+
+        report: dict[str, Any] = {"model": str(model_path), "threads": threads, "engines": versions}
+        if text is None:
+            from llama3_runtime.bench import measure
+
+            measurements = measure(
+                engines, prompt_size=prompt_size, output_size=output_size, depth=depth, repetitions=repetitions
+            )
+            report |= {
+                "repetitions": repetitions,
+                "chunk_size": chunk_size,
+                "results": [_as_data(result) for result in measurements],
+                "ratios": _ratios(measurements),
+            }
+            table = _speed_table(measurements)
+        else:
+            windows = _cut(text, export, window, max_windows)
+            file = stack.enter_context(GGUFFile.open(gguf)) if kl and gguf is not None else None
+            qualities = _evaluate(engines, windows, file)
+            report |= {
+                "window": window,
+                "windows": len(windows),
+                "results": [asdict(quality) for quality in qualities],
+            }
+            table = _quality_table(qualities)
+    if json:
+        print(json_format.dumps(report))
+    else:
+        heading = [f"{model_path}, {threads} threads", *(f"{name}: {version}" for name, version in versions.items())]
+        print("\n".join([*heading, "", table]))
+    return 0
+
+
+def main() -> int:
+    """The console script."""
+    return run(bench, name="llama3-bench", groups=GROUPS)
+
+
+def _check_ranges(options: Mapping[str, tuple[int | None, int]]) -> None:
+    """Hold each option's value, where it has one, against the least that it may be."""
+    for name, (value, least) in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{name} must be {least} or more, not {value}")
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise Llama3Error(f"{path}: not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
+
+
+def _cut(text: str, export: Path, window: int, max_windows: int | None) -> list[list[int]]:
+    """The windows of a text, with the tokenizer of an export."""
+    from llama3_runtime.perplexity import cut_windows
+    from llama3_runtime.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_path(export if export.is_dir() else export.parent)
+    bos = tokenizer.bos_id if tokenizer.adds_bos else None
+    return cut_windows(tokenizer.encode(text), window=window, bos=bos, limit=max_windows)
+
+
+def _evaluate(engines: Mapping[str, Engine], windows: Sequence[Sequence[int]], file: GGUFFile | None) -> list[Quality]:
+    """What all windows come to; on a terminal, standard error shows it window by window."""
+    from llama3_runtime.perplexity import evaluate
+
+    qualities: list[Quality] = []
+    for count, qualities in enumerate(evaluate(engines, windows, gguf=file), start=1):
+        if sys.stderr.isatty():
+            figures = ", ".join(f"{quality.engine} {quality.perplexity:.4f}" for quality in qualities)
+            end = "\n" if count == len(windows) else ""
+            print(f"\rwindow {count} of {len(windows)}: {figures}", end=end, file=sys.stderr, flush=True)
+    return qualities
+
+
+def _as_data(result: Measurement) -> dict[str, Any]:
+    figures = {"median": result.median, "mean": result.mean, "deviation": result.deviation}
+    return {**asdict(result), **figures}
+
+
+def _ratios(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Our median over llama.cpp's, by test, where both were measured."""
+    peers = {result.test: result.median for result in measurements if result.engine == LLAMA_CPP}
+    return {
+        result.test: result.median / peers[result.test]
+        for result in measurements
+        if result.engine == OURS and result.test in peers
+    }
+
+
+def _speed_table(measurements: Sequence[Measurement]) -> str:
+    rows = [["test", "engine", "median tok/s", "mean ± deviation"]]
+    for result in measurements:
+        test = result.test + (f" @ d{result.depth}" if result.depth else "")
+        rows.append([test, result.engine, f"{result.median:.2f}", f"{result.mean:.2f} ± {result.deviation:.2f}"])
+    table = _table(rows)
+    ratios = "\n".join(
+        f"{test}: {ratio:.2f} times as fast as {LLAMA_CPP}" for test, ratio in _ratios(measurements).items()
+    )
+    return f"{table}\n\n{ratios}" if ratios else table
+
+
+def _quality_table(qualities: Sequence[Quality]) -> str:
+    with_kl = any(quality.mean_kl is not None for quality in qualities)
+    rows = [["engine", "perplexity", *(["mean KL (nats)", "same top token"] if with_kl else [])]]
+    for quality in qualities:
+        row = [quality.engine, f"{quality.perplexity:.4f} ± {quality.standard_error:.4f}"]
+        if with_kl:
+            row.append("" if quality.mean_kl is None else f"{quality.mean_kl:.3g}")
+            row.append("" if quality.top1_agreement is None else f"{quality.top1_agreement:.2%}")
+        rows.append(row)
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up; the first row is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

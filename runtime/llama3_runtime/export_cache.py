@@ -1,0 +1,141 @@
+"""A .gguf that is run directly is exported once into the user's cache and reused while its content is the same.
+
+An entry belongs to one file and one precision: `exports/NAME-DIGEST/` with the export in `onnx/`, a record of the
+files' sizes, times and inodes in `source.json`, and a lock. Where the record matches, nothing else is read. Where it
+does not (a copy, a touch), the content's SHA-256 decides, held against the one that the export noted in llama3.json.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf_file import GGUFFile
+
+Record = dict[str, object]
+
+
+def cache_root() -> Path:
+    """Where exports are kept: $LLAMA3_CACHE, or llama3-onnx in the user's cache folder."""
+    if own := os.environ.get("LLAMA3_CACHE"):
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "llama3-onnx"
+
+
+def cached_export(file: GGUFFile, precision: Literal["fp32", "fp16"] = "fp32") -> Path:
+    """Returns the export folder of a GGUF, exporting it first if the cache has none of this content.
+
+    Of two processes that need the same export one makes it, and the other waits and says so on standard error.
+
+    Raises:
+        Llama3Error: The cache cannot be written, or the file cannot be exported.
+    """
+    source = file.parts[0].resolve()
+    digest = hashlib.sha256(os.fsencode(source) + precision.encode()).hexdigest()[:12]
+    entry = cache_root() / "exports" / f"{source.stem[:100]}-{digest}"
+    folder = entry / "onnx"
+    # Taken before any content is read: a file that changes meanwhile will not match.
+    record = _record(file)
+    if _is_recorded(entry, record):
+        return folder
+    with _locked(entry, source.name):
+        if _is_recorded(entry, record):  # the process that held the lock made it
+            return folder
+        if not _holds_content(folder, file):
+            _export_anew(file, folder, precision)
+        _write_json(entry / "source.json", record)
+    return folder
+
+
+def _record(file: GGUFFile) -> Record:
+    """What tells cheaply that a model is the same; the change time of a file cannot be set back, as its mtime can."""
+    parts = []
+    for path in file.parts:
+        status = path.stat()
+        parts.append([str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns])
+    return {"exporter": importlib.metadata.version("llama3-onnx"), "parts": parts}
+
+
+def _is_recorded(entry: Path, record: Record) -> bool:
+    return _read_json(entry / "source.json") == record and (entry / "onnx").is_dir()
+
+
+def _holds_content(folder: Path, file: GGUFFile) -> bool:
+    """Whether an export, by its own account, is this exporter's of just these bytes."""
+    facts = _read_json(folder / "llama3.json")
+    if facts.get("version") != importlib.metadata.version("llama3-onnx"):
+        return False
+    source = facts.get("source")
+    if not isinstance(source, dict) or source.get("size") != file.size:
+        return False
+    return source.get("parts") == [{"name": path.name, "sha256": _sha256(path)} for path in file.parts]
+
+
+def _export_anew(file: GGUFFile, folder: Path, precision: Literal["fp32", "fp16"]) -> None:
+    (folder.parent / "source.json").unlink(missing_ok=True)  # first: it vouches for the rest
+    for path in folder.parent.iterdir():  # an earlier content, or what a killed process left
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+    # Here alone, and late: with an export at hand the runtime needs neither the exporter nor onnx.
+    from llama3_exporter import export
+    from llama3_exporter.progress import byte_progress
+
+    print(f"Exporting {file.path.name} to {folder}, once", file=sys.stderr)
+    with byte_progress("exporting") as progress:
+        export(file.path, folder, precision=precision, progress=progress)
+
+
+@contextlib.contextmanager
+def _locked(entry: Path, name: str) -> Iterator[None]:
+    """Holds the entry's lock, which the system releases whatever becomes of the process."""
+    try:
+        entry.mkdir(parents=True, exist_ok=True)
+        lock = os.open(entry / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise Llama3Error(
+            f"{error.filename}: the cache of exports cannot be written ({error.strerror}); set LLAMA3_CACHE to "
+            "another folder, or give --model-path a folder made by llama3-export"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another process that is exporting {name}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _read_json(path: Path) -> Record:
+    """The object in a file, or none where there is no such file or it is damaged: then it says nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: Record) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

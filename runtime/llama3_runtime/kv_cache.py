@@ -1,0 +1,42 @@
+"""The KV cache: one buffer a layer for keys and one for values, which the graph reads as past and writes as present.
+
+Both are bound to the same memory, so that a token appends its own row and nothing is copied. The buffer is as long as
+the generation may get and no longer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class KVCache:
+    """Buffers [1, kv_heads, max_length, head_dim] for every `past_key_values.*` input of a session.
+
+    Args:
+        session: Whose inputs tell layers, heads and type.
+        max_length: Positions that fit.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, session: Any, max_length: int, device: str) -> None:
+        self.nbytes = 0
+        self._buffers: dict[str, Any] = {}
+        for node in session.get_inputs():
+            if node.name.startswith("past_key_values."):
+                _, num_heads, _, head_dim = node.shape
+                shape = [1, num_heads, max_length, head_dim]
+                dtype = _NUMPY_TYPES[node.type]
+                self._buffers[node.name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device)
+                self.nbytes += math.prod(shape) * np.dtype(dtype).itemsize
+
+    def bind(self, binding: Any) -> None:
+        """Bind every buffer as the past and as the present of its layer."""
+        for name, buffer in self._buffers.items():
+            binding.bind_ortvalue_input(name, buffer)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), buffer)

@@ -1,0 +1,108 @@
+"""What a generation cost: sizes, times, throughputs and memory, as lines to read and as data.
+
+Prompt throughput is prompt tokens over the time from the first chunk to the first token. Generation throughput leaves
+the first token out, since the prompt's evaluation gives it: (tokens - 1) over the time from first token to last.
+"""
+
+import resource
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one generation; times are in seconds, None where nothing happened that takes time.
+
+    Attributes:
+        prompt_size: Tokens of the prompt.
+        output_size: Tokens that were generated.
+        startup_seconds: Loading the model, its tokenizer included; an export or a download before that is not.
+        warmup_seconds: The warm-up, where one was asked for.
+        tokenization_seconds: Turning the prompt into tokens.
+        prompt_seconds: From the start of the prompt's evaluation to the first token.
+        generation_seconds: From the first token to the last.
+        peak_memory_bytes: The most memory that the process has had resident.
+        kv_cache_bytes: What keys and values take, for all of max-length.
+    """
+
+    prompt_size: int
+    output_size: int
+    startup_seconds: float
+    warmup_seconds: float | None
+    tokenization_seconds: float
+    prompt_seconds: float | None
+    generation_seconds: float | None
+    peak_memory_bytes: int
+    kv_cache_bytes: int
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """From the prompt as text to the first token."""
+        return None if self.prompt_seconds is None else self.tokenization_seconds + self.prompt_seconds
+
+    @property
+    def prompt_tokens_per_second(self) -> float | None:
+        """How fast the prompt was read (context encoding, prefill)."""
+        return _rate(self.prompt_size, self.prompt_seconds)
+
+    @property
+    def generated_tokens_per_second(self) -> float | None:
+        """How fast tokens were generated (decode), the first left out."""
+        return _rate(self.output_size - 1, self.generation_seconds)
+
+    def lines(self) -> list[str]:
+        """The figures in words, one a line."""
+        lines = [
+            f"Prompt size: {self.prompt_size}",
+            f"Output size: {self.output_size}",
+            f"Startup time: {_milliseconds(self.startup_seconds)}",
+        ]
+        if self.warmup_seconds is not None:
+            lines.append(f"Warmup time: {_milliseconds(self.warmup_seconds)}")
+        return [
+            *lines,
+            f"Time to first token: {_milliseconds(self.first_token_seconds)}",
+            f"Tokenization time: {_milliseconds(self.tokenization_seconds)}",
+            f"Prompt eval throughput (context-encoding): {_per_second(self.prompt_tokens_per_second)}",
+            f"Eval throughput (token-generation): {_per_second(self.generated_tokens_per_second)}",
+            f"Maximum memory: {format_bytes(self.peak_memory_bytes)}",
+            f"KV cache memory: {format_bytes(self.kv_cache_bytes)}",
+        ]
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The figures as data: the attributes and what follows from them."""
+        return {
+            **asdict(self),
+            "first_token_seconds": self.first_token_seconds,
+            "prompt_tokens_per_second": self.prompt_tokens_per_second,
+            "generated_tokens_per_second": self.generated_tokens_per_second,
+        }
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had resident so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):  # getrusage also counts what the parent held between fork and exec
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def format_bytes(size: int) -> str:
+    """A size in MB or, from a thousand of them, in GB; both are decimal."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _rate(count: int, seconds: float | None) -> float | None:
+    return count / seconds if count > 0 and seconds else None
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "n/a" if seconds is None else f"{seconds * 1000:.1f} ms"
+
+
+def _per_second(rate: float | None) -> str:
+    return "n/a" if rate is None else f"{rate:.2f} tokens per second"

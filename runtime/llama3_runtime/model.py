@@ -1,0 +1,190 @@
+"""The exported graph as a function: the next tokens' ids in, logits out, the KV cache kept between calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from llama3_models.errors import Llama3Error
+
+from llama3_runtime.kv_cache import KVCache
+from llama3_runtime.session import ORT_ERRORS, Provider, Session, open_session
+
+DEFAULT_MAX_LENGTH = 512
+DEFAULT_CHUNK_SIZE = 512
+
+Logits = npt.NDArray[np.float32]
+
+
+class Model:
+    """A session and its KV cache.
+
+    Attributes:
+        context_length: Positions that the export reaches.
+        max_length: Positions that the cache holds.
+        position: Positions that are filled: the next token's position.
+        vocab_size: Number of logits.
+        kv_cache_bytes: Memory that the cache takes.
+        device: `cpu` or `cuda`.
+        remark: Why it does not run where `auto` tried first, if so.
+    """
+
+    def __init__(self, session: Session, context_length: int, max_length: int, chunk_size: int) -> None:
+        if not 1 <= max_length <= context_length:
+            raise Llama3Error(f"max-length must be in 1 .. {context_length} (the export's context), not {max_length}")
+        if chunk_size < 1:
+            raise Llama3Error(f"chunk-size must be 1 or more, not {chunk_size}")
+        self.context_length = context_length
+        self.max_length = max_length
+        self.position = 0
+        self.device = session.device
+        self.remark = session.remark
+        self._chunk_size = chunk_size
+        self._ort = session.ort
+        self._takes_logits_to_keep = any(
+            node.name == "logits_to_keep" for node in self._ort.get_overridable_initializers()
+        )
+        logits = next(node for node in self._ort.get_outputs() if node.name == "logits")
+        self.vocab_size = int(logits.shape[-1])
+        self._has_one_row = logits.shape[1] == 1
+        self._cache = KVCache(self._ort, max_length, session.device)
+        self.kv_cache_bytes = self._cache.nbytes
+        self._binding = self._ort.io_binding()
+        self._cache.bind(self._binding)
+        self._mask = np.ones((1, max_length), dtype=np.int64)
+        self._one_row = ort.OrtValue.ortvalue_from_shape_and_type([1, 1, self.vocab_size], np.float32, session.device)
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        custom_ops_path: str | Path | None = None,
+    ) -> Model:
+        """Load an export.
+
+        Args:
+            path: The export folder, or the .onnx file in it.
+            provider: `cpu`, `cuda`, or `auto` for CUDA where there is one.
+            threads: For the work inside of an op; None for one a core.
+            max_length: Positions that the KV cache holds: prompt and generated tokens together.
+            chunk_size: Tokens of a prompt that go through the graph at once.
+            custom_ops_path: A library of custom ops that the graph needs.
+
+        Raises:
+            Llama3Error: there is no export there, or it cannot be loaded or not run there.
+        """
+        graph = find_graph(Path(path))
+        context_length = _context_length(graph.parent)
+        session = open_session(
+            graph,
+            provider=provider,
+            threads=threads,
+            custom_ops_path=Path(custom_ops_path) if custom_ops_path else None,
+        )
+        _check_contract(graph, session)
+        return cls(session, context_length, max_length, chunk_size)
+
+    def prefill(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
+        """Append `ids` in chunks and return the last one's logits, [vocab_size], valid until the next call."""
+        logits: Logits | None = None
+        for start in range(0, len(ids), self._chunk_size):
+            logits = self.forward(ids[start : start + self._chunk_size])
+        if logits is None:
+            raise Llama3Error("the prompt has no tokens; give at least one")
+        last: Logits = logits[-1]
+        return last
+
+    def forward(self, ids: Sequence[int] | npt.NDArray[np.int64], *, keep: int | None = None) -> Logits:
+        """Append `ids` in one call.
+
+        Args:
+            ids: Tokens; they must fit into the cache.
+            keep: How many of the last tokens get logits, for an export with `--logits selected`; None for one.
+
+        Returns:
+            Logits [rows, vocab_size], of as many rows as the export gives; valid until the next call.
+
+        Raises:
+            Llama3Error: the cache is full, or ONNX Runtime failed.
+        """
+        total = self.position + len(ids)
+        if total > self.max_length:
+            raise Llama3Error(f"{total} tokens do not fit into max-length {self.max_length}")
+        binding = self._binding
+        self._bind_input("input_ids", np.asarray(ids, dtype=np.int64)[None])
+        self._bind_input("attention_mask", self._mask[:, :total])
+        if self._takes_logits_to_keep:
+            self._bind_input("logits_to_keep", np.array([keep or 1], dtype=np.int64))
+        one_row = self._has_one_row or (self._takes_logits_to_keep and (keep or 1) == 1)
+        if one_row:
+            binding.bind_ortvalue_output("logits", self._one_row)
+        else:
+            binding.bind_output("logits", self.device)
+        try:
+            self._ort.run_with_iobinding(binding)
+        except ORT_ERRORS as error:
+            raise Llama3Error(f"ONNX Runtime {ort.__version__} failed to run the graph: {error}") from error
+        self.position = total
+        output = self._one_row if one_row else binding.get_outputs()[-1]  # logits were bound last
+        logits: Logits = output.numpy()[0]
+        return logits
+
+    def rewind(self, position: int = 0) -> None:
+        """Forget what stands at `position` and later; the cache before it is still good."""
+        if not 0 <= position <= self.position:
+            raise ValueError(f"position {position} is not in 0 .. {self.position}")
+        self.position = position
+
+    def _bind_input(self, name: str, array: npt.NDArray[np.int64]) -> None:
+        # On the CPU the value shares the array's memory.
+        self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self.device))
+
+
+def find_graph(path: Path) -> Path:
+    """The .onnx file of an export folder, or the file itself.
+
+    Raises:
+        Llama3Error: there is none.
+    """
+    if path.is_dir():
+        graph = path / "model.onnx"
+        if not graph.is_file():
+            raise Llama3Error(f"{path}: there is no model.onnx in this folder; llama3-export makes one of a GGUF")
+        return graph
+    if not path.is_file():
+        raise Llama3Error(f"{path}: no such file or folder")
+    return path
+
+
+def _context_length(folder: Path) -> int:
+    """Positions that the graph's rotary tables reach, as the export's facts say."""
+    facts = folder / "llama3.json"
+    try:
+        return int(json.loads(facts.read_text(encoding="utf-8"))["options"]["max_length"])
+    except FileNotFoundError:
+        raise Llama3Error(
+            f"{facts}: missing, so that this is no folder of llama3-export; export the GGUF again"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Llama3Error(f"{facts}: damaged ({error}); export the GGUF again") from error
+
+
+def _check_contract(graph: Path, session: Session) -> None:
+    names = {node.name for node in (*session.ort.get_inputs(), *session.ort.get_outputs())}
+    for name in ("input_ids", "attention_mask", "past_key_values.0.key", "present.0.key", "logits"):
+        if name not in names:
+            raise Llama3Error(f"{graph}: the graph has no {name!r}, so that it is no graph of llama3-export")
+    if session.device == "cuda":
+        cache: Any = next(node for node in session.ort.get_inputs() if node.name == "past_key_values.0.key")
+        if cache.type != "tensor(float16)":
+            raise Llama3Error(f"{graph}: CUDA attends in float16; export the GGUF with --precision fp16")

@@ -1,0 +1,90 @@
+"""From what a command line says of a model to an export: a name, a GGUF, a folder, or nothing at all.
+
+An encoding chooses a download; of a file that is given it is a claim, which has to hold.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from llama3_models import catalogue, download
+from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.gguf_file import GGUFFile
+
+from llama3_runtime.export_cache import cached_export
+
+Encoding = Literal["q4_0", "q4_k", "q6_k", "float32"]
+Version = Literal["3.0", "3.1"]
+
+DEFAULT_VERSION: Version = "3.1"
+
+logger = logging.getLogger(__name__)
+
+
+def find_export(
+    *,
+    model_path: Path | None = None,
+    model: str | None = None,
+    encoding: Encoding | None = None,
+    version: Version | None = None,
+    precision: Literal["fp32", "fp16"] = "fp32",
+) -> Path:
+    """Finds the export of a model, its folder or its .onnx; downloads and exports it first where that has to be.
+
+    Args:
+        model_path: A .gguf file, an export folder, or the .onnx in one.
+        model: A name of the catalogue. With neither, `version` and `encoding` choose a download.
+        encoding: How the weights must be encoded; None takes what is there, and q4_k of a download.
+        version: Which Llama to download, 3.1 by default.
+        precision: What a GGUF is exported with.
+
+    Raises:
+        UsageError: `model_path` and `model` are both given.
+        Llama3Error: There is no such model, or its encoding is another one.
+    """
+    if model_path is not None and model is not None:
+        raise UsageError("--model-path and --model exclude each other")
+    if version is not None and (model_path is not None or model is not None):
+        logger.warning("--version chooses a download; %s is used whatever it says", model_path or model)
+    if model_path is None:
+        if encoding == "float32":
+            raise Llama3Error("--quantization-encoding float32 needs --model-path with a GGUF in float32")
+        entry = catalogue.find(model) if model is not None else catalogue.for_version(version or DEFAULT_VERSION)
+        model_path = download.fetch(entry, encoding)
+    if model_path.is_dir() or model_path.suffix == ".onnx":
+        if encoding is not None:
+            folder = model_path if model_path.is_dir() else model_path.parent
+            _check_encoding(encoding, _exported_bytes(folder), model_path)
+        return model_path
+    with GGUFFile.open(model_path) as file:
+        if encoding is not None:
+            _check_encoding(encoding, _bytes_by_type(file), model_path)
+        return cached_export(file, precision)
+
+
+def _bytes_by_type(file: GGUFFile) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.n_bytes
+    return sizes
+
+
+def _exported_bytes(folder: Path) -> dict[str, int]:
+    try:
+        types = json.loads((folder / "llama3.json").read_text(encoding="utf-8"))["types"]
+        return {name: int(use["bytes"]) for name, use in types.items()}
+    except FileNotFoundError:
+        raise Llama3Error(f"{folder}: no llama3.json there; give a folder that llama3-export made") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Llama3Error(f"{folder / 'llama3.json'}: damaged; export the model again") from None
+
+
+def _check_encoding(encoding: Encoding, sizes: Mapping[str, int], path: Path) -> None:
+    """Compares an encoding with the type that most of the bytes have: a Q4_K_M file also holds Q6_K and F32."""
+    found = max(sizes, key=sizes.__getitem__, default="F32").lower().replace("f32", "float32")
+    if found != encoding:
+        raise Llama3Error(
+            f"{path}: its weights are {found}, not {encoding}; leave --quantization-encoding out, or give another file"
+        )

@@ -1,0 +1,217 @@
+"""The benchmark counts what llama-bench and llama-perplexity count, for our graphs and for llama.cpp alike."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama3_exporter import export
+from llama3_models import reference
+from llama3_models.command_line import run
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf_file import GGUFFile
+from llama3_runtime import bench as bench_module
+from llama3_runtime.bench import measure
+from llama3_runtime.bench_command import GROUPS, bench
+from llama3_runtime.perplexity import cut_windows, evaluate
+
+from tests.support.llama_gguf import write_llama_gguf
+
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom. " * 3
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory) -> Path:
+    return write_llama_gguf(tmp_path_factory.mktemp("bench") / "model.gguf")
+
+
+@pytest.fixture(scope="module", params=["last", "selected"])
+def folder(request, gguf) -> Path:
+    path = gguf.parent / request.param
+    export(gguf, path, activations="float32", logits=request.param)
+    return path
+
+
+class FakeEngine:
+    """Takes two seconds a prompt and half a second a token by `clock`, and writes down what it is asked for."""
+
+    vocab_size = 100
+
+    def __init__(self, name: str, clock: list[float], calls: list[tuple[str, str, int]]) -> None:
+        self.name, self.clock, self.calls = name, clock, calls
+
+    def prefill(self, ids):
+        self.calls.append((self.name, "prefill", len(ids)))
+        self.clock[0] += 2.0
+        return np.zeros(100, np.float32)
+
+    def forward(self, ids, *, keep=None):
+        self.calls.append((self.name, "forward", len(ids)))
+        self.clock[0] += 0.5
+        return np.zeros((1, 100), np.float32)
+
+    def rewind(self, position=0):
+        self.calls.append((self.name, "rewind", position))
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(bench_module.time, "perf_counter", lambda: clock[0])
+    return {name: FakeEngine(name, clock, calls) for name in "ab"}, calls
+
+
+def test_tokens_per_second_are_tokens_over_the_time_of_the_calls(engines):
+    prompt, _, output, _ = measure(engines[0], prompt_size=10, output_size=4, depth=0, repetitions=3)
+    assert (prompt.engine, prompt.test, prompt.tokens_per_second) == ("a", "pp10", [5.0, 5.0, 5.0])
+    assert (output.engine, output.test, output.tokens_per_second) == ("a", "tg4", [2.0, 2.0, 2.0])
+    assert (output.mean, output.median, output.deviation) == (2.0, 2.0, 0.0)
+
+
+def test_engines_take_turns_and_one_repetition_does_not_count(engines):
+    measure(engines[0], prompt_size=10, output_size=0, depth=0, repetitions=2)
+    prompts = [name for name, call, _ in engines[1] if call == "prefill"]
+    assert prompts == ["a", "b"] * 3
+
+
+def test_the_depth_is_filled_once_and_returned_to(engines):
+    measure({"a": engines[0]["a"]}, prompt_size=10, output_size=2, depth=40, repetitions=1)
+    again = [("a", "rewind", 40), ("a", "prefill", 10)]
+    tokens = [("a", "rewind", 40), ("a", "forward", 1), ("a", "forward", 1)]
+    assert engines[1] == [("a", "rewind", 0), ("a", "prefill", 40), *again, *again, *tokens, *tokens]
+
+
+def test_windows_do_not_overlap_and_begin_with_bos():
+    assert cut_windows(range(11), window=4, bos=None) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert cut_windows(range(11), window=4, bos=99) == [[99, 1, 2, 3], [99, 5, 6, 7]]
+    assert cut_windows(range(11), window=4, bos=None, limit=1) == [[0, 1, 2, 3]]
+    with pytest.raises(Llama3Error, match="has 3 tokens, and perplexity needs 4"):
+        cut_windows(range(3), window=4, bos=None)
+
+
+def expected_perplexity(gguf: Path, windows: list[list[int]]) -> float:
+    """The definition, spelled out: the second half of each window, each token from all that come before it."""
+    losses = []
+    with GGUFFile.open(gguf) as file:
+        for ids in windows:
+            logits = reference.forward(file, ids).astype(np.float64)
+            for position in range(len(ids) // 2, len(ids) - 1):
+                row = np.exp(logits[position])
+                losses.append(-math.log(row[ids[position + 1]] / row.sum()))
+    return math.exp(sum(losses) / len(losses))
+
+
+@pytest.mark.parametrize("window", [32, 33])
+def test_perplexity_and_divergence_of_an_export(gguf, folder, window):
+    """The same whether the graph gives all rows that are needed or only the last, and the reference's own."""
+    from llama3_runtime.model import Model
+
+    ids = np.random.default_rng(1).integers(0, 256, 3 * window).tolist()
+    windows = cut_windows(ids, window=window, bos=None)
+    model = Model.from_folder(folder, threads=1, max_length=window, chunk_size=8)
+    with GGUFFile.open(gguf) as file:
+        *_, (oracle, ours) = evaluate({"ours": model}, windows, gguf=file)
+    assert oracle.perplexity == pytest.approx(expected_perplexity(gguf, windows), rel=1e-5)
+    assert ours.perplexity == pytest.approx(oracle.perplexity, rel=1e-4)
+    assert ours.mean_kl == pytest.approx(0, abs=1e-8)
+    assert ours.top1_agreement == 1.0
+    assert oracle.mean_kl is None
+
+
+def test_the_divergence_is_that_of_the_definition():
+    from llama3_models.divergence import kl_divergence
+
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
+    expected = 0.5 * math.log(2) + 0.25 * math.log(0.5)
+    found = kl_divergence(np.log(p)[None].astype(np.float32) + 7, np.log(q)[None].astype(np.float32) - 3)
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+def test_llama_cpp_as_an_engine_computes_the_same_model(gguf):
+    """Chunks, rewinding and rows of logits are handled right; the cache is float16, as llama.cpp has it."""
+    pytest.importorskip("llama_cpp")
+    from llama3_runtime.llama_cpp_peer import LlamaCpp
+
+    ids = np.random.default_rng(2).integers(0, 256, 40).tolist()
+    with GGUFFile.open(gguf) as file:
+        expected = reference.forward(file, ids)
+    with LlamaCpp(gguf, threads=1, max_length=64, chunk_size=16) as engine:
+        assert engine.vocab_size == 320
+        np.testing.assert_allclose(engine.prefill(ids[:30]), expected[29], atol=0.05)
+        engine.rewind(20)
+        np.testing.assert_allclose(engine.forward(ids[20:32], keep=5), expected[27:32], atol=0.05)
+        engine.rewind()
+        np.testing.assert_allclose(engine.prefill(ids), expected[-1], atol=0.05)
+
+
+def call(*arguments: str) -> int:
+    return run(bench, list(arguments), name="llama3-bench", groups=GROUPS)
+
+
+def test_speed_as_json(capsys, folder):
+    sizes = ("--prompt-size", "16", "--output-size", "4", "--depth", "8", "--repetitions", "3")
+    assert call("--model-path", str(folder), *sizes, "--threads", "1", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["threads"], report["repetitions"], report["ratios"]) == (1, 3, {})
+    assert [(result["test"], result["depth"]) for result in report["results"]] == [("pp16", 8), ("tg4", 8)]
+    for result in report["results"]:
+        assert len(result["tokens_per_second"]) == 3
+        assert result["median"] == sorted(result["tokens_per_second"])[1] > 0
+
+
+def test_speed_beside_llama_cpp(capsys, gguf, folder):
+    pytest.importorskip("llama_cpp")
+    sizes = ("--prompt-size", "8", "--output-size", "2", "--repetitions", "1", "--threads", "1")
+    assert call("--model-path", str(folder), "--gguf", str(gguf), "--compare", "llama.cpp", *sizes) == 0
+    output = capsys.readouterr().out
+    assert [line.split("|")[1:3] for line in output.splitlines() if line.startswith("|")][2:] == [
+        [" pp8  ", " llama3-onnx "],
+        [" pp8  ", " llama.cpp   "],
+        [" tg2  ", " llama3-onnx "],
+        [" tg2  ", " llama.cpp   "],
+    ]
+    assert output.count("times as fast as llama.cpp") == 2
+
+
+def test_perplexity_of_a_text(capsys, tmp_path, gguf, folder):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, "utf-8")
+    options = ("--perplexity", str(text), "--window", "40", "--max-windows", "2", "--kl", "--gguf", str(gguf))
+    assert call("--model-path", str(folder), *options, "--threads", "1", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["window"], report["windows"]) == (40, 2)
+    oracle, ours = report["results"]
+    assert (oracle["engine"], ours["engine"]) == ("float32 reference", "llama3-onnx")
+    assert ours["perplexity"] == pytest.approx(oracle["perplexity"], rel=1e-4)
+    assert ours["mean_kl"] < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "missing --model or --model-path"),
+        (["--model-path", "x", "--repetitions", "0"], 2, "--repetitions must be 1 or more, not 0"),
+        (["--model-path", "x", "--prompt-size", "0", "--output-size", "0"], 2, "nothing to measure"),
+        (["--model-path", "x", "--kl"], 2, "--kl needs --perplexity"),
+        (["--model-path", "x", "--compare", "ollama"], 2, "llama.cpp"),
+        (["--model-path", "x", "--compare", "llama.cpp", "--provider", "cuda"], 2, "on the CPU"),
+        (["--model-path", "x", "--compare", "llama.cpp"], 1, "give it with --gguf"),
+        (["--model-path", "none.gguf"], 1, "none.gguf"),
+        (["--model-path", "x", "--perplexity", "none.txt"], 1, "none.txt: No such file"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(capsys, arguments, status, message):
+    assert call(*arguments) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_llama_cpp_is_one_line(capsys, monkeypatch, gguf, folder):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    assert call("--model-path", str(folder), "--gguf", str(gguf), "--compare", "llama.cpp") == 1
+    error = capsys.readouterr().err
+    assert "pip install llama-cpp-python" in error
+    assert error.count("\n") == 1

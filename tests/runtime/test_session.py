@@ -1,0 +1,106 @@
+"""A provider that was asked for is the one that runs, or there is an error: never a silent run on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from llama3_exporter import export
+from llama3_models.errors import Llama3Error
+from llama3_runtime.model import Model
+from llama3_runtime.session import has_cuda, open_session
+
+from tests.support.llama_gguf import write_llama_gguf
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("session")
+    export(write_llama_gguf(path / "model.gguf"), path / "out")
+    return path / "out"
+
+
+class WithCuda:
+    """Stands for onnxruntime-gpu: it offers CUDA, and a session gets it or, with a broken set-up, only the CPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, works: bool) -> None:
+        self.asked: list[list[str]] = []
+        real = ort.InferenceSession
+
+        def session(path: str, options: ort.SessionOptions, providers: list[str]) -> object:
+            self.asked.append(providers)
+            result = real(path, options, providers=["CPUExecutionProvider"])
+            if works:
+                monkeypatch.setattr(result, "get_providers", lambda: providers)
+            return result
+
+        available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(ort, "get_available_providers", lambda: available)
+        monkeypatch.setattr(ort, "InferenceSession", session)
+
+
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+
+
+def test_cuda_without_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    without_cuda(monkeypatch)
+    with pytest.raises(Llama3Error, match="has no CUDA"):
+        open_session(folder / "model.onnx", provider="cuda")
+    with pytest.raises(Llama3Error, match="has no CUDA"):
+        has_cuda("cuda")
+
+
+def test_auto_without_cuda_runs_on_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    without_cuda(monkeypatch)
+    session = open_session(folder / "model.onnx", provider="auto")
+    assert session.device == "cpu"
+    assert session.remark is not None
+    assert "running on the CPU" in session.remark
+    assert not has_cuda("auto")
+
+
+def test_cpu_asks_for_nothing_else(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    cuda = WithCuda(monkeypatch, works=True)
+    assert open_session(folder / "model.onnx", provider="cpu").remark is None
+    assert cuda.asked == [["CPUExecutionProvider"]]
+    assert not has_cuda("cpu")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_cuda_that_works_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path, provider: str) -> None:
+    cuda = WithCuda(monkeypatch, works=True)
+    session = open_session(folder / "model.onnx", provider=provider)
+    assert (session.device, session.remark) == ("cuda", None)
+    assert cuda.asked == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
+    assert has_cuda(provider)
+
+
+def test_cuda_that_does_not_start(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The package is there and the driver is not: ONNX Runtime would go on with the CPU."""
+    WithCuda(monkeypatch, works=False)
+    with pytest.raises(Llama3Error, match="could not start CUDA"):
+        open_session(folder / "model.onnx", provider="cuda")
+    session = open_session(folder / "model.onnx", provider="auto")
+    assert session.device == "cpu"
+    assert session.remark is not None
+
+
+def test_cuda_wants_a_float16_export(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    WithCuda(monkeypatch, works=True)
+    with pytest.raises(Llama3Error, match="--precision fp16"):
+        Model.from_folder(folder, provider="cuda", max_length=8)
+
+
+def test_a_float16_export_also_runs_on_the_cpu(tmp_path: Path) -> None:
+    export(write_llama_gguf(tmp_path / "model.gguf"), tmp_path / "out", precision="fp16")
+    model = Model.from_folder(tmp_path / "out", max_length=8)
+    assert np.isfinite(model.prefill([1, 2, 3])).all()
+    assert model.kv_cache_bytes == 2 * 2 * 2 * 8 * 64 * 2
+
+
+def test_threads_must_be_positive(folder: Path) -> None:
+    with pytest.raises(Llama3Error, match="threads"):
+        open_session(folder / "model.onnx", threads=0)
