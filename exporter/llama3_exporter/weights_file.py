@@ -39,6 +39,7 @@ class _Packing:
     source: GGUFTensor
     pack: Pack
     destinations: Sequence[ir.ExternalTensor]
+    has_content: bool = False  # whether any of its bytes was not zero
 
 
 @dataclass
@@ -103,7 +104,7 @@ class WeightsFile:
             progress: Called with the number of bytes of the GGUF that were packed since the last call.
 
         Raises:
-            Llama3Error: the GGUF got shorter since it was opened.
+            Llama3Error: the GGUF got shorter since it was opened, or was never there in whole.
             OSError: it cannot be read, or the file cannot be written (a full disk).
         """
         os.ftruncate(descriptor, self.size)
@@ -123,6 +124,12 @@ class WeightsFile:
                 progress(pending.popleft().result())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+        for packing in self._packings:
+            if not packing.has_content:
+                raise Llama3Error(
+                    f"{packing.source.part}: tensor {packing.source.name} holds only zero bytes, as a file does whose "
+                    "download goes on or broke off; fetch it again"
+                )
 
 
 def _num_rows(tensor: GGUFTensor) -> int:
@@ -142,6 +149,8 @@ def _pack_slice(descriptor: int, packing: _Packing, start: int, stop: int) -> in
     rows = np.fromfile(source.part, dtype=np.uint8, count=count, offset=source.offset + start * row_bytes)
     if rows.size != count:
         raise Llama3Error(f"{source.part}: the file got shorter during the export (tensor {source.name}); export again")
+    if not packing.has_content and rows.any():
+        packing.has_content = True
     arrays = packing.pack(rows.reshape(stop - start, row_bytes))
     for tensor, array in zip(packing.destinations, arrays, strict=True):
         bytes_per_row = (tensor.length or 0) // _num_rows(source)

@@ -2,7 +2,7 @@
 
 Written to be checked by reading, like the equations of a paper, over `gguf.quants.dequantize`, the format's own
 definition of a weight. No matrix is ever whole in float32: a slice of its rows is dequantized, multiplied and
-dropped, so an 8B model needs well under a gigabyte beside the mapped file. The tests hold it against llama.cpp.
+dropped, so an 8B model needs about 100 MB beside the mapped file and its logits. The tests hold it against llama.cpp.
 """
 
 from __future__ import annotations

@@ -286,7 +286,8 @@ def _from_sentencepiece(content: bytes, path: Path) -> Vocabulary:
         proto.ParseFromString(content)
     except DecodeError:
         proto.Clear()
-    if not proto.pieces:
+    # A text that is not UTF-8 is given as bytes.
+    if not proto.pieces or not all(isinstance(piece.piece, str) for piece in proto.pieces):
         raise Llama3Error(f"{path}: is no GGUF, tokenizer.json or tokenizer.model, or a damaged one; download it again")
     if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
         raise Llama3Error(

@@ -34,6 +34,9 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+_TOKEN_TYPES: Final = frozenset(TokenType)
+
+
 @dataclass(frozen=True)
 class ByteLevelBPE:
     """Byte-level byte-pair encoding: GPT-2's kind, and Llama 3's.
@@ -110,7 +113,10 @@ class Vocabulary:
         tokens = _strings(file.get_strings("tokenizer.ggml.tokens"))
         if not tokens:
             raise Llama3Error(f"{file.path}: tokenizer.ggml.tokens is empty; give a tokenizer with --tokenizer-path")
-        types = [int(number) for number in _numbers(file, "tokenizer.ggml.token_type", len(tokens), TokenType.NORMAL)]
+        types = [
+            int(number) if number in _TOKEN_TYPES else int(TokenType.UNUSED)
+            for number in _numbers(file, "tokenizer.ggml.token_type", len(tokens), TokenType.NORMAL)
+        ]
 
         model: ByteLevelBPE | SentencePieceBPE
         if kind == "gpt2":

@@ -41,6 +41,7 @@ class LlamaCpp:
         self._position = 0
         self._chunk_size = chunk_size
         self._context: Any = None
+        self._batch: Any = None
         self._log = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
         llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
@@ -78,6 +79,9 @@ class LlamaCpp:
 
     def close(self) -> None:
         """Free the context and the model; nothing else may be called after it."""
+        if self._batch is not None:
+            self._lib.llama_batch_free(self._batch)
+            self._batch = None
         if self._context:
             self._lib.llama_free(self._context)
             self._context = None

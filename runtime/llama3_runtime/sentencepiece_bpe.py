@@ -20,29 +20,27 @@ class SentencePieceEncoder:
         Raises:
             Llama3Error: sentencepiece refuses it.
         """
+        if vocabulary.unk_id is None:
+            raise Llama3Error(
+                f"{vocabulary.source}: has no unknown token, which SentencePiece needs; "
+                "give a tokenizer with --tokenizer-path"
+            )
         proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         proto.trainer_spec.model_type = proto.trainer_spec.BPE
         # Spaces in front are added with the tokenizer's rules for special tokens, and no text is normalized.
         proto.normalizer_spec.name = "identity"
         proto.normalizer_spec.add_dummy_prefix = False
         proto.normalizer_spec.remove_extra_whitespaces = False
-        seen: set[str] = set()
-        unk_id = vocabulary.unk_id
-        if unk_id is None:
-            raise Llama3Error(
-                f"{vocabulary.source}: has no unknown token, which SentencePiece needs; "
-                "give a tokenizer with --tokenizer-path"
-            )
+        seen = {""}
         for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
-            if token_id == unk_id:
-                type_ = TokenType.UNKNOWN
-            elif type_ in (TokenType.UNKNOWN, TokenType.USER_DEFINED) or not token or token in seen:
-                # Found before, or never: not SentencePiece's business, which takes one unknown token and no doubles.
-                type_ = TokenType.CONTROL
-            if not token or token in seen:
-                token = f"<token {token_id}>"
+            piece = f"<token {token_id}>" if token in seen else token
             seen.add(token)
-            proto.pieces.add(piece=token, score=model.scores[token_id], type=int(type_))
+            if token_id == vocabulary.unk_id:
+                type_ = TokenType.UNKNOWN
+            elif piece != token or type_ in (TokenType.UNKNOWN, TokenType.USER_DEFINED):
+                # User-defined tokens are found beforehand; SentencePiece takes one unknown token and none twice.
+                type_ = TokenType.CONTROL
+            proto.pieces.add(piece=piece, score=model.scores[token_id], type=int(type_))
         proto.trainer_spec.byte_fallback = vocabulary.types.count(TokenType.BYTE) == 256
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())

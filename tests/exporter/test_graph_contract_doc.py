@@ -146,9 +146,11 @@ def test_a_prompt_may_go_in_whole_in_chunks_or_token_by_token(folder: Path) -> N
 def with_shared_buffer(graph: Graph, ids: np.ndarray, lengths: list[int]) -> np.ndarray:
     """The last logits of `ids`, given in chunks of these lengths."""
     binding = graph.session.io_binding()
+    past = graph.session.get_inputs()[2:]
+    # What is in the buffers before plays no part. The list keeps them alive: a binding of onnxruntime 1.23 does not.
     shape = [1, NUM_KV_HEADS, 50, HEAD_DIM]
-    for node in graph.session.get_inputs()[2:]:
-        buffer = ort.OrtValue.ortvalue_from_numpy(np.full(shape, 7, dtype=np.float32))  # what is there plays no part
+    buffers = [ort.OrtValue.ortvalue_from_numpy(np.full(shape, 7, dtype=np.float32)) for _ in past]
+    for node, buffer in zip(past, buffers, strict=True):
         binding.bind_ortvalue_input(node.name, buffer)
         binding.bind_ortvalue_output(node.name.replace("past_key_values", "present"), buffer)
     binding.bind_output("logits")

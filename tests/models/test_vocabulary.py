@@ -196,6 +196,12 @@ def test_a_vocabulary_that_cannot_be_used_is_one_line(tmp_path: Path, changes: d
     assert "\n" not in str(caught.value)
 
 
+def test_types_that_nobody_has_defined_are_unused(tmp_path: Path) -> None:
+    types = [TokenType.NORMAL] * 257 + [0, 99, -1]
+    vocabulary = vocabulary_of(write_small(tmp_path / "small.gguf", types=types))
+    assert vocabulary.types[257:] == [TokenType.UNUSED] * 3
+
+
 def test_metas_file_numbers_tokens_as_the_hub_does(tmp_path: Path) -> None:
     """The same ids from tokenizer.model, tokenizer.json and a GGUF, special tokens included."""
     meta = read_vocabulary(llama3_tokenizer_model())
@@ -226,6 +232,7 @@ def test_metas_file_numbers_tokens_as_the_hub_does(tmp_path: Path) -> None:
         ("tokenizer.model", b"IQ== 0\nIg== 2\n", "line 2 is not a token in base64 and the rank 1"),
         ("tokenizer.model", b"IQ== 0\nIg== 1\n", "not every single byte is one of its 2 tokens"),
         ("tokenizer.model", b"\n\xff\xff\xff", "is no GGUF, tokenizer.json or tokenizer.model, or a damaged one"),
+        ("tokenizer.model", b"\n\x04\n\x02\xff\xff\x12\x02\x18\x02", "or a damaged one"),  # a token not in UTF-8
         ("tokenizer.model", b"", "is no GGUF, tokenizer.json or tokenizer.model"),
         ("tokenizer.bin", bytes(100), "is no GGUF, tokenizer.json or tokenizer.model"),
         ("model.gguf", b"GGUF", "model.gguf"),

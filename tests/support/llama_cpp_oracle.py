@@ -59,7 +59,7 @@ def opened(path: Path, *, context_length: int, threads: int = 2) -> Iterator[Lla
     """Load `path` and make a context of `context_length` tokens with a float32 cache."""
     model_params = llama_cpp.llama_model_default_params()
     model_params.n_gpu_layers = 0
-    model_params.use_extra_bufts = False  # its AMX kernels crash where the kernel grants a process no tiles
+    model_params.use_extra_bufts = False  # its AMX kernels crash on some virtual machines
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
     assert model, f"llama.cpp cannot load {path}"
     try:
