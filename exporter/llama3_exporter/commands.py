@@ -26,7 +26,7 @@ def llama3_export(
 ) -> int:
     """Turn a GGUF of a Llama model into a folder that any ONNX Runtime app loads.
 
-    The graph computes exactly the weights of the GGUF, in every quantization that GGML has.
+    The graph computes exactly the weights of the GGUF, however they are quantized.
 
     Args:
         model: A .gguf file (any part of a split one), or a name of the catalogue such as smollm2-135m.

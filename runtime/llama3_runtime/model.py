@@ -55,6 +55,7 @@ class Model:
         self._cache = KVCache(self._ort, max_length, session.device)
         self.kv_cache_bytes = self._cache.nbytes
         self._binding = self._ort.io_binding()
+        self._bound: dict[str, npt.NDArray[np.int64]] = {}
         self._cache.bind(self._binding)
         self._mask = np.ones((1, max_length), dtype=np.int64)
         self._one_row = ort.OrtValue.ortvalue_from_shape_and_type([1, 1, self.vocab_size], np.float32, session.device)
@@ -146,7 +147,9 @@ class Model:
         self.position = position
 
     def _bind_input(self, name: str, array: npt.NDArray[np.int64]) -> None:
-        # On the CPU the value shares the array's memory.
+        # On the CPU the value shares the array's memory, and before ONNX Runtime 1.30 or so neither it nor the binding
+        # keeps the array alive.
+        self._bound[name] = array
         self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self.device))
 
 
