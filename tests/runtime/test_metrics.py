@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
-from llama3_runtime.metrics import Metrics, format_bytes, peak_memory_bytes
+from llama3_runtime.metrics import Metrics, format_bytes
 
 FIGURES = {
     "prompt_size": 7,
@@ -60,10 +60,15 @@ def test_sizes():
 
 def test_peak_memory_is_this_process_at_its_largest():
     """It keeps what was freed since, and a large parent does not count as the child's."""
-    before = peak_memory_bytes()
-    block = np.ones(300_000_000, np.uint8)
-    del block
-    assert peak_memory_bytes() > max(before, 300_000_000)
-    script = "from llama3_runtime.metrics import peak_memory_bytes; print(peak_memory_bytes())"
+    script = """
+import numpy as np
+from llama3_runtime.metrics import peak_memory_bytes
+before = peak_memory_bytes()
+block = np.ones(300_000_000, np.uint8)
+del block
+print(before, peak_memory_bytes())
+"""
+    parent = np.ones(300_000_000, np.uint8)
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert 5_000_000 < int(child.stdout) < 250_000_000
+    before, after = map(int, child.stdout.split())
+    assert 5_000_000 < before < 250_000_000 < parent.nbytes < after
