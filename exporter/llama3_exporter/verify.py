@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from llama3_models.divergence import kl_divergence, log_softmax
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.reference import forward
@@ -98,11 +99,9 @@ def verify(folder: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKEN
 
 def compare(expected: Rows, found: Rows, *, bound: float) -> Distance:
     """Compare logits [positions, vocab_size] of the reference and of a graph."""
-    log_p, log_q = _log_softmax(expected), _log_softmax(found)
-    divergences = np.sum(np.exp(log_p) * (log_p - log_q), axis=-1)
     return Distance(
         positions=len(expected),
-        mean_kl=float(np.mean(divergences)),
+        mean_kl=float(np.mean(kl_divergence(expected, found))),
         max_logit_difference=float(np.max(np.abs(expected - found))),
         top1_agreement=float(np.mean(expected.argmax(-1) == found.argmax(-1))),
         bound=bound,
@@ -116,7 +115,7 @@ def _draw(run: Run, num_tokens: int) -> tuple[list[int], Rows]:
     for position in range(num_tokens):
         logits, cache = run(ids[-1:], position, cache)
         rows.append(logits[-1])
-        probabilities = np.exp(_log_softmax(logits[-1]))
+        probabilities = np.exp(log_softmax(logits[-1]))
         if not np.isfinite(probabilities).all():
             break  # compared as they are: the divergence is then NaN
         ids.append(int(random.choice(probabilities.size, p=probabilities / probabilities.sum())))
@@ -168,9 +167,3 @@ def _use_float32_activations(model: onnx.ModelProto) -> None:
         for attribute in node.attribute:
             if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = 1
-
-
-def _log_softmax(logits: Rows) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: npt.NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
-    return result
