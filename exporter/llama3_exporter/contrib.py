@@ -29,17 +29,18 @@ from llama3_exporter.contrib_modules import (
     FloatLinear,
     GroupedQueryAttention,
     Linear,
+    Linears,
     QuantizedPart,
     RotaryTables,
-    parameter,
 )
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, split_nibbles
+from llama3_exporter.modules import FLOAT, parameter
 from llama3_exporter.weights_file import Array, WeightsFile
 
 Activations: TypeAlias = Literal["int8", "float32"]
 Precision: TypeAlias = Literal["fp32", "fp16"]
 
-FLOAT, FLOAT16, UINT8 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8
+FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 
 # MatMulNBits's attribute: 4 quantizes its input to int8 by blocks, 1 computes in float32.
 _ACCURACY_LEVEL = {"int8": 4, "float32": 1}
@@ -100,6 +101,10 @@ class ContribBackend:
         level = _ACCURACY_LEVEL[self._activations]
         parts = [BlockQuantizedLinear(part, level) for part in blocks.parts]
         return Linear(parts, blocks.remainder, bias, self._block_sums)
+
+    def linears(self, **names: str) -> nn.Module:
+        """See `llama.Backend`."""
+        return Linears({attribute: self.linear(name) for attribute, name in names.items()})
 
     def embedding(self, name: str) -> nn.Module:
         """See `llama.Backend`. A tied head and the embedding point at the same bytes."""

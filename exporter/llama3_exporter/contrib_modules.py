@@ -16,26 +16,9 @@ from llama3_models.hyperparameters import Hyperparameters
 from onnxscript import OpBuilder, nn
 
 from llama3_exporter.llama import Chunk, LayerCache, Rotary
+from llama3_exporter.modules import FLOAT, add_bias, cast, parameter, typed
 
 CONTRIB = "com.microsoft"
-FLOAT = ir.DataType.FLOAT
-
-
-def cast(op: OpBuilder, x: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """`x` as `dtype`, without a node where it is that already."""
-    return x if x.dtype == dtype else op.Cast(x, to=dtype)
-
-
-def parameter(tensor: ir.TensorProtocol) -> nn.Parameter:
-    """A parameter whose value is there already."""
-    return nn.Parameter(tensor.shape.numpy(), data=tensor)
-
-
-def typed(value: ir.Value, like: ir.Value, last_dim: int | ir.SymbolicDim, dtype: ir.DataType) -> ir.Value:
-    """State what shape inference does not know of contrib ops: `value` is [batch, seq, last_dim] as `like` is."""
-    value.type = ir.TensorType(dtype)
-    value.shape = None if like.shape is None else ir.Shape([*like.shape[:-1], last_dim])
-    return value
 
 
 class BlockSums:
@@ -144,7 +127,21 @@ class Linear(nn.Module):
         if self.remainder is not None:
             sums = self.block_sums(op, cast(op, x, FLOAT), self.block_size)
             y = op.Add(y, matmul_transposed(op, sums, self.remainder))
-        return y if self.bias is None else op.Add(y, self.bias)
+        return add_bias(op, y, self.bias)
+
+
+class Linears(nn.Module):
+    """Several linears of one input, each by its own name; the module itself adds nothing to their names."""
+
+    def __init__(self, linears: dict[str, nn.Module]) -> None:
+        super().__init__("")
+        self.names = tuple(linears)
+        for name, linear in linears.items():
+            setattr(self, name, linear)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
+        """[batch, seq, K] -> [batch, seq, N] of each."""
+        return tuple(getattr(self, name)(op, x) for name in self.names)
 
 
 class FloatLinear(nn.Module):
@@ -159,7 +156,7 @@ class FloatLinear(nn.Module):
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N], float32."""
         y = cast(op, matmul_transposed(op, cast(op, x, self.compute), cast(op, self.weight, self.compute)), FLOAT)
-        return y if self.bias is None else op.Add(y, self.bias)
+        return add_bias(op, y, self.bias)
 
 
 def add_all(op: OpBuilder, terms: list[ir.Value]) -> ir.Value:

@@ -40,6 +40,9 @@ class Backend(Protocol):
     def linear(self, name: str) -> nn.Module:
         """A module x [.., K] -> [.., N], float32: x @ weight^T, plus the bias where the file has one."""
 
+    def linears(self, **names: str) -> nn.Module:
+        """A module x -> one output for each of `names`, which share their input; the keywords name their weights."""
+
     def embedding(self, name: str) -> nn.Module:
         """A module ids [batch, seq] -> [batch, seq, hidden], float32."""
 
@@ -117,9 +120,7 @@ class Attention(nn.Module):
 
     def __init__(self, backend: Backend, block: str) -> None:
         super().__init__()
-        self.q_proj = backend.linear(f"{block}attn_q")
-        self.k_proj = backend.linear(f"{block}attn_k")
-        self.v_proj = backend.linear(f"{block}attn_v")
+        self.qkv_proj = backend.linears(q_proj=f"{block}attn_q", k_proj=f"{block}attn_k", v_proj=f"{block}attn_v")
         self.attend = backend.attention()
         self.o_proj = backend.linear(f"{block}attn_output")
 
@@ -127,7 +128,7 @@ class Attention(nn.Module):
         self, op: OpBuilder, x: ir.Value, past: LayerCache, chunk: Chunk, rotary: Rotary, select: Select | None
     ) -> tuple[ir.Value, LayerCache]:
         """[batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
-        q, k, v = self.q_proj(op, x), self.k_proj(op, x), self.v_proj(op, x)  # [batch, seq, heads * head_dim]
+        q, k, v = self.qkv_proj(op, x)  # [batch, seq, heads * head_dim]
         y, present = self.attend(op, q, k, v, past, chunk, rotary)
         if select is not None:
             y = select(op, y)
@@ -139,15 +140,14 @@ class MLP(nn.Module):
 
     def __init__(self, backend: Backend, block: str) -> None:
         super().__init__()
-        self.gate_proj = backend.linear(f"{block}ffn_gate")
-        self.up_proj = backend.linear(f"{block}ffn_up")
+        self.gate_up_proj = backend.linears(gate_proj=f"{block}ffn_gate", up_proj=f"{block}ffn_up")
         self.down_proj = backend.linear(f"{block}ffn_down")
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, hidden] -> [batch, seq, hidden]."""
-        gate = self.gate_proj(op, x)
+        gate, up = self.gate_up_proj(op, x)
         silu = op.Mul(gate, op.Sigmoid(gate))
-        return self.down_proj(op, op.Mul(silu, self.up_proj(op, x)))
+        return self.down_proj(op, op.Mul(silu, up))
 
 
 class RMSNorm(nn.Module):
