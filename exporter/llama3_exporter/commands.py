@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Literal
 
 from llama3_models import command_line
-from llama3_models.errors import Llama3Error
+from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.locate import locate_model
 
 
 def llama3_export(
     model: str,
     *,
-    output: Path,
-    ops: Literal["contrib"] = "contrib",
+    output: Path | None = None,
+    ops: Literal["contrib", "native"] = "contrib",
     activations: Literal["int8", "float32"] = "int8",
     precision: Literal["fp32", "fp16"] = "fp32",
     logits: Literal["last", "all", "selected"] = "last",
     max_length: int | None = None,
     quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
     verify: bool = False,
+    copy: bool = False,
     force: bool = False,
 ) -> int:
     """Turn a GGUF of a Llama model into a folder that any ONNX Runtime app loads.
@@ -30,20 +32,25 @@ def llama3_export(
 
     Args:
         model: A .gguf file (any part of a split one), or a name of the catalogue such as smollm2-135m.
-        output: The folder to make.
-        ops: How weights are held; contrib: ONNX Runtime's own ops, for every app.
+        output: The folder to make (default with native ops: one file, NAME.onnx beside NAME.gguf).
+        ops: contrib: ONNX Runtime's own ops over repacked weights, for every app; native: ours over the GGUF's own
+            bytes, for ONNX Runtime on a CPU: faster, and nothing is copied.
         activations: int8 is fast and rounds as llama.cpp does, float32 is exact and slower.
         precision: fp16 is for CUDA: attention and KV cache in float16, and every linear that loses nothing by it.
         logits: Positions that get logits: the last one, all, or as many as the input logits_to_keep says.
         max_length: Positions that the graph can reach; the model's whole context by default.
         quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
         verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
+        copy: Copy the GGUF into the folder of a native export, where a link would do.
         force: Replace an earlier export.
 
     Examples:
         llama3-export Llama-3.1-8B-Instruct-Q4_K_M.gguf --output llama
         llama3-export smollm2-135m --output smollm2 --verify
+        llama3-export Llama-3.1-8B-Instruct-Q4_K_M.gguf --ops native
     """
+    if output is None and ops == "contrib":
+        raise UsageError("missing --output: contrib ops repack the weights into a folder")
     gguf = locate_model(model, quantization_encoding)
     # Heavy imports wait until the command line is known to be right.
     from llama3_exporter.export_model import export
@@ -58,13 +65,14 @@ def llama3_export(
             precision=precision,
             logits=logits,
             max_length=max_length,
+            copy=copy,
             force=force,
             progress=progress,
         )
     print(summary.describe())
     if verify:
-        _verify(output, gguf)
-    print(f'\nRun it:  llama3-run --model-path {output} --prompt "I believe"')
+        _verify(summary.output, gguf)
+    print(f'\nRun it:  llama3-run --model-path {shlex.quote(str(summary.output))} --prompt "I believe"')
     return 0
 
 

@@ -7,8 +7,8 @@ remainder C of the weight, the same for the whole block, and the linear adds blo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,8 @@ from llama3_exporter.contrib_modules import (
 )
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, split_nibbles
 from llama3_exporter.modules import FLOAT, parameter
+from llama3_exporter.options import ExportOptions
 from llama3_exporter.weights_file import Array, WeightsFile
-
-Activations: TypeAlias = Literal["int8", "float32"]
-Precision: TypeAlias = Literal["fp32", "fp16"]
 
 FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 
@@ -59,31 +57,22 @@ class ContribBackend:
         file: The GGUF.
         config: Its numbers.
         weights: Where the packed weights go.
-        activations: `int8` lets MatMulNBits quantize its input by blocks, as llama.cpp does; `float32` does not.
-        precision: `fp16` (for CUDA) attends, and multiplies where the file's scale is a float16, in float16.
-        max_length: Positions that the rotary tables reach.
+        options: The activations (MatMulNBits quantizes its input, or not), the precision (where the file's scale is a
+            float16, `fp16` multiplies in float16) and how many positions the rotary tables reach.
     """
 
-    def __init__(
-        self,
-        file: GGUFFile,
-        config: Hyperparameters,
-        weights: WeightsFile,
-        *,
-        activations: Activations,
-        precision: Precision,
-        max_length: int,
-    ) -> None:
+    def __init__(self, file: GGUFFile, config: Hyperparameters, weights: WeightsFile, options: ExportOptions) -> None:
         self._file = file
         self._config = config
         self._weights = weights
-        self._activations = activations
-        self._precision = precision
-        self._max_length = max_length
+        self._activations = options.activations
+        self._precision = options.precision
+        self._max_length = options.max_length
         self._block_sums = BlockSums()
         self._blocks: dict[tuple[str, ir.DataType], _Blocks] = {}
         self._floats: dict[str, ir.ExternalTensor] = {}
-        self.kv_type = FLOAT16 if precision == "fp16" else FLOAT
+        self.domains: Mapping[str, int] = {}
+        self.kv_type = FLOAT16 if options.precision == "fp16" else FLOAT
         # ONNX Runtime multiplies by a copy of a float weight, in the type and the order of its kernel.
         self.float_copies_bytes = 0
 

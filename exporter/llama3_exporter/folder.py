@@ -11,14 +11,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from llama3_models.errors import Llama3Error
 
+from llama3_exporter.facts import is_ours
+
 FACTS = "llama3.json"
-PRODUCER = "llama3-onnx"
+
+Content = bytes | Callable[[Path], None]
+"""Of a file in the folder: its bytes, or what makes it at a path."""
 
 
 def check_output(output: Path, *, force: bool) -> None:
@@ -48,7 +52,7 @@ def is_export(folder: Path) -> bool:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(facts, dict) and facts.get("producer") == PRODUCER
+    return is_ours(facts)
 
 
 class UnnamedFile:
@@ -60,6 +64,7 @@ class UnnamedFile:
 
     def publish(self, path: Path) -> None:
         """Give the file the name `path`, on the same file system."""
+        os.fchmod(self.descriptor, 0o666 & ~_umask())
         if self._path is not None:
             self._path.rename(path)
             self._path = None
@@ -110,7 +115,7 @@ def _open_unnamed(folder: Path) -> UnnamedFile:
     return UnnamedFile(descriptor, Path(name))
 
 
-def publish_folder(output: Path, files: Mapping[str, bytes | UnnamedFile]) -> None:
+def publish_folder(output: Path, files: Mapping[str, Content]) -> None:
     """Make `output` of `files` (name to content), in the place of an earlier export or an empty folder."""
     output = output.resolve()  # of a link to a folder, the folder is replaced and the link stays
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -120,8 +125,7 @@ def publish_folder(output: Path, files: Mapping[str, bytes | UnnamedFile]) -> No
             if isinstance(content, bytes):
                 (staging / name).write_bytes(content)
             else:
-                content.publish(staging / name)
-                (staging / name).chmod(0o666 & ~_umask())
+                content(staging / name)
         staging.chmod(0o777 & ~_umask())
         _replace(output, staging)
     except BaseException:

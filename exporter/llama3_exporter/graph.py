@@ -7,7 +7,7 @@ attention op wants the real tokens first, so every row of the chunk is turned un
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +15,7 @@ from llama3_models.hyperparameters import Hyperparameters
 from onnxscript import GraphBuilder, OpBuilder
 
 from llama3_exporter.llama import Backend, Chunk, LayerCache, Llama, Select
-
-Logits: TypeAlias = Literal["last", "all", "selected"]
-"""Which positions get logits: the last real one of a row, all, or as many last ones as the input `logits_to_keep`."""
+from llama3_exporter.options import Logits
 
 OPSET = 23  # the first with RMSNormalization
 IR_VERSION = 11
@@ -34,23 +32,24 @@ class _Turned(NamedTuple):
     real: ir.Value  # int64 [batch, 1]: real tokens in the chunk
 
 
-def build_graph(config: Hyperparameters, backend: Backend, kv_type: ir.DataType, logits: Logits) -> ir.Model:
+def build_graph(config: Hyperparameters, backend: Backend, logits: Logits) -> ir.Model:
     """Declare the whole graph. Weights are external tensors that the backend has placed; none is read here.
 
     Args:
         config: The model's numbers.
         backend: Makes the modules that hold weights.
-        kv_type: Type of the KV cache, FLOAT or FLOAT16.
         logits: Which positions get logits.
     """
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET, "com.microsoft": 1}, name="llama")
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET, "com.microsoft": 1, **backend.domains}, name="llama")
     builder = GraphBuilder(graph)
     op = builder.op
     int64 = ir.DataType.INT64
     input_ids = builder.input("input_ids", int64, ["batch_size", "sequence_length"])
     attention_mask = builder.input("attention_mask", int64, ["batch_size", "total_sequence_length"])
     caches = [
-        LayerCache(*(_cache_value(f"past_key_values.{i}.{part}", config, kv_type, "past") for part in ("key", "value")))
+        LayerCache(
+            *(_cache_value(f"past_key_values.{i}.{part}", config, backend.kv_type, "past") for part in ("key", "value"))
+        )
         for i in range(config.num_layers)
     ]
     graph.inputs.extend(value for cache in caches for value in cache)
@@ -72,7 +71,7 @@ def build_graph(config: Hyperparameters, backend: Backend, kv_type: ir.DataType,
     builder.add_output(scores, "logits")
     for i, present in enumerate(presents):
         for part, value in present._asdict().items():
-            declared = _cache_value(f"present.{i}.{part}", config, kv_type, "total")
+            declared = _cache_value(f"present.{i}.{part}", config, backend.kv_type, "total")
             value.type, value.shape = declared.type, declared.shape
             builder.add_output(value, declared.name)
     return ir.Model(graph, ir_version=IR_VERSION, producer_name="llama3-onnx")

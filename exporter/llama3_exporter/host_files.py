@@ -7,7 +7,6 @@ transformers and optimum read config.json and generation_config.json; all of the
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from typing import Any
 
 from llama3_models.gguf_file import GGUFFile
@@ -18,11 +17,6 @@ from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
 
 # genai allocates the whole KV cache of `search.max_length` at once, so its default stays far below a long context.
 _GENAI_MAX_LENGTH = 4096
-
-
-def exporter_version() -> str:
-    """The version of this package."""
-    return version("llama3-onnx")
 
 
 def to_json(content: object) -> bytes:

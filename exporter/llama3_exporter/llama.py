@@ -6,7 +6,7 @@ that attends over the KV cache. What the graph's inputs and outputs are called i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
@@ -35,7 +35,15 @@ Select = Callable[[OpBuilder, ir.Value], ir.Value]
 
 
 class Backend(Protocol):
-    """How the GGUF's weights and the attention become ops. Names are the GGUF's, without `.weight`."""
+    """How the GGUF's weights and the attention become ops. Names are the GGUF's, without `.weight`.
+
+    Attributes:
+        kv_type: Type of the KV cache, FLOAT or FLOAT16.
+        domains: Domains of ops besides ONNX's and com.microsoft, with their versions.
+    """
+
+    kv_type: ir.DataType
+    domains: Mapping[str, int]
 
     def linear(self, name: str) -> nn.Module:
         """A module x [.., K] -> [.., N], float32: x @ weight^T, plus the bias where the file has one."""

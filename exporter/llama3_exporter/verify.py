@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import llama3_custom_ops
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -24,7 +25,8 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.reference import forward
 
-from llama3_exporter.folder import FACTS
+from llama3_exporter.facts import METADATA_KEY
+from llama3_exporter.native_modules import DOMAIN
 
 Rows = npt.NDArray[np.float32]
 Run = Callable[[list[int], int, Any], tuple[Rows, Any]]
@@ -74,21 +76,23 @@ class Verification:
         return self.graph.passed and self.weights.passed
 
 
-def verify(folder: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKENS) -> Verification:
+def verify(export: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKENS) -> Verification:
     """Run an export and the float32 reference of its GGUF on the same tokens.
 
     Args:
-        folder: The export.
+        export: The export's folder, or its graph beside the GGUF.
         gguf: The GGUF it was made of.
         num_tokens: Positions to compare, fewer where the export's context is shorter.
 
     Raises:
         Llama3Error: the export cannot be loaded.
     """
-    folder = Path(folder)
-    options = json.loads((folder / FACTS).read_text(encoding="utf-8"))["options"]
-    ids, from_graph = _draw(_runner(folder), min(num_tokens, int(options["max_length"])))
-    positions, from_weights = _last_of_chunks(_runner(folder, float32_activations=True), ids)
+    graph = Path(export) / "model.onnx" if Path(export).is_dir() else Path(export)
+    model = onnx.load(graph, load_external_data=False)
+    options = next(json.loads(entry.value)["options"] for entry in model.metadata_props if entry.key == METADATA_KEY)
+    ids, from_graph = _draw(_runner(model, graph), min(num_tokens, int(options["max_length"])))
+    _use_float32_activations(model)
+    positions, from_weights = _last_of_chunks(_runner(model, graph), ids)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids)
     return Verification(
@@ -133,19 +137,18 @@ def _last_of_chunks(run: Run, ids: list[int]) -> tuple[list[int], Rows]:
     return [end - 1 for end in ends], np.stack(rows)
 
 
-def _runner(folder: Path, *, float32_activations: bool = False) -> Run:
+def _runner(model: onnx.ModelProto, graph: Path) -> Run:
     import onnxruntime as ort  # the exporter alone needs none
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
-    if float32_activations:
-        _use_float32_activations(model)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+    if any(entry.domain == DOMAIN for entry in model.opset_import):
+        llama3_custom_ops.register(options)
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # what ONNX Runtime raises shares no other base class
-        raise Llama3Error(f"{folder}: ONNX Runtime {ort.__version__} cannot load the export: {error}") from error
+        raise Llama3Error(f"{graph}: ONNX Runtime {ort.__version__} cannot load the export: {error}") from error
     past_nodes = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
     empty = [np.zeros((1, node.shape[1], 0, node.shape[3]), dtype=_NUMPY_TYPES[node.type]) for node in past_nodes]
     outputs = ["logits", *(node.name.replace("past_key_values", "present") for node in past_nodes)]
@@ -163,7 +166,14 @@ def _runner(folder: Path, *, float32_activations: bool = False) -> Run:
 
 
 def _use_float32_activations(model: onnx.ModelProto) -> None:
+    """Change a graph to compute over the same weights what `--activations float32` would."""
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = 1
+            elif node.domain == DOMAIN and attribute.name == "activations":
+                attribute.s = b"float32"
+    if any(entry.domain == DOMAIN for entry in model.opset_import):  # whose float32 also means a float32 cache
+        for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+            if value.name.startswith(("past_key_values.", "present.")):
+                value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT

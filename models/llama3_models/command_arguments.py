@@ -143,14 +143,14 @@ def parse_value(option: Option, text: str) -> object:
         if not math.isfinite(number):
             raise _wrong_value(option, text, "a number")
         return number
-    if option.type is Path:
-        if not text or "\0" in text:
-            raise _wrong_value(option, text, "a path")
-        return Path(text)
     try:
         text.encode()  # bytes of the command line that are no UTF-8 arrive as lone surrogates
     except UnicodeEncodeError:
         raise _wrong_value(option, text, "text in UTF-8") from None
+    if option.type is Path:
+        if not text or "\0" in text:
+            raise _wrong_value(option, text, "a path")
+        return Path(text)
     return text
 
 

@@ -7,6 +7,7 @@ sorted by the function's signature, and fire gets each as `--name=text` with the
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ def run(
         The exit status: 0, 1 for a `Llama3Error` or a file that the system refuses, 2 for a wrong command line,
         130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug and passes.
     """
+    _prepare_streams()
     try:
         return _execute(command, list(sys.argv[1:] if argv is None else argv), name, groups or {})
     except UsageError as error:
@@ -74,8 +76,7 @@ def _execute(
     else:
         logging.basicConfig(format=f"{name}: warning: %(message)s", level=logging.WARNING)
         status = _call(command, options, words, name) or 0
-    if sys.stdout is not None:  # None where a process is started without one
-        sys.stdout.flush()
+    sys.stdout.flush()
     return status
 
 
@@ -107,6 +108,23 @@ def _asks_for_help(words: Sequence[str]) -> bool:
     return any(word in ("-h", "--help") for word in before_marker)
 
 
+def _prepare_streams() -> None:
+    """Makes it safe to write to both streams, whatever the process was started with.
+
+    Where it was started without one, `print` would write to the other, and a file that is opened later would get its
+    descriptor, and with it what a library writes there. A path may hold characters that the terminal has not.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:
+        null = os.open(os.devnull, os.O_RDWR)
+    os.close(null)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _fail(name: str, message: str, status: int) -> int:
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     # Names out of files may hold escape sequences; a terminal must not act on them.
@@ -119,8 +137,6 @@ def _fail(name: str, message: str, status: int) -> int:
 def _discard_unwritable_output() -> None:
     """Points a stream that fails at the null device, or Python's own flush at exit would complain once more."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is None:
-            continue
         try:
             stream.flush()
         except OSError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import gguf
 import numpy as np
@@ -17,8 +18,12 @@ import numpy.typing as npt
 
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf_part import quoted
 
 ARCHITECTURE = "llama"
+
+# Positions. No Llama reaches a tenth of it, and the angles of so many already take gigabytes.
+_MAX_CONTEXT_LENGTH = 1 << 24
 
 # Converters of 2023 stored the rotation's table as a tensor; llama.cpp has never read it.
 _IGNORED_SUFFIXES = ("attn_rot_embd.weight", "attention.rotary_emb.inv_freq")
@@ -60,7 +65,7 @@ class Hyperparameters:
         architecture = file.get_str("general.architecture")
         if architecture != ARCHITECTURE:
             raise Llama3Error(
-                f"{file.path}: the architecture is {architecture!r}, and only {ARCHITECTURE!r} is supported "
+                f"{file.path}: the architecture is {quoted(architecture)}, and only {ARCHITECTURE!r} is supported "
                 "(Llama 3, 3.1, 3.2, 3.3 and what shares their architecture)"
             )
         _refuse_what_would_change_the_result(file)
@@ -145,7 +150,7 @@ def _rope_scaling(file: GGUFFile) -> float:
     if kind == "none":
         return 1.0
     if kind != "linear":
-        raise Llama3Error(f"{file.path}: RoPE scaling {kind!r} is not supported, only 'none' and 'linear'")
+        raise Llama3Error(f"{file.path}: RoPE scaling {quoted(kind)} is not supported, only 'none' and 'linear'")
     key = "llama.rope.scaling.factor"
     if key not in file.metadata:
         key = "llama.rope.scale_linear"  # its name before GGUF had types of scaling
@@ -177,6 +182,10 @@ def _check_numbers(file: GGUFFile, h: Hyperparameters) -> None:
     if h.num_attention_heads % h.num_key_value_heads:
         raise Llama3Error(
             f"{file.path}: {h.num_attention_heads} attention heads cannot share {h.num_key_value_heads} key-value heads"
+        )
+    if h.context_length > _MAX_CONTEXT_LENGTH:
+        raise Llama3Error(
+            f"{file.path}: llama.context_length is {h.context_length}, expected at most {_MAX_CONTEXT_LENGTH}"
         )
     if h.rope_dim % 2 or h.rope_dim > h.head_dim:
         raise Llama3Error(
@@ -217,21 +226,37 @@ def _check_tensors(file: GGUFFile, h: Hyperparameters) -> None:
     for name, shape in _required_tensors(h):
         if name not in file.tensors:
             raise Llama3Error(f"{file.path}: the tensor {name} is missing")
-        _check_shape(file, name, shape)
+        _check_tensor(file, name, shape)
         known.add(name)
     for name, shape in _optional_tensors(h):
         if name in file.tensors:
-            _check_shape(file, name, shape)
+            _check_tensor(file, name, shape)
             known.add(name)
     for name in file.tensors:
         if name not in known and not name.endswith(_IGNORED_SUFFIXES):
             raise Llama3Error(
-                f"{file.path}: the tensor {name} is not part of a Llama model of {h.num_layers} layers, "
+                f"{file.path}: the tensor {quoted(name)} is not part of a Llama model of {h.num_layers} layers, "
                 "and leaving it out could change the result"
             )
 
 
-def _check_shape(file: GGUFFile, name: str, expected: tuple[int, ...]) -> None:
-    found = file.tensors[name].shape
-    if found != expected:
-        raise Llama3Error(f"{file.path}: tensor {name} has shape {list(found)}, expected {list(expected)}")
+def _check_tensor(file: GGUFFile, name: str, expected: tuple[int, ...]) -> None:
+    tensor = file.tensors[name]
+    if tensor.shape != expected:
+        raise Llama3Error(f"{file.path}: tensor {name} has shape {list(tensor.shape)}, expected {list(expected)}")
+    if not _holds_weights(tensor.type):
+        raise Llama3Error(
+            f"{file.path}: tensor {name} has type {tensor.type.name}, in which no weights are read; "
+            "download or convert the model in another encoding"
+        )
+
+
+@cache
+def _holds_weights(tensor_type: gguf.GGMLQuantizationType) -> bool:
+    """Whether gguf knows which weights a block of this type stands for; integers and ggml's own buffers are none."""
+    _, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
+    try:
+        gguf.quants.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), tensor_type)
+    except NotImplementedError:
+        return False
+    return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llama3_models.errors import Llama3Error
+from llama3_models.gguf_part import quoted
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -103,7 +104,7 @@ def pre_tokenizer_named(name: str, source: object) -> PreTokenizer:
     except KeyError:
         known = ", ".join(PRE_TOKENIZERS)
         raise Llama3Error(
-            f"{source}: the pre-tokenizer {name!r} (tokenizer.ggml.pre) is not one that is known ({known}); "
+            f"{source}: the pre-tokenizer {quoted(name)} (tokenizer.ggml.pre) is not one that is known ({known}); "
             "give the model's tokenizer.json with --tokenizer-path"
         ) from None
 

@@ -49,7 +49,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """Reads a vocabulary from a GGUF, a tokenizer.json, a tokenizer.model, or a folder with one of them.
 
     A tokenizer.json is read together with the tokenizer_config.json and generation_config.json beside it, where there
-    are such files: they name its special tokens.
+    are such files: they name its special tokens. The config.json says how many rows the model has for tokens.
 
     Raises:
         Llama3Error: There is no such file, or it is none of these, or of a kind that is not supported.
@@ -88,6 +88,9 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
     if not isinstance(model.get("merges"), list):
         raise Llama3Error(f"{path}: its model is {model.get('type')!r}, and only BPE with merges is supported")
     ids, types = _tokens_of_json(model, added, path)
+    num_rows = _json_beside(path, "config.json").get("vocab_size")
+    if isinstance(num_rows, int) and num_rows < 4 * len(types):
+        types += [int(TokenType.UNUSED)] * (num_rows - len(types))  # models are padded to a round number of rows
     tokens = [""] * len(types)
     for token, token_id in ids.items():
         tokens[token_id] = token

@@ -15,7 +15,7 @@ from typing import Final
 
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
-from llama3_models.gguf_part import StringArray
+from llama3_models.gguf_part import StringArray, quoted
 from llama3_models.pre_tokenizers import PreTokenizer, pre_tokenizer_named
 
 
@@ -107,8 +107,8 @@ class Vocabulary:
         kind = file.get_str("tokenizer.ggml.model")
         if kind not in ("gpt2", "llama"):
             raise Llama3Error(
-                f"{file.path}: its tokenizer is of the kind {kind!r} (tokenizer.ggml.model), and only gpt2 and llama "
-                "are supported; give the model's tokenizer.json or tokenizer.model with --tokenizer-path"
+                f"{file.path}: its tokenizer is of the kind {quoted(kind)} (tokenizer.ggml.model), and only gpt2 and "
+                "llama are supported; give the model's tokenizer.json or tokenizer.model with --tokenizer-path"
             )
         tokens = _strings(file.get_strings("tokenizer.ggml.tokens"))
         if not tokens:

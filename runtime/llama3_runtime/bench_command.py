@@ -39,6 +39,7 @@ def bench(
     model_path: Path | None = None,
     gguf: Path | None = None,
     custom_ops_path: Path | None = None,
+    ops: Literal["contrib", "native"] | None = None,
     prompt_size: int = 512,
     output_size: int = 128,
     depth: int = 0,
@@ -63,6 +64,7 @@ def bench(
         model_path: A .gguf file, a folder that llama3-export made, or the .onnx in it.
         gguf: The GGUF that an export folder was made from, for --compare and --kl.
         custom_ops_path: A library with custom operators for the graph.
+        ops: How a .gguf is exported (default: native, where they were built).
         prompt_size: Tokens of the prompt; 0 leaves the prompt out.
         output_size: Tokens to generate; 0 leaves them out.
         depth: Tokens that are in the KV cache before.
@@ -111,7 +113,10 @@ def bench(
     if gguf is None and (kl or compare is not None):
         raise Llama3Error(f"{model_path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
     text = _read_text(perplexity) if perplexity is not None else None
-    export = find_export(model_path=model_path, model=model, precision="fp16" if provider == "cuda" else "fp32")
+    if provider == "cuda":
+        export = find_export(model_path=model_path, model=model, ops="contrib", precision="fp16")
+    else:
+        export = find_export(model_path=model_path, model=model, ops=ops)
 
     threads = threads or _usable_cpus()
     max_length = window if text is not None else depth + max(prompt_size, output_size)
@@ -124,12 +129,13 @@ def bench(
         from llama3_runtime.model import Model
 
         ours = Model.from_folder(
-            export,
+            export.path,
             provider=provider,
             threads=threads,
             max_length=max_length,
             chunk_size=chunk_size,
             custom_ops_path=custom_ops_path,
+            weights_folder=export.weights_folder,
         )
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
@@ -157,7 +163,7 @@ def bench(
             }
             table = _speed_table(measurements)
         else:
-            windows = _cut(text, export, window, max_windows)
+            windows = _cut(text, ours.tokenizer_path, window, max_windows)
             file = stack.enter_context(GGUFFile.open(gguf)) if kl and gguf is not None else None
             qualities = _evaluate(engines, windows, file)
             report |= {
@@ -199,12 +205,12 @@ def _read_text(path: Path) -> str:
         raise Llama3Error(f"{path}: not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
 
 
-def _cut(text: str, export: Path, window: int, max_windows: int | None) -> list[list[int]]:
-    """The windows of a text, with the tokenizer of an export."""
+def _cut(text: str, tokenizer_path: Path, window: int, max_windows: int | None) -> list[list[int]]:
+    """The windows of a text, with the model's tokenizer."""
     from llama3_runtime.perplexity import cut_windows
     from llama3_runtime.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.from_path(export if export.is_dir() else export.parent)
+    tokenizer = Tokenizer.from_path(tokenizer_path)
     bos = tokenizer.bos_id if tokenizer.adds_bos else None
     return cut_windows(tokenizer.encode(text), window=window, bos=bos, limit=max_windows)
 

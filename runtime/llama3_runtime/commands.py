@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 DEFAULT_PROMPT = "I believe the meaning of life is"
 
 GROUPS = {
-    "Model": ["model", "model_path", "quantization_encoding", "version", "tokenizer_path", "custom_ops_path"],
+    "Model": ["model", "model_path", "quantization_encoding", "version", "tokenizer_path", "custom_ops_path", "ops"],
     "Prompt and length": ["prompt", "max_length", "max_new_tokens", "stop", "ignore_eos"],
     "Sampling": ["temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"],
     "Machine": ["provider", "threads", "chunk_size", "warmup_pipeline"],
     "Output": ["stream", "json"],
 }
+
+# More than twice what the longest text in a cache of 131,072 tokens takes; an endless one must not fill the memory.
+_MAX_PROMPT_BYTES = 16 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ def run_model(
     version: Version | None = None,
     tokenizer_path: Path | None = None,
     custom_ops_path: Path | None = None,
+    ops: Literal["contrib", "native"] | None = None,
     prompt: str = DEFAULT_PROMPT,
     max_length: int = 512,
     max_new_tokens: int = -1,
@@ -72,6 +76,7 @@ def run_model(
         version: Which Llama 8B to download (default: 3.1).
         tokenizer_path: A .gguf, tokenizer.json or tokenizer.model (default: the model's own tokenizer).
         custom_ops_path: A library with custom operators for the graph (default: none).
+        ops: How a .gguf is exported for the CPU (default: native, where they were built).
         prompt: The text to continue; - reads standard input, less one line end.
         max_length: Positions of the KV cache, for prompt and new tokens together.
         max_new_tokens: How many tokens to generate at most; -1 fills the cache.
@@ -123,17 +128,19 @@ def run_model(
         model=model,
         encoding=quantization_encoding,
         version=version,
-        # CUDA's attention knows float16 only; the CPU's is faster in float32.
+        # CUDA knows stock ops only, and its attention only float16.
+        ops="contrib" if has_cuda(provider) else ops,
         precision="fp16" if has_cuda(provider) else "fp32",
     )
     start = time.perf_counter()
     generator = Generator.from_folder(
-        export,
+        export.path,
         provider=provider,
         threads=threads,
         max_length=max_length,
         chunk_size=chunk_size,
         custom_ops_path=custom_ops_path,
+        weights_folder=export.weights_folder,
         tokenizer=Tokenizer.from_path(tokenizer_path) if tokenizer_path is not None else None,
     )
     startup_seconds = time.perf_counter() - start
@@ -244,8 +251,11 @@ def main() -> int:
 def _read_standard_input() -> str:
     if sys.stdin is None:
         raise Llama3Error("--prompt - reads standard input, and there is none")
+    data = sys.stdin.buffer.read(_MAX_PROMPT_BYTES + 1)
+    if len(data) > _MAX_PROMPT_BYTES:
+        raise Llama3Error(f"standard input has more than {_MAX_PROMPT_BYTES:,} bytes: shorten it, no prompt is so long")
     try:
-        text = sys.stdin.buffer.read().decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Llama3Error(f"standard input is not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
     return text.removesuffix("\n").removesuffix("\r")
@@ -254,7 +264,7 @@ def _read_standard_input() -> str:
 def _write_utf8() -> None:
     """Makes standard output UTF-8: no other encoding can hold whatever a model may write."""
     stdout = sys.stdout
-    if stdout is None or codecs.lookup(stdout.encoding).name == "utf-8":
+    if codecs.lookup(stdout.encoding).name == "utf-8":
         return
     logger.warning("standard output is set to %s; the text is written as UTF-8", stdout.encoding)
     stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]

@@ -1,8 +1,9 @@
 """A .gguf that is run directly is exported once into the user's cache and reused while its content is the same.
 
-An entry belongs to one file and one precision: `exports/NAME-DIGEST/` with the export in `onnx/`, a record of the
+An entry belongs to one file and one kind of export: `exports/NAME-DIGEST/` with the export in `onnx/`, a record of the
 files' sizes, times and inodes in `source.json`, and a lock. Where the record matches, nothing else is read. Where it
-does not (a copy, a touch), the content's SHA-256 decides, held against the one that the export noted in llama3.json.
+does not (a copy, a touch), a contrib export is held against the content's SHA-256, which it noted in llama3.json; a
+native one is only a graph, whose weights stay in the GGUF, and is made anew in a second.
 """
 
 import contextlib
@@ -14,13 +15,17 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from llama3_models.digests import sha256
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 
-Record = dict[str, object]
+Ops: TypeAlias = Literal["contrib", "native"]
+Precision: TypeAlias = Literal["fp32", "fp16"]
+Record: TypeAlias = dict[str, object]
 
 
 def cache_root() -> Path:
@@ -31,8 +36,16 @@ def cache_root() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "llama3-onnx"
 
 
-def cached_export(file: GGUFFile, precision: Literal["fp32", "fp16"] = "fp32") -> Path:
-    """Returns the export folder of a GGUF, exporting it first if the cache has none of this content.
+@dataclass(frozen=True)
+class Export:
+    """An export folder or the .onnx in it, and the folder of the weights where they lie elsewhere: in the GGUF."""
+
+    path: Path
+    weights_folder: Path | None = None
+
+
+def cached_export(file: GGUFFile, ops: Ops = "contrib", precision: Precision = "fp32") -> Export:
+    """Returns the export of a GGUF, exporting it first if the cache has none of this content.
 
     Of two processes that need the same export one makes it, and the other waits and says so on standard error.
 
@@ -40,20 +53,21 @@ def cached_export(file: GGUFFile, precision: Literal["fp32", "fp16"] = "fp32") -
         Llama3Error: The cache cannot be written, or the file cannot be exported.
     """
     source = file.parts[0].resolve()
-    digest = hashlib.sha256(os.fsencode(source) + precision.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(source) + ops.encode() + precision.encode()).hexdigest()[:12]
     entry = cache_root() / "exports" / f"{source.stem[:100]}-{digest}"
     folder = entry / "onnx"
+    export = Export(folder, source.parent if ops == "native" else None)
     # Taken before any content is read: a file that changes meanwhile will not match.
     record = _record(file)
     if _is_recorded(entry, record):
-        return folder
+        return export
     with _locked(entry, source.name):
         if _is_recorded(entry, record):  # the process that held the lock made it
-            return folder
+            return export
         if not _holds_content(folder, file):
-            _export_anew(file, folder, precision)
+            _export_anew(file, folder, ops, precision)
         _write_json(entry / "source.json", record)
-    return folder
+    return export
 
 
 def _record(file: GGUFFile) -> Record:
@@ -77,10 +91,10 @@ def _holds_content(folder: Path, file: GGUFFile) -> bool:
     source = facts.get("source")
     if not isinstance(source, dict) or source.get("size") != file.size:
         return False
-    return source.get("parts") == [{"name": path.name, "sha256": _sha256(path)} for path in file.parts]
+    return source.get("parts") == [{"name": path.name, "sha256": sha256(path)} for path in file.parts]
 
 
-def _export_anew(file: GGUFFile, folder: Path, precision: Literal["fp32", "fp16"]) -> None:
+def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision) -> None:
     (folder.parent / "source.json").unlink(missing_ok=True)  # first: it vouches for the rest
     for path in folder.parent.iterdir():  # an earlier content, or what a killed process left
         if path.is_dir():
@@ -88,9 +102,13 @@ def _export_anew(file: GGUFFile, folder: Path, precision: Literal["fp32", "fp16"
         elif path.name != "lock":
             path.unlink()
     # Here alone, and late: with an export at hand the runtime needs neither the exporter nor onnx.
-    from llama3_exporter import export
+    from llama3_exporter.export_model import export, export_native_graph
     from llama3_exporter.progress import byte_progress
 
+    if ops == "native":
+        folder.mkdir()
+        export_native_graph(file, folder / "model.onnx", resolve_links=True)
+        return
     print(f"Exporting {file.path.name} to {folder}, once", file=sys.stderr)
     with byte_progress("exporting") as progress:
         export(file.path, folder, precision=precision, progress=progress)
@@ -122,7 +140,7 @@ def _read_json(path: Path) -> Record:
     """The object in a file, or none where there is no such file or it is damaged: then it says nothing."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -131,11 +149,3 @@ def _write_json(path: Path, content: Record) -> None:
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(content), encoding="utf-8")
     unfinished.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

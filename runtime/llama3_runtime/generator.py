@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from llama3_models.errors import Llama3Error
 
-from llama3_runtime.model import DEFAULT_CHUNK_SIZE, DEFAULT_MAX_LENGTH, Model, find_graph
+from llama3_runtime.model import DEFAULT_CHUNK_SIZE, DEFAULT_MAX_LENGTH, Model
 from llama3_runtime.sampling import Sampler, SamplingParams
 from llama3_runtime.session import Provider
 from llama3_runtime.text_stream import TextStream
@@ -47,6 +47,7 @@ class Generator:
         max_length: int = DEFAULT_MAX_LENGTH,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         custom_ops_path: str | Path | None = None,
+        weights_folder: str | Path | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> Generator:
         """Load an export folder, or the .onnx file in it.
@@ -57,24 +58,23 @@ class Generator:
             threads: For the work inside of an op; None for one a core.
             max_length: Positions that the KV cache holds: prompt and generated tokens together.
             chunk_size: Tokens of a prompt that go through the graph at once.
-            custom_ops_path: A library of custom ops that the graph needs.
-            tokenizer: Another tokenizer than the folder's.
+            custom_ops_path: A library of custom ops that the graph needs; our own for native ops needs no mention.
+            weights_folder: Where the graph's weights lie, if not beside it.
+            tokenizer: Another tokenizer than the export's.
 
         Raises:
             Llama3Error: there is no export there, or it cannot be loaded or not run there.
         """
-        graph = find_graph(Path(path))
-        if tokenizer is None:
-            tokenizer = Tokenizer.from_path(graph.parent)
         model = Model.from_folder(
-            graph,
+            path,
             provider=provider,
             threads=threads,
             max_length=max_length,
             chunk_size=chunk_size,
             custom_ops_path=custom_ops_path,
+            weights_folder=weights_folder,
         )
-        return cls(model, tokenizer)
+        return cls(model, tokenizer or Tokenizer.from_path(model.tokenizer_path))
 
     def stream(self, prompt: str, params: SamplingParams) -> Iterator[str]:
         """Generate from a text, with the BOS token before it where the model wants one.

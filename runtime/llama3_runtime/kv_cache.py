@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from llama3_models.errors import Llama3Error
+from llama3_models.units import format_bytes
+
+from llama3_runtime.session import ORT_ERRORS
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -22,18 +26,28 @@ class KVCache:
         session: Whose inputs tell layers, heads and type.
         max_length: Positions that fit.
         device: `cpu` or `cuda`.
+
+    Raises:
+        Llama3Error: the device has not enough memory.
     """
 
     def __init__(self, session: Any, max_length: int, device: str) -> None:
         self.nbytes = 0
         self._buffers: dict[str, Any] = {}
+        layout: dict[str, tuple[list[int], Any]] = {}
         for node in session.get_inputs():
             if node.name.startswith("past_key_values."):
                 _, num_heads, _, head_dim = node.shape
-                shape = [1, num_heads, max_length, head_dim]
-                dtype = _NUMPY_TYPES[node.type]
-                self._buffers[node.name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device)
+                shape, dtype = [1, num_heads, max_length, head_dim], _NUMPY_TYPES[node.type]
+                layout[node.name] = shape, dtype
                 self.nbytes += math.prod(shape) * np.dtype(dtype).itemsize
+        try:
+            for name, (shape, dtype) in layout.items():
+                self._buffers[name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device)
+        except ORT_ERRORS as error:
+            raise Llama3Error(
+                f"no memory for the KV cache: max-length {max_length} takes {format_bytes(self.nbytes)}; lower it"
+            ) from error
 
     def bind(self, binding: Any) -> None:
         """Bind every buffer as the past and as the present of its layer."""

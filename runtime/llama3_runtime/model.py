@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
 
+from llama3_runtime.facts import Facts
 from llama3_runtime.kv_cache import KVCache
 from llama3_runtime.session import ORT_ERRORS, Provider, Session, open_session
 
+DEFAULT_GRAPH = "model.onnx"
 DEFAULT_MAX_LENGTH = 512
 DEFAULT_CHUNK_SIZE = 512
 
@@ -26,6 +27,7 @@ class Model:
 
     Attributes:
         context_length: Positions that the export reaches.
+        tokenizer_path: Where its tokenizer is: the export folder, or the GGUF of a graph that stands alone.
         max_length: Positions that the cache holds.
         position: Positions that are filled: the next token's position.
         vocab_size: Number of logits.
@@ -34,12 +36,14 @@ class Model:
         remark: Why it does not run where `auto` tried first, if so.
     """
 
-    def __init__(self, session: Session, context_length: int, max_length: int, chunk_size: int) -> None:
+    def __init__(self, session: Session, facts: Facts, tokenizer_path: Path, max_length: int, chunk_size: int) -> None:
+        context_length = facts.max_length
         if not 1 <= max_length <= context_length:
             raise Llama3Error(f"max-length must be in 1 .. {context_length} (the export's context), not {max_length}")
         if chunk_size < 1:
             raise Llama3Error(f"chunk-size must be 1 or more, not {chunk_size}")
         self.context_length = context_length
+        self.tokenizer_path = tokenizer_path
         self.max_length = max_length
         self.position = 0
         self.device = session.device
@@ -70,6 +74,7 @@ class Model:
         max_length: int = DEFAULT_MAX_LENGTH,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         custom_ops_path: str | Path | None = None,
+        weights_folder: str | Path | None = None,
     ) -> Model:
         """Load an export.
 
@@ -79,21 +84,27 @@ class Model:
             threads: For the work inside of an op; None for one a core.
             max_length: Positions that the KV cache holds: prompt and generated tokens together.
             chunk_size: Tokens of a prompt that go through the graph at once.
-            custom_ops_path: A library of custom ops that the graph needs.
+            custom_ops_path: A library of custom ops that the graph needs; our own for native ops needs no mention.
+            weights_folder: Where the graph's weights lie, if not beside it.
 
         Raises:
             Llama3Error: there is no export there, or it cannot be loaded or not run there.
         """
         graph = find_graph(Path(path))
-        context_length = _context_length(graph.parent)
         session = open_session(
             graph,
             provider=provider,
             threads=threads,
             custom_ops_path=Path(custom_ops_path) if custom_ops_path else None,
+            weights_folder=Path(weights_folder) if weights_folder else None,
         )
+        facts = Facts.of_session(graph, session.ort)
+        weights = Path(weights_folder) if weights_folder else graph.parent
+        facts.check_weights(weights)
         _check_contract(graph, session)
-        return cls(session, context_length, max_length, chunk_size)
+        beside = graph.name == DEFAULT_GRAPH and weights_folder is None
+        tokenizer_path = graph.parent if beside else weights / str(facts.parts[0]["name"])
+        return cls(session, facts, tokenizer_path, max_length, chunk_size)
 
     def prefill(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
         """Append `ids` in chunks and return the last one's logits, [vocab_size], valid until the next call."""
@@ -160,26 +171,13 @@ def find_graph(path: Path) -> Path:
         Llama3Error: there is none.
     """
     if path.is_dir():
-        graph = path / "model.onnx"
+        graph = path / DEFAULT_GRAPH
         if not graph.is_file():
-            raise Llama3Error(f"{path}: there is no model.onnx in this folder; llama3-export makes one of a GGUF")
+            raise Llama3Error(f"{path}: there is no {DEFAULT_GRAPH} in this folder; llama3-export makes one of a GGUF")
         return graph
     if not path.is_file():
         raise Llama3Error(f"{path}: no such file or folder")
     return path
-
-
-def _context_length(folder: Path) -> int:
-    """Positions that the graph's rotary tables reach, as the export's facts say."""
-    facts = folder / "llama3.json"
-    try:
-        return int(json.loads(facts.read_text(encoding="utf-8"))["options"]["max_length"])
-    except FileNotFoundError:
-        raise Llama3Error(
-            f"{facts}: missing, so that this is no folder of llama3-export; export the GGUF again"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Llama3Error(f"{facts}: damaged ({error}); export the GGUF again") from error
 
 
 def _check_contract(graph: Path, session: Session) -> None:

@@ -13,7 +13,8 @@ from llama3_models import catalogue, download
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.gguf_file import GGUFFile
 
-from llama3_runtime.export_cache import cached_export
+from llama3_runtime import native_ops
+from llama3_runtime.export_cache import Export, Ops, Precision, cached_export
 
 Encoding = Literal["q4_0", "q4_k", "q6_k", "float32"]
 Version = Literal["3.0", "3.1"]
@@ -29,15 +30,17 @@ def find_export(
     model: str | None = None,
     encoding: Encoding | None = None,
     version: Version | None = None,
-    precision: Literal["fp32", "fp16"] = "fp32",
-) -> Path:
-    """Finds the export of a model, its folder or its .onnx; downloads and exports it first where that has to be.
+    ops: Ops | None = None,
+    precision: Precision = "fp32",
+) -> Export:
+    """Finds the export of a model; downloads and exports it first where that has to be.
 
     Args:
         model_path: A .gguf file, an export folder, or the .onnx in one.
         model: A name of the catalogue. With neither, `version` and `encoding` choose a download.
         encoding: How the weights must be encoded; None takes what is there, and q4_k of a download.
         version: Which Llama to download, 3.1 by default.
+        ops: What a GGUF is exported with; None for native ops where they were built.
         precision: What a GGUF is exported with.
 
     Raises:
@@ -57,11 +60,11 @@ def find_export(
         if encoding is not None:
             folder = model_path if model_path.is_dir() else model_path.parent
             _check_encoding(encoding, _exported_bytes(folder), model_path)
-        return model_path
+        return Export(model_path)
     with GGUFFile.open(model_path) as file:
         if encoding is not None:
             _check_encoding(encoding, _bytes_by_type(file), model_path)
-        return cached_export(file, precision)
+        return cached_export(file, ops or _best_ops(), precision)
 
 
 def _bytes_by_type(file: GGUFFile) -> dict[str, int]:
@@ -77,7 +80,7 @@ def _exported_bytes(folder: Path) -> dict[str, int]:
         return {name: int(use["bytes"]) for name, use in types.items()}
     except FileNotFoundError:
         raise Llama3Error(f"{folder}: no llama3.json there; give a folder that llama3-export made") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise Llama3Error(f"{folder / 'llama3.json'}: damaged; export the model again") from None
 
 
@@ -88,3 +91,10 @@ def _check_encoding(encoding: Encoding, sizes: Mapping[str, int], path: Path) ->
         raise Llama3Error(
             f"{path}: its weights are {found}, not {encoding}; leave --quantization-encoding out, or give another file"
         )
+
+
+def _best_ops() -> Ops:
+    if native_ops.library() is not None:
+        return "native"
+    logger.warning("the native ops were not built (no C++ compiler at installation?); the slower stock ops serve")
+    return "contrib"

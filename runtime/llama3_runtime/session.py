@@ -6,6 +6,7 @@ here `cuda` means CUDA, and only `auto` may fall back.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,10 +15,15 @@ import onnxruntime as ort
 from llama3_models.errors import Llama3Error
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from llama3_runtime import native_ops
+
 Provider: TypeAlias = Literal["cpu", "cuda", "auto"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+
+# More are slower than as many as there are CPUs, and with thousands ONNX Runtime does not come to an end.
+_MAX_THREADS = max(256, os.cpu_count() or 1)
 
 # What ONNX Runtime raises shares no base class but Exception.
 ORT_ERRORS: tuple[type[Exception], ...] = (
@@ -30,6 +36,9 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_state.NoSuchFile,
     ort_state.NotImplemented,
     ort_state.RuntimeException,
+    RuntimeError,  # any of them from a run with bindings
+    MemoryError,
+    UnicodeDecodeError,  # any of them whose message quotes a damaged file
 )
 
 
@@ -43,7 +52,12 @@ class Session:
 
 
 def open_session(
-    graph: Path, *, provider: Provider = "cpu", threads: int | None = None, custom_ops_path: Path | None = None
+    graph: Path,
+    *,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    custom_ops_path: Path | None = None,
+    weights_folder: Path | None = None,
 ) -> Session:
     """Load `graph`.
 
@@ -52,22 +66,30 @@ def open_session(
         provider: `cuda` fails where there is no CUDA; `auto` then takes the CPU and leaves a remark.
         threads: For the work inside of an op; None for one a core.
         custom_ops_path: A library of custom ops to register before.
+        weights_folder: Where the graph's external weights lie, if not beside it.
 
     Raises:
         Llama3Error: ONNX Runtime cannot load it, or not where it was asked to.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors come as exceptions; warnings are for the graph's author
+    # Warnings are for the graph's author, and errors come as exceptions but those of a CUDA that does not start.
+    options.log_severity_level = 3 if has_cuda(provider) else 4
     if threads is not None:
-        if threads < 1:
-            raise Llama3Error(f"threads must be 1 or more, not {threads}")
+        if not 1 <= threads <= _MAX_THREADS:
+            raise Llama3Error(f"threads must be in 1 .. {_MAX_THREADS}, not {threads}")
         options.intra_op_num_threads = threads
-    if custom_ops_path is not None:
-        _register(options, custom_ops_path)
+    # Ours in any case: which ops a graph needs is known only when it is loaded.
+    for library in (native_ops.library(), custom_ops_path):
+        if library is not None:
+            _register(options, library)
+    source: str | bytes = _utf8(graph)
+    if weights_folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _utf8(weights_folder))
+        source = graph.read_bytes()  # the option is for graphs that come as bytes
     if not has_cuda(provider):
         remark = f"{_missing_cuda()}; running on the CPU" if provider == "auto" else None
-        return Session(_load(graph, options, [_CPU]), "cpu", remark)
-    session = _load(graph, options, [_CUDA, _CPU])
+        return Session(_load(graph, source, options, [_CPU]), "cpu", remark)
+    session = _load(graph, source, options, [_CUDA, _CPU])
     if session.get_providers()[0] == _CUDA:
         return Session(session, "cuda")
     problem = "ONNX Runtime could not start CUDA (its own message above says why)"
@@ -98,16 +120,26 @@ def _register(options: Any, library: Path) -> None:
     if not library.is_file():
         raise Llama3Error(f"{library}: no such library of custom ops")
     try:
-        options.register_custom_ops_library(str(library.resolve()))
+        options.register_custom_ops_library(_utf8(library.resolve()))
     except ORT_ERRORS as error:
         raise Llama3Error(f"{library}: ONNX Runtime cannot load this library of custom ops: {error}") from error
 
 
-def _load(graph: Path, options: Any, providers: list[str]) -> Any:
+def _load(graph: Path, source: str | bytes, options: Any, providers: list[str]) -> Any:
     try:
-        return ort.InferenceSession(str(graph), options, providers=providers)
+        # ONNX Runtime's own second try prints on standard output, and on the CPU it would be the first one again.
+        return ort.InferenceSession(source, options, providers=providers, enable_fallback=providers != [_CPU])
     except ORT_ERRORS as error:
         raise Llama3Error(
             f"{graph}: ONNX Runtime {ort.__version__} cannot load this graph; export it again if it or its weights "
             f"were moved or damaged ({error})"
         ) from error
+
+
+def _utf8(path: Path) -> str:
+    """A path as ONNX Runtime takes it, which cannot open every one that the system can."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise Llama3Error(f"{path}: ONNX Runtime opens only paths in UTF-8; rename it, or move the file") from None
+    return str(path)

@@ -17,6 +17,7 @@ from llama3_exporter.folder import unnamed_file
 from llama3_models.errors import Llama3Error
 
 from tests.support.llama_gguf import write_llama_gguf
+from tests.support.processes import take_interrupts
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def test_a_folder_holds_what_hosts_read(gguf: Path, tmp_path: Path) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert summary.export_bytes == sum(path.stat().st_size for path in summary.folder.iterdir())
-    facts = json.loads((summary.folder / "llama3.json").read_text())
+    assert summary.written_bytes == sum(path.stat().st_size for path in summary.output.iterdir())
+    facts = json.loads((summary.output / "llama3.json").read_text())
     sha256 = subprocess.run(["sha256sum", gguf], capture_output=True, text=True, check=True).stdout.split()[0]
     assert facts["source"] == {
         "name": "model.gguf",
@@ -90,7 +91,7 @@ def test_a_disk_that_gets_full_leaves_nothing(gguf: Path, tmp_path: Path) -> Non
     """The other files do not fit beside the weights: the free space was enough only for those."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    size = (export(gguf, tmp_path / "whole").folder / "model.onnx.data").stat().st_size
+    size = (export(gguf, tmp_path / "whole").output / "model.onnx.data").stat().st_size
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 8192}", "tmpfs", disk], check=True)
     try:
         with pytest.raises((Llama3Error, OSError)) as error:
@@ -109,11 +110,8 @@ def test_a_killed_export_leaves_nothing(tmp_path: Path, signal_number: signal.Si
         "def slowly(done, total):\n    print(done, flush=True)\n    time.sleep(0.2)\n"
         "export(sys.argv[1], sys.argv[2], progress=slowly)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(gguf), str(tmp_path / "out")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-c", code, str(gguf), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=take_interrupts)
     assert process.stdout is not None
     process.stdout.readline()
     time.sleep(0.1)

@@ -122,7 +122,9 @@ def test_versions_and_operators(folder: Path) -> None:
     assert versions["onnxruntime"] == f"{requirement} or later"
     listed = set(re.findall(r"^- (\w+)$", section("Versions"), flags=re.MULTILINE))
     assert {node.op_type for node in model.graph.node if node.domain == "com.microsoft"} == listed
-    assert not model.metadata_props
+    (metadata,) = model.metadata_props
+    assert metadata.key == "llama3"
+    assert json.loads(metadata.value) == json.loads((folder / "llama3.json").read_text(encoding="utf-8"))
     onnx.checker.check_model(folder / "model.onnx")
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from llama3_models.command_line import run
@@ -211,6 +211,7 @@ def test_positional_arguments():
         (["m", "--version", "3"], "--version: expected one of 3.0, 3.1, not '3'"),
         (["m", "--folder="], "FOLDER: expected a path, not ''"),
         (["m", "--prompt", "\udcff"], "--prompt: expected text in UTF-8"),
+        (["m", "--folder", "\udcff"], "FOLDER: expected text in UTF-8"),
     ],
 )
 def test_usage_errors(capsys, words, expected):
@@ -297,8 +298,10 @@ sys.exit(run(command, name="program"))
 """
 
 
-def program(*words: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", PROGRAM, *words], stdout=stdout, stderr=subprocess.PIPE, text=True)
+def program(*words: str, stdout: int = subprocess.PIPE, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words], stdout=stdout, stderr=subprocess.PIPE, text=True, **settings
+    )
 
 
 def test_closed_pipe_ends_quietly():
@@ -322,6 +325,27 @@ def test_full_disk_under_standard_output():
         os.close(full)
     assert result.returncode == 1
     assert result.stderr == "program: error: cannot write: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_a_closed_stream_takes_nothing_and_the_other_nothing_more(closed):
+    """As in `2>&-`: print would write the error to the other stream, and the next file would be the closed one."""
+
+    def close() -> None:
+        for descriptor in closed:
+            os.close(descriptor)
+
+    result = program("--bogus", preexec_fn=close)
+    line = "" if 2 in closed else "program: error: unknown option '--bogus' (see program --help)\n"
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", line)
+    result = program("--lines", "2", "--end", "2", preexec_fn=close)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "" if 1 in closed else "0\n1\n2", "")
+
+
+def test_what_the_terminal_cannot_show_is_escaped():
+    """A path or a ± on a terminal without UTF-8 is no reason to stop."""
+    result = program("--end", "±☃", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stdout, result.stderr) == (0, "0\n\\xb1\\u2603", "")
 
 
 def test_help_reaches_a_pipe_without_a_pager():

@@ -79,7 +79,9 @@ def test_inverse_frequencies_follow_the_papers(path):
         ({"llama.attention.value_length": 32}, "keys of 64 and values of 32"),
         ({"llama.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon.* is missing"),
         ({"llama.context_length": None}, "context_length.* is missing"),
+        ({"llama.context_length": 2**31}, "context_length is 2147483648, expected at most 16777216"),
         ({"llama.block_count": 2**32 - 1}, r"blk\.2\.attn_norm\.weight is missing"),
+        ({"general.architecture": "x" * 5000}, r"the architecture is 'x{75}\.\.\.', and only 'llama'"),
         ({"llama.block_count": 1}, r"blk\.1\..* is not part of a Llama model of 1 layers"),
         ({"llama.embedding_length": 512, "llama.attention.key_length": 64}, r"expected \[320, 512\]"),
         ({"llama.feed_forward_length": "512"}, "feed_forward_length.* should be an integer"),
@@ -103,6 +105,13 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(path):
         read(path, tensors={"blk.1.ffn_down.weight": {"shape": (512, 256)}})
 
 
+@pytest.mark.parametrize("name", ["token_embd.weight", "blk.0.attn_norm.weight", "blk.1.ffn_down.weight"])
+@pytest.mark.parametrize("type_", ["I32", "F64", "Q8_1", "Q8_K"])
+def test_a_tensor_of_a_type_that_holds_no_weights_is_refused(path, name, type_):
+    with pytest.raises(Llama3Error, match=f"tensor {name} has type {type_}, in which no weights are read"):
+        read(path, tensors={name: {"type": GGMLQuantizationType[type_]}})
+
+
 def test_fewer_tokens_than_rows_of_the_embedding_are_refused(path):
     with pytest.raises(Llama3Error, match=r"token_embd\.weight has shape \[319, 256\], expected \[320, 256\]"):
         read(path, tensors={"token_embd.weight": {"shape": (319, 256)}})
@@ -110,7 +119,7 @@ def test_fewer_tokens_than_rows_of_the_embedding_are_refused(path):
 
 @pytest.mark.parametrize("name", ["blk.0.attn_q_norm.weight", "blk.0.attn_q.scale", "output.bias", "rope_factors_long"])
 def test_a_tensor_that_would_change_the_result_is_refused(path, name):
-    with pytest.raises(Llama3Error, match=f"the tensor {name} is not part of a Llama"):
+    with pytest.raises(Llama3Error, match=f"the tensor '{name}' is not part of a Llama"):
         read(path, tensors={name: {"name": name}})
 
 

@@ -202,6 +202,18 @@ def test_types_that_nobody_has_defined_are_unused(tmp_path: Path) -> None:
     assert vocabulary.types[257:] == [TokenType.UNUSED] * 3
 
 
+@pytest.mark.parametrize(("num_rows", "count"), [(260, 260), (256, 256), (10, 256), (10**9, 256), ("260", 256)])
+def test_rows_of_a_model_without_a_token_are_unused_tokens(tmp_path: Path, num_rows: object, count: int) -> None:
+    """A model padded to a round number of rows may draw one that its tokenizer.json does not know."""
+    model = {"type": "BPE", "vocab": {character: byte for byte, character in enumerate(BYTES)}, "merges": []}
+    described = {"model": model, "pre_tokenizer": dict(GPT2.hugging_face)}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": num_rows}), encoding="utf-8")
+    vocabulary = read_vocabulary(tmp_path)
+    assert vocabulary.tokens[256:] == [""] * (count - 256)
+    assert vocabulary.types[256:] == [TokenType.UNUSED] * (count - 256)
+
+
 def test_metas_file_numbers_tokens_as_the_hub_does(tmp_path: Path) -> None:
     """The same ids from tokenizer.model, tokenizer.json and a GGUF, special tokens included."""
     meta = read_vocabulary(llama3_tokenizer_model())

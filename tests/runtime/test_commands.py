@@ -17,6 +17,7 @@ from llama3_models.command_arguments import read_signature
 from llama3_models.command_line import run
 from llama3_models.errors import Llama3Error
 from llama3_runtime import commands, model_source
+from llama3_runtime.export_cache import Export
 from llama3_runtime.sampling import SamplingParams
 
 from tests.support.processes import take_interrupts
@@ -83,7 +84,9 @@ def generators(monkeypatch: pytest.MonkeyPatch) -> list[FakeGenerator]:
 
     monkeypatch.setitem(sys.modules, "llama3_runtime.generator", types.SimpleNamespace(Generator=Loader))
     monkeypatch.setitem(sys.modules, "llama3_runtime.tokenizer", types.SimpleNamespace(Tokenizer=Tokenizer))
-    monkeypatch.setattr(commands, "find_export", lambda **options: options)
+    monkeypatch.setattr(
+        commands, "find_export", lambda **options: types.SimpleNamespace(path=options, weights_folder=None)
+    )
     return loaded
 
 
@@ -96,7 +99,15 @@ def test_every_option_with_its_default(generators, capsys):
     assert call() == 0
     (generator,) = generators
     assert generator.options == {
-        "path": {"model_path": None, "model": None, "encoding": None, "version": None, "precision": "fp32"},
+        "path": {
+            "model_path": None,
+            "model": None,
+            "encoding": None,
+            "version": None,
+            "ops": None,
+            "precision": "fp32",
+        },
+        "weights_folder": None,
         "provider": "cpu",
         "threads": None,
         "max_length": 512,
@@ -113,7 +124,7 @@ def test_every_option_is_passed_on(generators):
     assert (
         call(
             *("--model-path", "m.gguf", "--quantization-encoding", "q6_k", "--version", "3.0"),
-            *("--tokenizer-path", "t.json", "--custom-ops-path", "ops.so", "--threads", "3", "--provider", "cpu"),
+            *("--tokenizer-path", "t.json", "--custom-ops-path", "ops.so", "--threads", "3", "--ops", "native"),
             *("--max-length", "99", "--chunk-size", "7", "--max-new-tokens", "5", "--stop", "a", "--stop", "b"),
             *("--temperature", "0", "--top-k", "4", "--top-p", "0.9", "--min-p", "0.1", "--repeat-penalty", "1.1"),
             *("--seed", "12", "--ignore-eos", "--warmup-pipeline"),
@@ -127,8 +138,10 @@ def test_every_option_is_passed_on(generators):
             "model": None,
             "encoding": "q6_k",
             "version": "3.0",
+            "ops": "native",
             "precision": "fp32",
         },
+        "weights_folder": None,
         "provider": "cpu",
         "threads": 3,
         "max_length": 99,
@@ -253,6 +266,23 @@ def test_standard_input_that_is_no_text_is_one_line(generators, capsys, monkeypa
     assert "not UTF-8 (byte 2)" in capsys.readouterr().err
 
 
+def test_endless_standard_input_is_refused(generators, capsys, monkeypatch):
+    """As of `yes |`: it would take all memory before anything could say that it does not fit."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
+    assert call("--prompt", "-") == 1
+    assert "standard input has more than 16,777,216 bytes" in capsys.readouterr().err
+
+
+class Endless(io.RawIOBase):
+    """A stream of zeros."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:
+        return len(buffer)
+
+
 def test_another_encoding_of_standard_output(generators, capsys, monkeypatch, caplog):
     """The text stays whole, and a warning says so."""
     raw = io.BytesIO()
@@ -305,7 +335,12 @@ def test_precision_of_an_export_follows_the_provider(generators, monkeypatch, pr
     import onnxruntime
 
     asked = []
-    monkeypatch.setattr(commands, "find_export", lambda **options: asked.append(options["precision"]) or Path("out"))
+
+    def find_export(**options):
+        asked.append(options["precision"])
+        return Export(Path("out"))
+
+    monkeypatch.setattr(commands, "find_export", find_export)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert call("--provider", provider) == 0
     assert asked == [precision]
@@ -341,7 +376,7 @@ class Generator:
 
 sys.modules["llama3_runtime.generator"] = types.SimpleNamespace(Generator=Generator)
 sys.modules["llama3_runtime.tokenizer"] = types.SimpleNamespace(Tokenizer=Tokenizer)
-commands.find_export = lambda **options: None
+commands.find_export = lambda **options: types.SimpleNamespace(path=None, weights_folder=None)
 sys.exit(commands.main())
 """
 

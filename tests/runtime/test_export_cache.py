@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import llama3_exporter
 import pytest
+from llama3_exporter import export_model
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_runtime import export_cache
@@ -23,13 +23,13 @@ SIZE = {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "
 def exports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Path]]:
     """The real exporter with a list of the folders that it was asked to make."""
     made: list[Path] = []
-    real = llama3_exporter.export
+    real = export_model.export
 
     def counted(model, output, **options):
         made.append(output)
         return real(model, output, **options)
 
-    monkeypatch.setattr(llama3_exporter, "export", counted)
+    monkeypatch.setattr(export_model, "export", counted)
     monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path / "cache"))
     return made
 
@@ -43,7 +43,7 @@ def model(tmp_path: Path) -> Path:
 
 def cached(path: Path, **options) -> Path:
     with GGUFFile.open(path) as file:
-        return export_cache.cached_export(file, **options)
+        return export_cache.cached_export(file, **options).path
 
 
 def test_the_folder_of_the_cache(monkeypatch, tmp_path):
@@ -62,7 +62,7 @@ def test_exports_once_and_reuses_without_reading_the_content(exports, model, mon
     folder = cached(model)
     assert (folder / "model.onnx").is_file()
     assert (folder / "llama3.json").is_file()
-    monkeypatch.setattr(export_cache, "_sha256", lambda path: pytest.fail("the content was read"))
+    monkeypatch.setattr(export_cache, "sha256", lambda path: pytest.fail("the content was read"))
     assert cached(model) == folder
     assert exports == [folder]
 
@@ -106,6 +106,23 @@ def test_each_precision_has_its_own_export(exports, model):
     assert len(exports) == 2
 
 
+def test_a_native_export_is_a_graph_over_the_file_itself(exports, model, tmp_path):
+    """Nothing is copied; after a touch the graph is made anew, which takes no longer than to compare contents."""
+    link = tmp_path / "link.gguf"
+    link.symlink_to(model)
+    with GGUFFile.open(link) as file:
+        export = export_cache.cached_export(file, "native")
+        assert export.weights_folder == model.parent
+        assert [path.name for path in export.path.iterdir()] == ["model.onnx"]
+        made = (export.path / "model.onnx").stat().st_mtime_ns
+        assert export_cache.cached_export(file, "native") == export
+        assert (export.path / "model.onnx").stat().st_mtime_ns == made
+    os.utime(model, (0, 0))
+    cached(model, ops="native")
+    assert (export.path / "model.onnx").stat().st_mtime_ns > made
+    assert exports == []
+
+
 def test_another_version_of_the_exporter_exports_again(exports, model, monkeypatch):
     cached(model)
     monkeypatch.setattr(export_cache.importlib.metadata, "version", lambda name: "999")
@@ -140,18 +157,18 @@ def test_a_cache_that_cannot_be_written_is_one_line(model, monkeypatch, tmp_path
 HOLDER = """
 import sys, time
 from pathlib import Path
-import llama3_exporter
+from llama3_exporter import export_model
 from llama3_models.gguf_file import GGUFFile
 from llama3_runtime.export_cache import cached_export
 
-real = llama3_exporter.export
+real = export_model.export
 def slow(*arguments, **options):
     print("exporting", flush=True)
     sys.stdin.readline()
     return real(*arguments, **options)
-llama3_exporter.export = slow
+export_model.export = slow
 with GGUFFile.open(sys.argv[1]) as file:
-    print(cached_export(file), flush=True)
+    print(cached_export(file).path, flush=True)
 """
 
 

@@ -118,9 +118,6 @@ DAMAGES = {
     "short weights": lambda folder: (folder / "model.onnx.data").write_bytes(b"1234"),
     "no graph": lambda folder: (folder / "model.onnx").unlink(),
     "half a graph": lambda folder: (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:5000]),
-    "no facts": lambda folder: (folder / "llama3.json").unlink(),
-    "damaged facts": lambda folder: (folder / "llama3.json").write_text("{"),
-    "other facts": lambda folder: (folder / "llama3.json").write_text("[1]"),
     "another graph": lambda folder: write_identity(folder / "model.onnx"),
 }
 

@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType
 from llama3_models import catalogue, download
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_runtime import model_source
+from llama3_runtime.export_cache import Export
 from llama3_runtime.model_source import find_export
 
 from tests.support.llama_gguf import write_llama_gguf
@@ -19,9 +20,9 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
     """Instead of the cache of exports: what was to be exported, and its precision."""
     exported: list[tuple[Path, str]] = []
 
-    def record(file, precision):
+    def record(file, ops, precision):
         exported.append((file.path, precision))
-        return Path("exported")
+        return Export(Path("exported"))
 
     monkeypatch.setattr(model_source, "cached_export", record)
     return exported
@@ -58,19 +59,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_gguf_is_exported_into_the_cache(q4_k, cache):
-    assert find_export(model_path=q4_k, precision="fp16") == Path("exported")
+    assert find_export(model_path=q4_k, precision="fp16").path == Path("exported")
     assert cache == [(q4_k, "fp16")]
 
 
 def test_an_export_is_taken_as_it_is(folder):
-    assert find_export(model_path=folder) == folder
-    assert find_export(model_path=folder / "model.onnx") == folder / "model.onnx"
+    assert find_export(model_path=folder).path == folder
+    assert find_export(model_path=folder / "model.onnx").path == folder / "model.onnx"
 
 
 @pytest.mark.parametrize("encoding", ["q4_k", None])
 def test_an_encoding_that_holds(q4_k, encoding):
     """The type of most bytes is what a file is; without a claim any file will do."""
-    assert find_export(model_path=q4_k, encoding=encoding) == Path("exported")
+    assert find_export(model_path=q4_k, encoding=encoding).path == Path("exported")
 
 
 @pytest.mark.parametrize("encoding", ["q4_0", "q6_k", "float32"])
@@ -81,8 +82,8 @@ def test_an_encoding_that_contradicts_the_file(q4_k, encoding, cache):
 
 
 def test_an_encoding_and_an_export_folder(folder):
-    assert find_export(model_path=folder, encoding="q6_k") == folder
-    assert find_export(model_path=folder / "model.onnx", encoding="q6_k") == folder / "model.onnx"
+    assert find_export(model_path=folder, encoding="q6_k").path == folder
+    assert find_export(model_path=folder / "model.onnx", encoding="q6_k").path == folder / "model.onnx"
     with pytest.raises(Llama3Error, match="weights are q6_k, not q4_k"):
         find_export(model_path=folder, encoding="q4_k")
 
@@ -102,7 +103,7 @@ def test_a_folder_that_is_no_export(tmp_path):
 def test_float32_of_a_file(tmp_path):
     path = tmp_path / "model.gguf"
     write_llama_gguf(path, num_layers=1)
-    assert find_export(model_path=path, encoding="float32") == Path("exported")
+    assert find_export(model_path=path, encoding="float32").path == Path("exported")
 
 
 @pytest.mark.parametrize("model", [None, "llama-3.1-8b-instruct"])
@@ -123,7 +124,7 @@ def test_float32_needs_a_path(model, downloads):
     ],
 )
 def test_what_is_downloaded(downloads, options, asked):
-    assert find_export(**options) == Path("exported")
+    assert find_export(**options).path == Path("exported")
     assert downloads == [asked]
 
 
@@ -134,7 +135,7 @@ def test_a_download_that_is_not_what_was_asked_for(downloads):
 
 def test_the_default_encoding_contradicts_no_model_and_an_explicit_one_does():
     """The embedded model is Q4_1."""
-    assert find_export(model="smollm2-135m") == Path("exported")
+    assert find_export(model="smollm2-135m").path == Path("exported")
     with pytest.raises(Llama3Error, match="smollm2-135m does not come as q4_k"):
         find_export(model="smollm2-135m", encoding="q4_k")
 

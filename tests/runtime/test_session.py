@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,11 @@ class WithCuda:
         self.asked: list[list[str]] = []
         real = ort.InferenceSession
 
-        def session(path: str, options: ort.SessionOptions, providers: list[str]) -> object:
+        def session(
+            source: str | bytes, options: ort.SessionOptions, providers: list[str], enable_fallback: bool
+        ) -> object:
             self.asked.append(providers)
-            result = real(path, options, providers=["CPUExecutionProvider"])
+            result = real(source, options, providers=["CPUExecutionProvider"])
             if works:
                 monkeypatch.setattr(result, "get_providers", lambda: providers)
             return result
@@ -101,6 +104,28 @@ def test_a_float16_export_also_runs_on_the_cpu(tmp_path: Path) -> None:
     assert model.kv_cache_bytes == 2 * 2 * 2 * 8 * 64 * 2
 
 
-def test_threads_must_be_positive(folder: Path) -> None:
-    with pytest.raises(Llama3Error, match="threads"):
-        open_session(folder / "model.onnx", threads=0)
+@pytest.mark.parametrize("threads", [0, 100_000, 2**31, 2**64])
+def test_threads_must_be_a_number_that_the_machine_can_start(folder: Path, threads: int) -> None:
+    with pytest.raises(Llama3Error, match=rf"threads must be in 1 \.\. \d+, not {threads}"):
+        open_session(folder / "model.onnx", threads=threads)
+
+
+def test_a_path_that_is_not_utf8_is_refused(tmp_path: Path, folder: Path) -> None:
+    """ONNX Runtime takes a path as text, and some paths of the system are none."""
+    moved = tmp_path / "\udcff"
+    shutil.copytree(folder, moved)
+    with pytest.raises(Llama3Error, match="only paths in UTF-8"):
+        open_session(moved / "model.onnx")
+    with pytest.raises(Llama3Error, match="only paths in UTF-8"):
+        open_session(folder / "model.onnx", custom_ops_path=moved / "model.onnx")
+
+
+def test_a_damaged_graph_is_one_error_and_prints_nothing(tmp_path: Path, folder: Path, capfd) -> None:
+    """ONNX Runtime would print a second try on standard output; a name that is no UTF-8 breaks even its message."""
+    graph = (folder / "model.onnx").read_bytes()
+    damaged = tmp_path / "model.onnx"
+    for name in (b"RMSNormalization", b"input_ids", b"GroupQueryAttention"):
+        damaged.write_bytes(graph.replace(name, b"\xff" * len(name)))
+        with pytest.raises(Llama3Error, match="cannot load this graph"):
+            open_session(damaged)
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,142 @@
+// How close attention comes to its limits, with 2 threads (or as many as the first argument says), 32 query heads, 8 KV
+// heads of 128. One token: bytes of the cache per second, against a plain read loop over the same memory in alternation
+// with it. A chunk of 512 tokens: useful multiply-adds per second (none for what the causal mask hides).
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention_kernels_by_name.h"
+#include "machine_limits.h"
+#include "spinning_pool.h"
+
+namespace {
+
+using namespace llama3;
+using namespace llama3::bench;
+
+constexpr AttentionShape kShape{
+    .num_heads = 32, .kv_heads = 8, .head_dim = 128, .rope_dim = 128, .scale = 0.08838834764f};
+constexpr size_t kMemory = size_t{1100} << 20;  // more than any cache keeps: the layers are used in rotation
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+template <class T>
+using Aligned = std::unique_ptr<T[], Free>;
+
+template <class T>
+Aligned<T> aligned_memory(size_t count) {
+  return Aligned<T>(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)));
+}
+
+struct Layer {
+  Aligned<uint16_t> keys, values;
+  KVCache cache(int64_t capacity) { return {keys.get(), values.get(), CacheType::kFloat16, capacity}; }
+};
+
+class AttentionBench {
+ public:
+  explicit AttentionBench(size_t threads) : pool_(threads), inputs_(512 * 4096), output_(512 * 4096), inv_freq_(64) {
+    std::srand(1);
+    for (float& value : inputs_) value = static_cast<float>(std::rand()) / RAND_MAX - 0.5f;
+    for (size_t i = 0; i < 64; i++) inv_freq_[i] = std::pow(500000.0, -2.0 * static_cast<double>(i) / 128);
+  }
+
+  void token(std::string_view name, int64_t depth) {
+    std::vector<Layer>& layers = layers_of(depth);
+    const size_t bytes = static_cast<size_t>(8 * depth * 128) * 2;
+    std::vector<double> reads, kernels;
+    for (size_t repeat = 0; repeat < 4 * layers.size(); repeat++) {
+      const Layer& layer = layers[repeat % layers.size()];
+      Layer& other = layers[(repeat + layers.size() / 2) % layers.size()];
+      const double start = seconds();
+      read_all(reinterpret_cast<const uint8_t*>(layer.keys.get()), bytes, pool_);
+      read_all(reinterpret_cast<const uint8_t*>(layer.values.get()), bytes, pool_);
+      const double middle = seconds();
+      attend(name, 1, depth - 1, other.cache(depth));
+      reads.push_back(middle - start);
+      kernels.push_back(seconds() - middle);
+    }
+    const double read = median(reads), kernel = median(kernels);
+    const double gigabytes = 2e-9 * static_cast<double>(bytes);
+    std::printf("%-12s 1 token at depth %5d: %.3f ms, %.1f GB/s, of %.1f read: %.0f%%\n", std::string(name).c_str(),
+                static_cast<int>(depth), kernel * 1e3, gigabytes / kernel, gigabytes / read, 100 * read / kernel);
+    std::fflush(stdout);
+  }
+
+  void chunk(std::string_view name, int64_t length, int64_t past) {
+    std::vector<Layer>& layers = layers_of(4096);
+    std::vector<double> times;
+    for (size_t repeat = 0; repeat < 7; repeat++) {
+      const double start = seconds();
+      attend(name, length, past, layers[repeat % layers.size()].cache(4096));
+      times.push_back(seconds() - start);
+    }
+    const double time = median(times);
+    const double products = 32.0 * 256 * static_cast<double>(length * past + length * (length + 1) / 2);
+    std::printf("%-12s %d tokens at depth %d: %.2f ms (best %.2f), %.0f G multiply-adds/s\n", std::string(name).c_str(),
+                static_cast<int>(length), static_cast<int>(past), time * 1e3,
+                *std::min_element(times.begin(), times.end()) * 1e3, products / time * 1e-9);
+    std::fflush(stdout);
+  }
+
+ private:
+  void attend(std::string_view name, int64_t length, int64_t past, const KVCache& cache) {
+    const size_t bytes = attention_scratch_bytes(kShape, cache.type, length, past, pool_.width());
+    if (bytes > scratch_bytes_) {
+      scratch_ = aligned_memory<std::byte>(bytes);
+      scratch_bytes_ = bytes;
+    }
+    const AttentionInput input{inputs_.data(), inputs_.data() + 64, inputs_.data() + 128, length, past};
+    attention_with(attention_kernels_by_name(name)[0], kShape, inv_freq_.data(), input, cache, output_.data(), pool_,
+                   scratch_.get());
+  }
+
+  // Filled with halves of random numbers below 1.
+  std::vector<Layer>& layers_of(int64_t depth) {
+    if (depth == layers_depth_) return layers_;
+    const size_t count = static_cast<size_t>(8 * depth * 128);
+    layers_.clear();
+    layers_.resize(kMemory / (4 * count) + 1);
+    uint32_t state = 12345;
+    for (Layer& layer : layers_) {
+      for (Aligned<uint16_t>* part : {&layer.keys, &layer.values}) {
+        *part = aligned_memory<uint16_t>(count);
+        for (size_t i = 0; i < count; i++) {
+          state = state * 1664525 + 1013904223;
+          (*part)[i] = static_cast<uint16_t>((state >> 16 & 0x8000) | (0x3000 + (state >> 20 & 0xbff)));
+        }
+      }
+    }
+    layers_depth_ = depth;
+    return layers_;
+  }
+
+  SpinningPool pool_;
+  std::vector<float> inputs_, output_;
+  std::vector<double> inv_freq_;
+  std::vector<Layer> layers_;
+  int64_t layers_depth_ = 0;
+  Aligned<std::byte> scratch_;
+  size_t scratch_bytes_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  AttentionBench bench(argc > 1 ? static_cast<size_t>(std::atoi(argv[1])) : 2);
+  for (int64_t depth : {4096, 16384}) {
+    for (std::string_view name : kAttentionKernelNames) {
+      if (name != "scalar" && attention_kernels_by_name(name)) bench.token(name, depth);
+    }
+  }
+  for (int64_t past : {0, 3584}) {
+    for (std::string_view name : kAttentionKernelNames) {
+      if (name != "scalar" && attention_kernels_by_name(name)) bench.chunk(name, 512, past);
+    }
+  }
+}

@@ -1,0 +1,65 @@
+// Causal grouped-query attention over a KV cache: rotates the new queries and keys (RoPE), appends keys and values to
+// the cache in place, and attends. One call computes one row of a batch, a single token or a chunk of a prompt. The
+// instruction set is chosen at run time (cpu.h).
+//
+// Arithmetic is float32 with an online softmax. One exception: a chunk of more than kMaxQueriesStreamed tokens over a
+// float16 cache multiplies in bfloat16 and sums in float32 where the machine can (relative error about 3e-3); with a
+// float32 cache it never does. Angles are computed in double, so that late positions are as exact as early ones.
+//
+// The result does not depend on the number of threads. NaN and infinity behave as in float arithmetic (a score of
+// infinity makes its row NaN), except that those of one chunk may also reach the chunk's earlier positions; a key or a
+// value beyond float16's range becomes an infinity in a float16 cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "parallel.h"
+
+namespace llama3 {
+
+enum class CacheType : uint8_t { kFloat16, kFloat32 };
+
+struct AttentionShape {
+  int64_t num_heads;        // query heads: a multiple of kv_heads
+  int64_t kv_heads;         // each shared by num_heads / kv_heads consecutive query heads
+  int64_t head_dim;         // a multiple of 8, 8 to 256
+  int64_t rope_dim;         // the first values of a head, even in number, that are rotated: 0 to head_dim
+  float scale;              // of the scores, as a rule 1 / sqrt(head_dim)
+  bool interleaved = true;  // rotates the pairs (2i, 2i + 1), as GGUF orders them; otherwise (i, i + rope_dim / 2)
+};
+
+// Keys and values of one row of the batch, each [kv_heads, capacity, head_dim].
+struct KVCache {
+  void* keys;
+  void* values;
+  CacheType type;
+  int64_t capacity;  // positions, at least past + length; those from past + length on are neither read nor written
+};
+
+// The new tokens of one row of the batch; they stand at positions past to past + length - 1.
+struct AttentionInput {
+  const float* q;  // [length, num_heads * head_dim]
+  const float* k;  // [length, kv_heads * head_dim]
+  const float* v;  // [length, kv_heads * head_dim]
+  int64_t length;  // at least 1
+  int64_t past;    // tokens already in the cache
+};
+
+// Up to so many new tokens stream the cache as it lies; more of them repack it for a matrix product, which is as fast
+// from about here on.
+inline constexpr int64_t kMaxQueriesStreamed = 8;
+
+// What is wrong with a shape, as a phrase for an error message; empty if nothing is.
+std::string_view attention_shape_error(const AttentionShape& shape);
+
+// Bytes of scratch memory that `attention` needs with a pool of this width.
+size_t attention_scratch_bytes(const AttentionShape& shape, CacheType type, int64_t length, int64_t past, size_t width);
+
+// output [length, num_heads * head_dim], which must not overlap the inputs. `inv_freq` has rope_dim / 2 frequencies in
+// radians a position. `scratch` is aligned to 64 bytes. The caller has checked the shape.
+void attention(const AttentionShape& shape, const double* inv_freq, const AttentionInput& input, const KVCache& cache,
+               float* output, Parallel& parallel, std::byte* scratch);
+
+}  // namespace llama3

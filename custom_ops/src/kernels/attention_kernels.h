@@ -1,0 +1,97 @@
+// What an instruction set provides for attention.h, and the pieces of work that attention.cc cuts for it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/attention.h"
+
+namespace llama3 {
+
+// Every query row is padded with zeros to a multiple of this many values, so that kernels need no tails there.
+inline constexpr int64_t kDimMultiple = 32;
+// Rows of states and of workspaces are padded to a multiple of the height of a register tile.
+inline constexpr int64_t kTileRows = 6;
+// A tile kernel repacks so many positions at a time.
+inline constexpr int64_t kTilePositions = 64;
+
+// The first step of a call: rotation and append.
+struct AttentionCall {
+  const AttentionShape& shape;
+  const double* inv_freq;
+  const AttentionInput& input;
+  const KVCache& cache;
+  float* queries;  // [kv_heads, length, group, padded_dim]: rotated, times scale * log2(e)
+  int64_t padded_dim;
+};
+
+// An online softmax that has seen some positions: a row's weights so far are 2^(score - max), `sum` is their sum and
+// `output` the sum of the values under these weights. Partial states merge into the state of all their positions.
+struct SoftmaxState {
+  float* max;     // [padded_rows]
+  float* sum;     // [padded_rows]
+  float* output;  // [padded_rows, padded_dim]
+};
+
+// One work item: rows of queries that share a KV head, against a range of its positions.
+struct AttentionBlock {
+  // [rows, padded_dim]; row = query * group + head, so that neighbours see the same positions. Up to padded_rows can be
+  // read.
+  const float* queries;
+  int64_t rows;
+  int64_t group;
+  int64_t head_dim;
+  int64_t padded_dim;
+  const void* keys;        // of this KV head, [capacity, head_dim]
+  const void* values;      // likewise
+  int64_t first_position;  // of the first query, which sees the positions 0 to first_position
+  int64_t begin, end;      // the range of positions, begin < end
+  SoftmaxState state;      // in and out
+  std::byte* workspace;    // workspace_bytes(rows, padded_dim), aligned to 64
+};
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Enough for each kernel: repacked queries, scores, and one block of repacked keys and values, all as if float32.
+constexpr size_t workspace_bytes(int64_t rows, int64_t padded_dim) {
+  const int64_t padded_rows = round_up(rows, kTileRows);
+  return sizeof(float) * static_cast<size_t>(padded_rows * (padded_dim + kTilePositions) +
+                                             2 * kTilePositions * padded_dim + 2 * kTileRows * kTilePositions);
+}
+
+struct AttentionKernels {
+  // Rotates the queries of the new tokens first to last - 1 into call.queries, and appends their keys and values.
+  void (*prepare)(const AttentionCall& call, int64_t first, int64_t last);
+  // For a few rows: streams keys and values as they lie.
+  void (*attend_rows)(const AttentionBlock& block);
+  // For many rows: repacks keys and values for a matrix product.
+  void (*attend_tiles)(const AttentionBlock& block);
+  // target = the merged output of one row in `count` partial states, in this order; `stride` floats between them.
+  void (*merge)(const SoftmaxState& first, int64_t row, int64_t count, int64_t stride, int64_t padded_dim,
+                int64_t head_dim, float* target);
+};
+
+// Each instruction set's kernels, by CacheType.
+namespace scalar {
+extern const AttentionKernels kAttention[2];
+}
+namespace neon {
+extern const AttentionKernels kAttention[2];
+}
+namespace avx2 {
+extern const AttentionKernels kAttention[2];
+}
+namespace avx512 {
+extern const AttentionKernels kAttention[2];
+}
+// AVX-512 with bfloat16 products of tiles over a float16 cache.
+namespace avx512_bf16 {
+extern const AttentionKernels kAttention[2];
+}
+
+// `attention` with the kernels of one instruction set, which the processor must support: for tests.
+void attention_with(const AttentionKernels& kernels, const AttentionShape& shape, const double* inv_freq,
+                    const AttentionInput& input, const KVCache& cache, float* output, Parallel& parallel,
+                    std::byte* scratch);
+
+}  // namespace llama3

@@ -1,0 +1,38 @@
+// The kernels of one format, as each format's file makes them and the driver (matmul.cc) takes them.
+#pragma once
+
+#include "kernels/avx512/dequantize.h"
+#include "kernels/avx512/rows.h"
+#include "kernels/avx512/tiles.h"
+
+namespace llama3::avx512 {
+
+struct FormatKernels {
+  RowsKernel* rows[kMaxColumns];  // for 1, 2, ... columns
+  PackTile* pack_tile;
+  TileKernel* const* tiles;  // for 1, 2, ... kTileColumns columns
+  Dequantize* dequantize;
+};
+
+// Formats of the same traits share their microkernels, which microkernels.cc compiles.
+TileKernel* const* tile_kernels(const TileTraits& traits);
+
+template <class F>
+FormatKernels kernels_of() {
+  constexpr TileTraits traits = {F::kSubBlock, F::kSigned, F::kMinima, kPer32<F>};
+  return {{multiply_rows<F, 1>, multiply_rows<F, 2>, multiply_rows<F, 3>, multiply_rows<F, 4>},
+          pack_tile<F>,
+          tile_kernels(traits),
+          dequantize_row<F>};
+}
+
+const FormatKernels& format_kernels(Format format);  // f32, f16 and bf16 have but `dequantize`
+
+FormatKernels q4_0_kernels(), q4_1_kernels(), q5_0_kernels(), q5_1_kernels(), q8_0_kernels();
+FormatKernels q2_k_kernels(), q3_k_kernels(), q4_k_kernels(), q5_k_kernels(), q6_k_kernels();
+FormatKernels iq4_nl_kernels(), iq4_xs_kernels(), mxfp4_kernels();
+FormatKernels unpacked_kernels(Format format);  // those that come through their scalar code
+
+Dequantize dequantize_f32, dequantize_f16, dequantize_bf16;
+
+}  // namespace llama3::avx512

@@ -1,0 +1,15 @@
+// <immintrin.h>, less the warnings that gcc 12 raises about its own "undefined" registers there (gcc bug 105593).
+#pragma once
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
+
+// Always inlined, so that nothing compiled for AVX-512 is left for the linker to merge with code for other processors.
+#define LLAMA3_INLINE static inline __attribute__((always_inline))

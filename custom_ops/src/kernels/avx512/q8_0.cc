@@ -1,0 +1,31 @@
+// q8_0: a float16 scale and 32 int8.
+#include "kernels/avx512/blocks_of_32.h"
+#include "kernels/avx512/format_kernels.h"
+
+namespace llama3::avx512 {
+namespace {
+
+struct Q8_0 {
+  static constexpr Format kFormat = Format::kQ8_0;
+  static constexpr int kSubBlock = 32;
+  static constexpr bool kSigned = true;
+  static constexpr Minima kMinima = Minima::kNone;
+
+  template <bool kTail>
+  static inline __attribute__((always_inline)) void load(const uint8_t* blocks, int count, SuperBlock& out) {
+    out.scale = low_halves(block_heads<34, kTail>(blocks, count));
+    const auto block = [&](int i) { return block_at<34, kTail>(blocks, count, i); };
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++)
+      out.q[k] = _mm512_xor_si512(two_halves(block(2 * k) + 2, block(2 * k + 1) + 2), _mm512_set1_epi8(-128));
+  }
+};
+
+}  // namespace
+
+template <>
+inline constexpr bool kPer32<Q8_0> = true;
+
+FormatKernels q8_0_kernels() { return kernels_of<Q8_0>(); }
+
+}  // namespace llama3::avx512

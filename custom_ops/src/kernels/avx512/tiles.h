@@ -1,0 +1,196 @@
+// Many rows of A: 16 weight rows x 256 are unpacked and interleaved once into a tile that stays in the first-level
+// cache, and every row of A is multiplied with it. A register holds four consecutive weights of 16 rows.
+#pragma once
+
+#include "kernels/avx512/super_block.h"
+
+namespace llama3::avx512 {
+
+inline constexpr int kTileRows = 16;
+inline constexpr int kGroups = 2;        // tiles that a microkernel multiplies at once
+inline constexpr int kTileColumns = 6;   // rows of A at once: 2 x 6 integer and 2 x 6 float sums fill the registers
+
+struct alignas(64) Tile {
+  uint8_t q[64][64];         // [weight / 4][row][weight % 4]
+  float scale[16][16];       // [sub-block][row]
+  float min[8][16];          // likewise, for Minima::kFloat
+  int32_t min_codes[8][16];  // pairs of int16 of neighbouring sub-blocks, for Minima::kInteger
+  float min_scale[16];
+};
+
+// 256 values of one row of A as the tile kernels read them, 32 bits at a time. A row of A is a column here, because the
+// kernels compute the product's transpose: weight rows times columns.
+struct alignas(64) Column {
+  int32_t q[64];          // four int8 each
+  int32_t offset_16[16];  // -128 times the sum of each 16 integers, see ActivationBlock::offset
+  int32_t offset_32[8];   // of each 32
+  int32_t pairs_16[8];    // the sums of 16 integers, two int16 each
+  int32_t pairs_32[4];    // of 32
+  float sums_32[8];       // scale times the sum of 32
+  float scale[8];         // of each 32 values
+};
+
+struct TileCall {
+  const Tile* tiles;      // kGroups of them
+  const Column* columns;  // as many as the kernel is for
+  int weights;            // 256, or fewer at a row's end: a multiple of 32
+  float* sums;            // [column][stride]: 16 * kGroups of each column are added to
+  int64_t stride;
+};
+using TileKernel = void(const TileCall& call);
+
+using PackTile = void(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile);
+
+// What decides a microkernel, apart from its number of columns.
+struct TileTraits {
+  int sub_block;
+  bool is_signed;
+  Minima minima;
+  bool per_32;
+};
+
+// A load into a register of its own for each use: gcc would rather load once and copy, or load again for each
+// multiplication, and both cost more here than the load.
+LLAMA3_INLINE __m512i own_broadcast(const int32_t* word) {
+  __m512i value;
+  __asm__ volatile("vpbroadcastd %1, %0" : "=v"(value) : "m"(*word));
+  return value;
+}
+LLAMA3_INLINE __m512i own_load(const uint8_t* words) {
+  __m512i value = _mm512_load_si512(words);
+  __asm__("" : "+v"(value));
+  return value;
+}
+
+// The minima's share of a sum over one tile, before A's scale.
+template <TileTraits T>
+LLAMA3_INLINE __m512 start_of_sum(const Tile& tile, const Column& column) {
+  if constexpr (T.minima != Minima::kInteger) return _mm512_setzero_ps();
+  const int32_t* pairs = T.sub_block == 32 ? column.pairs_32 : column.pairs_16;
+  __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (int p = 0; p < (T.sub_block == 32 ? 4 : 8); p++)
+    sum = _mm512_dpwssd_epi32(sum, _mm512_load_si512(tile.min_codes[p]), _mm512_set1_epi32(pairs[p]));
+  return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(tile.min_scale), _mm512_setzero_ps());
+}
+
+template <TileTraits T, int kColumns>
+void multiply_tiles(const TileCall& call) {
+  constexpr int kSteps = T.sub_block / 4;
+  const Tile* tiles = call.tiles;
+  const Column* columns = call.columns;
+  __m512 sums[kGroups][kColumns];
+#pragma GCC unroll 2
+  for (int g = 0; g < kGroups; g++)
+#pragma GCC unroll 6
+    for (int c = 0; c < kColumns; c++) sums[g][c] = start_of_sum<T>(tiles[g], columns[c]);
+
+  const int sub_blocks = call.weights / T.sub_block;
+#pragma GCC unroll 1
+  for (int j = 0; j < sub_blocks; j++) {
+    __m512i dot[kGroups][kColumns];
+#pragma GCC unroll 6
+    for (int c = 0; c < kColumns; c++)
+#pragma GCC unroll 2
+      for (int g = 0; g < kGroups; g++)
+        dot[g][c] = T.is_signed ? own_broadcast(T.sub_block == 32 ? &columns[c].offset_32[j] : &columns[c].offset_16[j])
+                                : _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int step = 0; step < kSteps; step++) {
+      const __m512i low = own_load(tiles[0].q[j * kSteps + step]), high = own_load(tiles[1].q[j * kSteps + step]);
+#pragma GCC unroll 6
+      for (int c = 0; c < kColumns; c++) {
+        const __m512i a = own_broadcast(&columns[c].q[j * kSteps + step]);
+        dot[0][c] = _mm512_dpbusd_epi32(dot[0][c], low, a);
+        dot[1][c] = _mm512_dpbusd_epi32(dot[1][c], high, a);
+      }
+    }
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; g++) {
+      const __m512 weight_scale = _mm512_load_ps(tiles[g].scale[j]);
+#pragma GCC unroll 6
+      for (int c = 0; c < kColumns; c++) {
+        __m512 value = _mm512_cvtepi32_ps(dot[g][c]);
+        if constexpr (T.per_32) value = _mm512_mul_ps(value, _mm512_set1_ps(columns[c].scale[j * T.sub_block / 32]));
+        sums[g][c] = _mm512_fmadd_ps(value, weight_scale, sums[g][c]);
+        if constexpr (T.minima == Minima::kFloat)
+          sums[g][c] =
+              _mm512_fnmadd_ps(_mm512_load_ps(tiles[g].min[j]), _mm512_set1_ps(columns[c].sums_32[j]), sums[g][c]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int c = 0; c < kColumns; c++)
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; g++) {
+      float* out = call.sums + c * call.stride + kTileRows * g;
+      const __m512 before = _mm512_load_ps(out);
+      if constexpr (T.per_32)
+        _mm512_store_ps(out, _mm512_add_ps(before, sums[g][c]));
+      else
+        _mm512_store_ps(out, _mm512_fmadd_ps(sums[g][c], _mm512_set1_ps(columns[c].scale[0]), before));
+    }
+}
+
+// Word i of the 16 bytes at rows + r * stride becomes lane r of out[i].
+LLAMA3_INLINE void transpose_4_words(const uint8_t* rows, size_t stride, __m512i* out) {
+  __m512i z[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const uint8_t* row = rows + static_cast<size_t>(i) * stride;
+    const auto at = [&](int r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + r * stride)); };
+    z[i] = _mm512_castsi128_si512(at(0));
+    z[i] = _mm512_mask_broadcast_i32x4(z[i], 0x00f0, at(4));
+    z[i] = _mm512_mask_broadcast_i32x4(z[i], 0x0f00, at(8));
+    z[i] = _mm512_mask_broadcast_i32x4(z[i], 0xf000, at(12));
+  }
+  const __m512i low_01 = _mm512_unpacklo_epi32(z[0], z[1]), high_01 = _mm512_unpackhi_epi32(z[0], z[1]);
+  const __m512i low_23 = _mm512_unpacklo_epi32(z[2], z[3]), high_23 = _mm512_unpackhi_epi32(z[2], z[3]);
+  out[0] = _mm512_unpacklo_epi64(low_01, low_23);
+  out[1] = _mm512_unpackhi_epi64(low_01, low_23);
+  out[2] = _mm512_unpacklo_epi64(high_01, high_23);
+  out[3] = _mm512_unpackhi_epi64(high_01, high_23);
+}
+
+// The same for `words` words (a multiple of 4) of 16 rows in a buffer, to a tile's rows of 16 words.
+LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, void* out) {
+  const auto* from = static_cast<const uint8_t*>(rows);
+  auto* to = static_cast<uint8_t*>(out);
+  for (int word = 0; word < words; word += 4) {
+    __m512i columns[4];
+    transpose_4_words(from + 4 * word, stride, columns);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) _mm512_store_si512(to + 64 * (word + i), columns[i]);
+  }
+}
+
+// Fills a tile with 16 rows, row by row through the format's `load`. Rows past the last valid one repeat it.
+template <class F>
+void pack_tile(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile) {
+  alignas(64) uint8_t q[16][256];
+  alignas(64) float scale[16][16], min[16][16];
+  alignas(64) int16_t min_codes[16][16];
+  for (int r = 0; r < 16; r++) {
+    const uint8_t* row = rows + static_cast<size_t>(r < valid_rows ? r : valid_rows - 1) * row_bytes;
+    SuperBlock w;
+    if (weights == kSuperBlock)
+      F::template load<false>(row, kSuperBlock, w);
+    else
+      F::template load<true>(row, weights, w);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) _mm512_store_si512(q[r] + 64 * k, w.q[k]);
+    _mm512_store_ps(scale[r], w.scale);
+    if constexpr (F::kMinima == Minima::kFloat) _mm512_store_ps(min[r], w.min);
+    if constexpr (F::kMinima == Minima::kInteger) {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(min_codes[r]), w.min_codes);
+      tile.min_scale[r] = _mm512_cvtss_f32(w.min_scale);
+    }
+  }
+  transpose_words(q, sizeof q[0], weights / 4, tile.q);
+  transpose_words(scale, sizeof scale[0], F::kSubBlock == 32 ? 8 : 16, tile.scale);
+  if constexpr (F::kMinima == Minima::kFloat) transpose_words(min, sizeof min[0], 8, tile.min);
+  if constexpr (F::kMinima == Minima::kInteger)
+    transpose_words(min_codes, sizeof min_codes[0], F::kSubBlock == 32 ? 4 : 8, tile.min_codes);
+}
+
+}  // namespace llama3::avx512

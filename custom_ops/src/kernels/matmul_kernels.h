@@ -1,0 +1,21 @@
+// What an instruction set provides for matmul.h; `matmul` and `matmul_scratch_bytes` there choose among these.
+#pragma once
+
+#include "kernels/matmul.h"
+
+namespace llama3 {
+
+struct MatmulKernels {
+  decltype(matmul_scratch_bytes)* scratch_bytes;
+  decltype(matmul)* multiply;
+  void (*dequantize)(Format format, const uint8_t* row, int64_t count, float* out);  // the start of a row
+};
+
+namespace scalar {
+extern const MatmulKernels kMatmul;
+}
+namespace avx512 {
+extern const MatmulKernels kMatmul;
+}
+
+}  // namespace llama3

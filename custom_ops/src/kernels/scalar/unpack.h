@@ -1,0 +1,34 @@
+// What a block of each format says, in one common form: small integers with a scale and a minimum for every 16 weights,
+// weight[i] = scale[i / 16] * q[i] - min[i / 16]. Every scale and minimum is exact in float32. This is the truth that
+// the vector kernels are tested against, and the way in for formats that have no vector code of their own.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/activations.h"
+#include "kernels/formats.h"
+
+namespace llama3::scalar {
+
+// Writes one block: q[block_weights], scale and min[block_weights / 16]. Formats without minima leave `min` alone.
+using UnpackBlock = void(const uint8_t* block, int8_t* q, float* scale, float* min);
+
+UnpackBlock* unpack_block(Format format);  // of a format with blocks, not f32, f16, bf16
+
+UnpackBlock unpack_q4_0, unpack_q4_1, unpack_q5_0, unpack_q5_1, unpack_q8_0;
+UnpackBlock unpack_q2_k, unpack_q3_k, unpack_q4_k, unpack_q5_k, unpack_q6_k;
+UnpackBlock unpack_iq4_nl, unpack_iq4_xs, unpack_mxfp4, unpack_nvfp4, unpack_tq1_0, unpack_tq2_0;
+UnpackBlock unpack_iq1_s, unpack_iq1_m, unpack_iq2_xxs, unpack_iq2_xs, unpack_iq2_s, unpack_iq3_xxs, unpack_iq3_s;
+
+// 256 weights of a row, or the last few of it, filled up with zeros.
+struct alignas(64) Unpacked {
+  int8_t q[kSuperBlock];
+  float scale[16];
+  float min[16];
+};
+void unpack_super_block(Format format, const uint8_t* blocks, int count, Unpacked& out);
+
+// `count` weights of a row from its first block on as float32, of any format.
+void dequantize(Format format, const uint8_t* row, int64_t count, float* out);
+
+}  // namespace llama3::scalar

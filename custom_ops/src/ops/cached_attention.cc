@@ -1,0 +1,177 @@
+#include "ops/cached_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "kernels/work.h"
+
+namespace llama3 {
+namespace {
+
+using ort::Element;
+
+enum Input : size_t { kQ, kK, kV, kPastKey, kPastValue, kSeqlensK, kTotalLength, kInvFreq };
+
+template <Element Cache>
+constexpr Element kInputs[] = {Element::kFloat, Element::kFloat, Element::kFloat, Cache,
+                               Cache,           Element::kInt32, Element::kInt32, Element::kDouble};
+template <Element Cache>
+constexpr Element kOutputs[] = {Element::kFloat, Cache, Cache};
+
+void expect(const Tensor& tensor, const char* name, const Dims& expected) {
+  if (tensor.dims == expected) return;
+  throw Failure{std::string(name) + " is " + tensor.dims.text() + ", not " + expected.text()};
+}
+
+// The new tokens of a row, and those before them.
+struct Span {
+  int64_t past, length;
+};
+
+Span span_of_row(int64_t tokens, int64_t new_tokens, int64_t total) {
+  const bool begins = total == new_tokens;
+  if (tokens < (begins ? 0 : new_tokens) || tokens > total) {
+    throw Failure{"seqlens_k gives a row " + std::to_string(tokens) + " tokens, with " + std::to_string(new_tokens) +
+                  " new ones and a total_length of " + std::to_string(total)};
+  }
+  return begins ? Span{0, tokens} : Span{tokens - new_tokens, new_tokens};
+}
+
+// One of the cache's two tensors: past and present [batch, kv_heads, their capacity, head_dim].
+struct CacheTensor {
+  const std::byte* past;
+  std::byte* present;
+
+  bool shared() const { return past == present; }
+};
+
+// A row of the batch in a cache that is not shared: copies its past, and clears what its new tokens do not fill.
+void carry_over(const CacheTensor& cache, int64_t row, int64_t kv_heads, int64_t past_capacity, int64_t capacity,
+                size_t position_bytes, const Span& span, Parallel& parallel) {
+  for_each_item(parallel, static_cast<size_t>(kv_heads), [&](size_t, size_t item) {
+    const size_t head = static_cast<size_t>(row * kv_heads) + item;
+    const auto bytes = [&](int64_t positions) { return static_cast<size_t>(positions) * position_bytes; };
+    std::byte* target = cache.present + head * bytes(capacity);
+    if (span.past > 0) std::memcpy(target, cache.past + head * bytes(past_capacity), bytes(span.past));
+    const int64_t end = span.past + span.length;
+    std::memset(target + bytes(end), 0, bytes(capacity - end));
+  });
+}
+
+}  // namespace
+
+const OpSpec CachedAttentionFloat16::kSpec = {"CachedAttention", kInputs<Element::kFloat16>,
+                                              kOutputs<Element::kFloat16>, 8};
+const OpSpec CachedAttentionFloat32::kSpec = {"CachedAttention", kInputs<Element::kFloat>, kOutputs<Element::kFloat>,
+                                              8};
+
+CachedAttention::CachedAttention(const Node& node, CacheType type)
+    : type_(type),
+      num_heads_(node.int_attribute("num_heads")),
+      kv_heads_(node.int_attribute("kv_num_heads")),
+      scale_(node.float_attribute("scale")),
+      interleaved_(node.int_attribute("rotary_interleaved", 1) != 0),
+      inv_freq_(node.constant(kInvFreq)),
+      scratch_(node) {
+  // What is known at load is checked at load, and all of it again at each call.
+  const Dims past = node.declared_dims(kPastKey);
+  if (inv_freq_ && past.rank() == 4 && past[3] >= 0) shape_for(past[3], *inv_freq_);
+}
+
+AttentionShape CachedAttention::shape_for(int64_t head_dim, const Tensor& inv_freq) const {
+  if (inv_freq.dims.rank() != 1) throw Failure{"inv_freq is " + inv_freq.dims.text() + ", not a list"};
+  const AttentionShape shape{.num_heads = num_heads_,
+                             .kv_heads = kv_heads_,
+                             .head_dim = head_dim,
+                             .rope_dim = 2 * inv_freq.dims[0],
+                             .scale = scale_.value_or(1 / std::sqrt(static_cast<float>(head_dim))),
+                             .interleaved = interleaved_};
+  const std::string_view problem = attention_shape_error(shape);
+  if (problem.empty()) return shape;
+  throw Failure{"num_heads " + std::to_string(num_heads_) + ", kv_num_heads " + std::to_string(kv_heads_) +
+                ", head_dim " + std::to_string(head_dim) + ", inv_freq " + inv_freq.dims.text() + ": " +
+                std::string(problem)};
+}
+
+void CachedAttention::compute(const Call& call) const {
+  const Tensor q = call.input(kQ), k = call.input(kK), v = call.input(kV);
+  const Tensor past_key = call.input(kPastKey), past_value = call.input(kPastValue);
+  const Tensor seqlens_k = call.input(kSeqlensK), total_length = call.input(kTotalLength);
+  const Tensor inv_freq = inv_freq_ ? *inv_freq_ : call.input(kInvFreq);
+
+  // Shapes.
+  if (past_key.dims.rank() != 4) throw Failure{"past_key is " + past_key.dims.text() + ", without 4 dimensions"};
+  if (q.dims.rank() != 3) throw Failure{"q is " + q.dims.text() + ", without 3 dimensions"};
+  const int64_t batch = q.dims[0], new_tokens = q.dims[1];
+  const int64_t past_capacity = past_key.dims[2], head_dim = past_key.dims[3];
+  const AttentionShape shape = shape_for(head_dim, inv_freq);
+  if (batch < 1 || new_tokens < 1) throw Failure{"q is " + q.dims.text() + ", without tokens"};
+  if (q.dims[2] % num_heads_ != 0 || q.dims[2] / num_heads_ != head_dim) {  // a product might overflow
+    throw Failure{"q is " + q.dims.text() + ", not " + std::to_string(num_heads_) + " heads of " +
+                  std::to_string(head_dim) + " values"};
+  }
+  const int64_t q_size = q.dims[2], kv_size = kv_heads_ * head_dim;
+  expect(k, "k", {batch, new_tokens, kv_size});
+  expect(v, "v", {batch, new_tokens, kv_size});
+  expect(past_key, "past_key", {batch, kv_heads_, past_capacity, head_dim});
+  expect(past_value, "past_value", past_key.dims);
+  if (seqlens_k.dims.product(seqlens_k.dims.rank()) != batch) expect(seqlens_k, "seqlens_k", {batch});
+  if (total_length.dims.product(total_length.dims.rank()) != 1) expect(total_length, "total_length", {});
+
+  // Lengths.
+  const int64_t total = *total_length.as<int32_t>();
+  if (total < new_tokens || total > past_capacity + new_tokens) {
+    throw Failure{"total_length is " + std::to_string(total) + ", with " + std::to_string(new_tokens) +
+                  " new tokens and room for " + std::to_string(past_capacity) + " in the past"};
+  }
+  const auto row_span = [&](int64_t row) {
+    return span_of_row(int64_t{seqlens_k.as<int32_t>()[row]} + 1, new_tokens, total);
+  };
+  HostPool pool(call);
+  size_t scratch_bytes = 0;
+  for (int64_t row = 0; row < batch; row++) {
+    const Span span = row_span(row);
+    if (span.length == 0) continue;
+    scratch_bytes =
+        std::max(scratch_bytes, attention_scratch_bytes(shape, type_, span.length, span.past, pool.width()));
+  }
+
+  const int64_t capacity = std::max(past_capacity, total);
+  const Dims present_dims{batch, kv_heads_, capacity, head_dim};
+  auto* y = call.output<float>(0, q.dims);
+  const CacheTensor keys{past_key.as<std::byte>(), call.output<std::byte>(1, present_dims)};
+  const CacheTensor values{past_value.as<std::byte>(), call.output<std::byte>(2, present_dims)};
+  for (const CacheTensor& cache : {keys, values}) {
+    if (cache.shared() && capacity != past_capacity) {
+      throw Failure{"past and present share a buffer, but it has no room for " + std::to_string(total) + " tokens"};
+    }
+  }
+
+  const size_t position_bytes = static_cast<size_t>(head_dim) * (type_ == CacheType::kFloat16 ? 2 : 4);
+  const Scratch scratch(scratch_, scratch_bytes);
+  for (int64_t row = 0; row < batch; row++) {
+    const Span span = row_span(row);
+    for (const CacheTensor& cache : {keys, values}) {
+      if (cache.shared()) continue;
+      carry_over(cache, row, kv_heads_, past_capacity, capacity, position_bytes, span, pool);
+    }
+    const int64_t first = row * new_tokens;  // of the row's tokens
+    const size_t cache_offset = static_cast<size_t>(row * kv_heads_ * capacity) * position_bytes;
+    if (span.length > 0) {
+      const AttentionInput input{.q = q.as<float>() + first * q_size,
+                                 .k = k.as<float>() + first * kv_size,
+                                 .v = v.as<float>() + first * kv_size,
+                                 .length = span.length,
+                                 .past = span.past};
+      const KVCache cache{keys.present + cache_offset, values.present + cache_offset, type_, capacity};
+      attention(shape, inv_freq.as<double>(), input, cache, y + first * q_size, pool, scratch.data());
+    }
+    std::fill(y + (first + span.length) * q_size, y + (first + new_tokens) * q_size, 0.0f);
+  }
+}
+
+void CachedAttention::infer_shapes(const ShapeCall& call) { call.set_output(kQ, 0, std::nullopt); }
+
+}  // namespace llama3

@@ -1,0 +1,56 @@
+// Attention over a KV cache: RoPE, append, causal grouped-query attention. See kernels/attention.h for the arithmetic.
+#pragma once
+
+#include <optional>
+
+#include "kernels/attention.h"
+#include "ops/host.h"
+#include "ort_op.h"
+
+namespace llama3 {
+
+// (q float [batch, S, num_heads * head_dim], k and v float [batch, S, kv_num_heads * head_dim],
+//  past_key and past_value [batch, kv_num_heads, past, head_dim],
+//  seqlens_k int32 [batch]: a row's tokens so far, the new ones with them, less one,
+//  total_length int32 []: the most tokens so far of any row,
+//  inv_freq double [rope_dim / 2]: radians a position)
+//  -> (y float, as q; present_key and present_value [batch, kv_num_heads, max(past, total_length), head_dim]).
+// Attributes num_heads, kv_num_heads, scale = 1 / sqrt(head_dim), rotary_interleaved = 1.
+//
+// As in GroupQueryAttention, S = total_length begins a sequence, and a row may then be shorter than S (padded on the
+// right); later, all S tokens of each row are real. Past and present may be one buffer, which is then appended to in
+// place; otherwise the past is copied first. What y and the present hold beyond a row's tokens is zero, in a shared
+// buffer what was there.
+class CachedAttention {
+ public:
+  void compute(const Call& call) const;
+  static void infer_shapes(const ShapeCall& call);
+
+ protected:
+  CachedAttention(const Node& node, CacheType type);
+
+ private:
+  AttentionShape shape_for(int64_t head_dim, const Tensor& inv_freq) const;
+
+  CacheType type_;
+  int64_t num_heads_, kv_heads_;
+  std::optional<float> scale_;
+  bool interleaved_;
+  std::optional<Tensor> inv_freq_;  // where it is a constant, as by rule
+  ScratchSource scratch_;
+};
+
+// The op is registered once for each type of the cache, so that the host knows which types go together.
+class CachedAttentionFloat16 : public CachedAttention {
+ public:
+  static const OpSpec kSpec;
+  explicit CachedAttentionFloat16(const Node& node) : CachedAttention(node, CacheType::kFloat16) {}
+};
+
+class CachedAttentionFloat32 : public CachedAttention {
+ public:
+  static const OpSpec kSpec;
+  explicit CachedAttentionFloat32(const Node& node) : CachedAttention(node, CacheType::kFloat32) {}
+};
+
+}  // namespace llama3

@@ -1,0 +1,25 @@
+// The attention kernels that this machine can run, by name.
+#pragma once
+
+#include <string_view>
+
+#include "kernels/attention_kernels.h"
+
+namespace llama3 {
+
+inline constexpr std::string_view kAttentionKernelNames[] = {"scalar", "avx2", "avx512", "avx512_bf16", "neon"};
+
+// The tables of both cache types, or null where the processor lacks the instructions.
+inline const AttentionKernels* attention_kernels_by_name(std::string_view name) {
+  if (name == "scalar") return scalar::kAttention;
+#if defined(__x86_64__)
+  if (name == "avx2" && __builtin_cpu_supports("avx2")) return avx2::kAttention;
+  if (name == "avx512" && __builtin_cpu_supports("avx512vnni")) return avx512::kAttention;
+  if (name == "avx512_bf16" && __builtin_cpu_supports("avx512bf16")) return avx512_bf16::kAttention;
+#elif defined(__aarch64__)
+  if (name == "neon") return neon::kAttention;
+#endif
+  return nullptr;
+}
+
+}  // namespace llama3

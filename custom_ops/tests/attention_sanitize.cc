@@ -1,0 +1,113 @@
+// Random calls of every attention kernel against the scalar one, on buffers of exactly the size they must have: a
+// program for the sanitizers (address, undefined, thread) and for emulators. Arguments: the number of calls and a seed.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "attention_kernels_by_name.h"
+#include "spinning_pool.h"
+
+using namespace llama3;
+
+namespace {
+
+struct Call {
+  AttentionShape shape;
+  CacheType type;
+  int64_t length, past, capacity;
+  std::vector<double> inv_freq;
+  std::vector<float> q, k, v;
+  std::vector<std::byte> keys, values;  // as they were before the call
+
+  std::vector<float> run(std::string_view name, size_t threads) const {
+    std::vector<std::byte> new_keys = keys, new_values = values;
+    std::vector<float> output(q.size());
+    SpinningPool pool(threads);
+    const size_t bytes = attention_scratch_bytes(shape, type, length, past, threads);
+    const std::unique_ptr<std::byte, decltype(&std::free)> scratch(
+        static_cast<std::byte*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free);
+    attention_with(attention_kernels_by_name(name)[static_cast<size_t>(type)], shape, inv_freq.data(),
+                   {q.data(), k.data(), v.data(), length, past}, {new_keys.data(), new_values.data(), type, capacity},
+                   output.data(), pool, scratch.get());
+    return output;
+  }
+};
+
+Call random_call(std::mt19937& random) {
+  const auto between = [&](int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random);
+  };
+  Call call;
+  const int64_t group = between(1, 9);
+  call.shape.kv_heads = between(1, 3);
+  call.shape.num_heads = call.shape.kv_heads * group;
+  call.shape.head_dim = 8 * between(1, between(0, 1) ? 32 : 16);
+  call.shape.rope_dim = 2 * between(0, call.shape.head_dim / 2);
+  call.shape.scale = 1 / std::sqrt(static_cast<float>(call.shape.head_dim));
+  call.shape.interleaved = between(0, 1);
+  call.type = between(0, 1) ? CacheType::kFloat16 : CacheType::kFloat32;
+  call.length = between(0, 1) ? between(1, 6) : between(1, 150);
+  call.past = between(0, 1) ? between(0, 3) : between(0, 700);
+  call.capacity = call.past + call.length + between(0, 2);
+  for (int64_t i = 0; i < call.shape.rope_dim / 2; i++) call.inv_freq.push_back(std::pow(1e4, -i / 32.0));
+  const auto fill = [&](std::vector<float>& values, int64_t count) {
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < count; i++) values.push_back(normal(random));
+  };
+  fill(call.q, call.length * call.shape.num_heads * call.shape.head_dim);
+  fill(call.k, call.length * call.shape.kv_heads * call.shape.head_dim);
+  fill(call.v, call.length * call.shape.kv_heads * call.shape.head_dim);
+  const size_t elements = static_cast<size_t>(call.shape.kv_heads * call.capacity * call.shape.head_dim);
+  for (std::vector<std::byte>* part : {&call.keys, &call.values}) {
+    part->resize(elements * (call.type == CacheType::kFloat16 ? 2 : 4));
+    for (size_t i = 0; i < elements; i++) {
+      const auto bits = static_cast<uint16_t>(random() % 0x3c00 | (random() % 2 << 15));  // a half below 1
+      const float value = static_cast<float>(bits) * 0x1p-16f;
+      if (call.type == CacheType::kFloat16) {
+        std::memcpy(part->data() + 2 * i, &bits, 2);
+      } else {
+        std::memcpy(part->data() + 4 * i, &value, 4);
+      }
+    }
+  }
+  return call;
+}
+
+double relative_error(const std::vector<float>& actual, const std::vector<float>& expected) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < actual.size(); i++) {
+    difference += std::pow(static_cast<double>(actual[i]) - expected[i], 2);
+    norm += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  return std::sqrt(difference / norm);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int calls = argc > 1 ? std::atoi(argv[1]) : 100;
+  std::mt19937 random(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
+  for (int i = 0; i < calls; i++) {
+    const Call call = random_call(random);
+    const size_t threads = 1 + random() % 4;
+    const std::vector<float> expected = call.run("scalar", threads);
+    for (std::string_view name : kAttentionKernelNames) {
+      if (!attention_kernels_by_name(name)) continue;
+      const double error = relative_error(call.run(name, threads), expected);
+      if (!(error < (name == "avx512_bf16" ? 8e-3 : 1e-6))) {
+        std::printf("call %d, %s: relative error %g with %d heads of %d on %d, %d tokens after %d\n", i,
+                    std::string(name).c_str(), error, static_cast<int>(call.shape.num_heads),
+                    static_cast<int>(call.shape.head_dim), static_cast<int>(call.shape.kv_heads),
+                    static_cast<int>(call.length), static_cast<int>(call.past));
+        return 1;
+      }
+    }
+  }
+  std::printf("%d calls\n", calls);
+  return 0;
+}

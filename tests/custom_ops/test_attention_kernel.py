@@ -1,0 +1,357 @@
+"""The attention kernels of every instruction set against float64 numpy, and against the scalar kernels.
+
+The kernels run through the C function of custom_ops/tests/attention_library.cc. The cache after a call is held against
+the rotated keys in float64, rounded once; the output against attention over that very cache.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+CUSTOM_OPS = Path(__file__).parents[2] / "custom_ops"
+KERNELS = ("scalar", "avx2", "avx512", "avx512_bf16", "neon")
+SIMD_KERNELS = KERNELS[1:]
+CACHE_TYPES = (np.float16, np.float32)
+MOST_STREAMED = 8  # tokens, kMaxQueriesStreamed in attention.h
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: its shape, and how many tokens come after how many."""
+
+    num_heads: int
+    kv_heads: int
+    head_dim: int
+    length: int
+    past: int
+    rope_dim: int | None = None  # head_dim unless given
+    interleaved: bool = True
+    spare: int = 3  # positions of the cache behind the last token
+
+    @property
+    def rotated(self) -> int:
+        return self.head_dim if self.rope_dim is None else self.rope_dim
+
+    @property
+    def depth(self) -> int:
+        return self.past + self.length
+
+    @property
+    def scale(self) -> float:
+        return float(np.float32(max(self.head_dim, 1) ** -0.5))
+
+    @property
+    def inv_freq(self) -> NDArray[np.float64]:
+        return 500000.0 ** (-np.arange(0, self.rotated, 2) / max(self.rotated, 1))
+
+
+@dataclass
+class Tensors:
+    """The inputs of a call; the cache is written to."""
+
+    q: NDArray[np.float32]  # [length, num_heads, head_dim]
+    k: NDArray[np.float32]  # [length, kv_heads, head_dim]
+    v: NDArray[np.float32]
+    keys: NDArray[Any]  # [kv_heads, capacity, head_dim], NaN where no token is yet
+    values: NDArray[Any]
+
+
+def random_tensors(case: Case, cache_type: Any, seed: int = 0) -> Tensors:
+    rng = np.random.default_rng(seed)
+    q = rng.standard_normal((case.length, case.num_heads, case.head_dim), np.float32) * 2
+    k, v = (rng.standard_normal((case.length, case.kv_heads, case.head_dim), np.float32) for _ in range(2))
+    cache = np.full((2, case.kv_heads, case.depth + case.spare, case.head_dim), np.nan, cache_type)
+    cache[:, :, : case.past] = rng.standard_normal((2, case.kv_heads, case.past, case.head_dim), np.float32)
+    return Tensors(q, k, v, cache[0].copy(), cache[1].copy())
+
+
+def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+class AttentionLibrary:
+    """The C function, for arrays."""
+
+    def __init__(self, path: str) -> None:
+        self.function = ctypes.CDLL(path).llama3_test_attention
+
+    def run(self, kernels: str, case: Case, tensors: Tensors, threads: int = 1) -> NDArray[np.float32]:
+        """Attends and appends to the cache: [length, num_heads, head_dim]. Skips the test where the CPU cannot."""
+        output = np.full(tensors.q.shape, np.nan, np.float32)
+        inv_freq = case.inv_freq
+        integer = ctypes.c_int64
+        status = self.function(
+            kernels.encode(),
+            integer(case.num_heads),
+            integer(case.kv_heads),
+            integer(case.head_dim),
+            integer(case.rotated),
+            ctypes.c_float(case.scale),
+            ctypes.c_int(case.interleaved),
+            pointer(inv_freq),
+            pointer(tensors.q),
+            pointer(tensors.k),
+            pointer(tensors.v),
+            integer(case.length),
+            integer(case.past),
+            pointer(tensors.keys),
+            pointer(tensors.values),
+            ctypes.c_int(tensors.keys.dtype == np.float32),
+            integer(tensors.keys.shape[1]),
+            pointer(output),
+            integer(threads),
+        )
+        if status == 1:
+            pytest.skip(f"this processor cannot run {kernels}")
+        if status == 2:
+            raise ValueError("the shape was refused")
+        return output
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
+    """The test library, built here unless LLAMA3_ATTENTION_TEST_LIBRARY names one."""
+    built = os.environ.get("LLAMA3_ATTENTION_TEST_LIBRARY")
+    if not built:
+        if not (shutil.which("cmake") and shutil.which("c++")):
+            pytest.skip("no C++ compiler")
+        folder = tmp_path_factory.mktemp("attention")
+        options = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA3_CUSTOM_OPS_TESTS=ON"]
+        subprocess.run(["cmake", "-S", str(CUSTOM_OPS), "-B", str(folder), *options], check=True, capture_output=True)
+        build = ["cmake", "--build", str(folder), "--target", "llama3_attention_test", "-j2"]
+        subprocess.run(build, check=True, capture_output=True)
+        built = str(next(folder.rglob("libllama3_attention_test.so")))
+    return AttentionLibrary(built)
+
+
+def rotate(case: Case, heads: NDArray[np.float32]) -> NDArray[np.float64]:
+    """RoPE in float64 of [length, heads, head_dim] at the positions past to past + length - 1."""
+    positions = np.arange(case.past, case.depth, dtype=np.float64)
+    angles = positions[:, None, None] * case.inv_freq
+    sine, cosine = np.sin(angles), np.cos(angles)
+    result = heads.astype(np.float64)
+    half = case.rotated // 2
+    first, second = (
+        (slice(0, case.rotated, 2), slice(1, case.rotated, 2))
+        if case.interleaved
+        else (slice(0, half), slice(half, case.rotated))
+    )
+    x, y = result[..., first].copy(), result[..., second].copy()
+    result[..., first] = x * cosine - y * sine
+    result[..., second] = x * sine + y * cosine
+    return result
+
+
+def appended(case: Case, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Keys and values of the cache after the call."""
+    keys, values = tensors.keys.copy(), tensors.values.copy()
+    with np.errstate(over="ignore"):
+        keys[:, case.past : case.depth] = rotate(case, tensors.k).transpose(1, 0, 2)
+        values[:, case.past : case.depth] = tensors.v.transpose(1, 0, 2)
+    return keys, values
+
+
+def attended(case: Case, tensors: Tensors) -> NDArray[np.float64]:
+    """Output [length, num_heads, head_dim] over the cache as it is after the call, in float64."""
+    with np.errstate(all="ignore"):
+        q = rotate(case, tensors.q).reshape(case.length, case.kv_heads, -1, case.head_dim)
+        k, v = (cache[:, : case.depth].astype(np.float64) for cache in (tensors.keys, tensors.values))
+        scores = np.einsum("sghd,gpd->ghsp", q, k) * case.scale
+        visible = np.arange(case.depth) <= np.arange(case.past, case.depth)[:, None]
+        scores = np.where(visible, scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        output: NDArray[np.float64] = np.einsum("ghsp,gpd->sghd", weights, v).reshape(tensors.q.shape)
+    return output
+
+
+def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+def tolerance(kernels: str, case: Case, cache_type: Any) -> float:
+    """float32 throughout, or bfloat16 products, with 8 bits of mantissa, where a chunk may use them."""
+    bfloat16 = kernels == "avx512_bf16" and cache_type == np.float16 and case.length > MOST_STREAMED
+    return 8e-3 if bfloat16 else 1e-6
+
+
+CASES = {
+    "first token": Case(4, 2, 64, length=1, past=0),
+    "Llama 3 token": Case(32, 8, 128, length=1, past=700),
+    "long token": Case(8, 2, 128, length=1, past=5000),
+    "few tokens": Case(8, 2, 64, length=3, past=37),
+    "most streamed": Case(12, 4, 64, length=MOST_STREAMED, past=130),
+    "fewest tiled": Case(12, 4, 64, length=MOST_STREAMED + 1, past=130),
+    "prompt": Case(8, 2, 128, length=150, past=0),
+    "later chunk": Case(8, 2, 128, length=70, past=333),
+    "few tokens far in": Case(4, 1, 64, length=9, past=3000),
+    "SmolLM2 token": Case(9, 3, 64, length=1, past=200),
+    "SmolLM2 prompt": Case(9, 3, 64, length=129, past=64),
+    "many heads on one": Case(20, 1, 64, length=30, past=10),
+    "token of many heads": Case(21, 1, 80, length=2, past=100),
+    "no sharing": Case(3, 3, 96, length=65, past=1),
+    "head of 8": Case(2, 1, 8, length=1, past=70),
+    "head of 16": Case(4, 2, 16, length=40, past=3),
+    "head of 24": Case(4, 2, 24, length=2, past=66),
+    "head of 24, prompt": Case(4, 2, 24, length=20, past=66),
+    "head of 72": Case(5, 5, 72, length=100, past=0),
+    "head of 256": Case(4, 1, 256, length=1, past=90),
+    "head of 256, prompt": Case(4, 1, 256, length=67, past=5),
+    "halves": Case(4, 2, 64, length=3, past=20, interleaved=False),
+    "halves, prompt": Case(4, 2, 128, length=33, past=20, interleaved=False),
+    "a part rotated": Case(4, 2, 80, length=2, past=40, rope_dim=20),
+    "a part rotated, halves": Case(4, 2, 80, length=12, past=40, rope_dim=32, interleaved=False),
+    "nothing rotated": Case(4, 2, 64, length=6, past=40, rope_dim=0),
+    "cache full": Case(4, 2, 64, length=10, past=54, spare=0),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+each_cache = pytest.mark.parametrize("cache_type", CACHE_TYPES, ids=("float16", "float32"))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@each_cache
+@each_case
+def test_attention_is_what_float64_gives(library: AttentionLibrary, kernels: str, cache_type: Any, case: Case) -> None:
+    """Output, and a cache with the new tokens in place and every other position untouched."""
+    tensors = random_tensors(case, cache_type)
+    keys, values = appended(case, tensors)
+    output = library.run(kernels, case, tensors, threads=2)
+    assert relative_error(output, attended(case, tensors)) < tolerance(kernels, case, cache_type)
+    np.testing.assert_array_equal(tensors.values, values)
+    new = slice(case.past, case.depth)
+    one_step = max(np.finfo(cache_type).eps, 4 * np.finfo(np.float32).eps)  # rounded once, after float32's roundings
+    np.testing.assert_allclose(tensors.keys[:, new], keys[:, new], rtol=one_step, atol=one_step)
+    keys[:, new] = tensors.keys[:, new]
+    np.testing.assert_array_equal(tensors.keys, keys)
+
+
+@pytest.mark.parametrize("kernels", SIMD_KERNELS)
+@each_cache
+@each_case
+def test_simd_equals_scalar(library: AttentionLibrary, kernels: str, cache_type: Any, case: Case) -> None:
+    """The cache bit for bit, the output to float32's rounding."""
+    scalar, simd = random_tensors(case, cache_type, seed=1), random_tensors(case, cache_type, seed=1)
+    expected = library.run("scalar", case, scalar)
+    actual = library.run(kernels, case, simd)
+    np.testing.assert_array_equal(simd.keys, scalar.keys)
+    np.testing.assert_array_equal(simd.values, scalar.values)
+    assert relative_error(actual, expected) < tolerance(kernels, case, cache_type)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", ["long token", "later chunk", "few tokens far in", "SmolLM2 token"])
+def test_threads_do_not_change_a_bit(library: AttentionLibrary, kernels: str, name: str) -> None:
+    """One thread to 64 give the same bits."""
+    case = CASES[name]
+    expected = library.run(kernels, case, random_tensors(case, np.float16))
+    for threads in (2, 3, 7, 64):
+        actual = library.run(kernels, case, random_tensors(case, np.float16), threads)
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_late_positions_are_exact(library: AttentionLibrary, kernels: str, interleaved: bool) -> None:
+    """At position 131,000 a float32 angle would be off by 4e-3; the keys here are as exact as at position 0."""
+    case = Case(1, 1, 64, length=2, past=131_000, interleaved=interleaved, spare=0)
+    tensors = random_tensors(case, np.float32)
+    expected = rotate(case, tensors.k)
+    library.run(kernels, case, tensors)
+    np.testing.assert_allclose(tensors.keys[:, case.past :], expected.transpose(1, 0, 2), rtol=0, atol=4e-7)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_token_by_token_is_the_prompt(library: AttentionLibrary, kernels: str) -> None:
+    """A prompt computed in one chunk, in chunks of 7 and a token at a time: the same cache, the same output."""
+    whole = Case(8, 2, 64, length=70, past=0, spare=0)
+    tensors = random_tensors(whole, np.float16)
+    expected = library.run(kernels, whole, tensors)
+    for step in (1, 7):
+        again = random_tensors(whole, np.float16)
+        outputs = []
+        for past in range(0, whole.length, step):
+            part = slice(past, past + step)
+            chunk = replace(again, q=again.q[part].copy(), k=again.k[part].copy(), v=again.v[part].copy())
+            outputs.append(library.run(kernels, replace(whole, length=step, past=past), chunk))
+        np.testing.assert_array_equal(again.keys, tensors.keys)
+        assert relative_error(np.concatenate(outputs), expected) < tolerance(kernels, whole, np.float16)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("length", [1, 40])
+def test_large_scores_do_not_overflow(library: AttentionLibrary, kernels: str, length: int) -> None:
+    """Scores in the thousands: one position takes all the weight, and nothing becomes infinite."""
+    case = Case(4, 2, 64, length=length, past=100)
+    tensors = random_tensors(case, np.float32)
+    tensors.q *= 1000
+    output = library.run(kernels, case, tensors)
+    expected = attended(case, tensors)
+    assert np.isfinite(output).all()
+    assert relative_error(output, expected) < 1e-3
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("length", [1, 40])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["q", "k", "v", "keys", "values"])
+def test_a_number_that_is_none_stays_in_its_head(
+    library: AttentionLibrary, kernels: str, length: int, bad: float, where: str
+) -> None:
+    """NaN and infinity give what float arithmetic gives in the last token's head, and leave the other heads alone."""
+    case = Case(4, 2, 64, length=length, past=100, rope_dim=0)
+    tensors = random_tensors(case, np.float16)
+    array = getattr(tensors, where)
+    if where in ("keys", "values"):
+        array[1, 50, 5] = bad
+    else:
+        array[0, -1, 5] = bad
+    output = library.run(kernels, case, tensors)
+    expected = attended(case, tensors)
+    np.testing.assert_array_equal(np.isnan(output[-1]), np.isnan(expected[-1]))
+    clean = slice(0, 2)  # the heads of the first KV head; for a query, of all but the last head
+    assert np.isfinite(output[:, clean]).all()
+    assert relative_error(output[:, clean], expected[:, clean]) < 8e-3
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(5, 2, 64, 1, 0),
+        Case(0, 1, 64, 1, 0),
+        Case(2, 0, 64, 1, 0),
+        Case(2, 1, 12, 1, 0),
+        Case(2, 1, 264, 1, 0),
+        Case(2, 1, 0, 1, 0),
+        Case(2, 1, 64, 1, 0, rope_dim=66),
+        Case(2, 1, 64, 1, 0, rope_dim=7),
+    ],
+)
+def test_impossible_shapes_are_refused(library: AttentionLibrary, case: Case) -> None:
+    """Shapes that the kernels have no code for."""
+    one = np.zeros((1, 1, 1), np.float32)
+    with pytest.raises(ValueError, match="refused"):
+        library.run("scalar", case, Tensors(one, one, one, one, one))
+
+
+def test_neon_equals_scalar_under_qemu(tmp_path: Path) -> None:
+    """Random calls on an emulated aarch64, by the program that the sanitizers run too."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if not (compiler and emulator):
+        pytest.skip("no cross compiler or no emulator for aarch64")
+    kernels = CUSTOM_OPS / "src" / "kernels"
+    sources = ["attention.cc", "cpu.cc", "scalar/attention.cc", "neon/attention.cc"]
+    program = str(tmp_path / "attention")
+    command = [compiler, "-std=c++20", "-O1", "-march=armv8.2-a+dotprod+fp16", "-static", "-pthread", "-o", program]
+    command += ["-I", str(CUSTOM_OPS / "src"), str(CUSTOM_OPS / "tests" / "attention_sanitize.cc")]
+    command += [str(kernels / source) for source in sources]
+    subprocess.run(command, check=True, capture_output=True)
+    result = subprocess.run([emulator, program, "20"], check=False, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout
