@@ -121,11 +121,12 @@ class ContribBackend:
         Raises:
             Llama3Error: the heads have a length that ONNX Runtime's op refuses.
         """
-        if self._config.head_dim % 16:
-            raise Llama3Error(
-                f"{self._file.path}: its heads have {self._config.head_dim} elements, and ONNX Runtime's attention "
-                "takes only multiples of 16"
-            )
+        for what, count in (("heads have", self._config.head_dim), ("heads rotate", self._config.rope_dim)):
+            if count % 16:
+                raise Llama3Error(
+                    f"{self._file.path}: its {what} {count} elements, and ONNX Runtime's attention takes only "
+                    "multiples of 16; --ops native takes it"
+                )
         return GroupedQueryAttention(self._config, self.kv_type)
 
     def _float32(self, name: str) -> nn.Parameter:

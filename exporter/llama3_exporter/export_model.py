@@ -125,9 +125,9 @@ def export(
         options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
         if ops == "contrib":
             assert output is not None
-            summary = _export_contrib(file, config, options, Path(output), progress)
+            summary = _export_contrib(file, config, options, Path(output), force=force, progress=progress)
         elif output is not None:
-            summary = _export_native(file, config, options, Path(output), copy=copy, progress=progress)
+            summary = _export_native(file, config, options, Path(output), copy=copy, force=force, progress=progress)
         else:
             summary = export_native_graph(
                 file,
@@ -183,13 +183,19 @@ def export_native_graph(
 
 
 def _export_contrib(
-    file: GGUFFile, config: Hyperparameters, options: ExportOptions, output: Path, progress: Progress | None
+    file: GGUFFile,
+    config: Hyperparameters,
+    options: ExportOptions,
+    output: Path,
+    *,
+    force: bool,
+    progress: Progress | None,
 ) -> ExportSummary:
     start = time.perf_counter()
     weights = WeightsFile()
     backend = ContribBackend(file, config, weights, options)
     model = build_graph(config, backend, options.logits)
-    hosts = host_files(file, config, options.max_length)
+    hosts, remarks = host_files(file, config, options.max_length)
     with ThreadPoolExecutor(1) as pool, unnamed_file(output, weights.size) as data:
         digests = pool.submit(lambda: [{"name": part.name, "sha256": sha256(part)} for part in file.parts])
         done = 0
@@ -208,10 +214,11 @@ def _export_contrib(
             FACTS: to_json(facts),
             **hosts,
         }
-        publish_folder(output, files)
+        publish_folder(output, files, force=force)
     memory = weights.size + backend.float_copies_bytes
     written = weights.size + _small_bytes(files)
-    return _summary(file, config, options, output, backend.kv_type.itemsize, written, memory, start)
+    summary = _summary(file, config, options, output, backend.kv_type.itemsize, written, memory, start)
+    return replace(summary, remarks=remarks)
 
 
 def _export_native(
@@ -221,6 +228,7 @@ def _export_native(
     output: Path,
     *,
     copy: bool,
+    force: bool,
     progress: Progress | None,
 ) -> ExportSummary:
     start = time.perf_counter()
@@ -228,7 +236,8 @@ def _export_native(
     backend = NativeBackend(file, config, options.activations, names)
     facts = facts_of(file, options, _fingerprints(names))
     model = build_graph(config, backend, options.logits)
-    remarks = []
+    hosts, host_remarks = host_files(file, config, options.max_length)
+    remarks = list(host_remarks)
 
     def placed(part: Path) -> Callable[[Path], None]:
         def place(target: Path) -> None:
@@ -241,10 +250,10 @@ def _export_native(
     files: dict[str, Content] = {
         GRAPH: serialized(model, facts),
         FACTS: to_json(facts),
-        **host_files(file, config, options.max_length),
+        **hosts,
         **{part.name: placed(part) for part in file.parts},
     }
-    publish_folder(output, files)
+    publish_folder(output, files, force=force)
     summary = _summary(file, config, options, output, backend.kv_type.itemsize, _small_bytes(files), file.size, start)
     return replace(summary, remarks=tuple(remarks))
 

@@ -21,6 +21,17 @@ from llama3_exporter.facts import is_ours
 
 FACTS = "llama3.json"
 
+_NAMES = (
+    "model.onnx",
+    "model.onnx.data",
+    FACTS,
+    "config.json",
+    "generation_config.json",
+    "genai_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
 Content = bytes | Callable[[Path], None]
 """Of a file in the folder: its bytes, or what makes it at a path."""
 
@@ -37,6 +48,8 @@ def check_output(output: Path, *, force: bool) -> None:
         if any(output.iterdir()):
             if not is_export(output):
                 raise Llama3Error(f"{output}: this folder was not written by llama3-export; give another --output")
+            if strangers := sorted({path.name for path in output.iterdir()} - _written_names(output)):
+                raise Llama3Error(f"{output}: holds {strangers[0]}, which no export wrote; give another --output")
             if not force:
                 raise Llama3Error(f"{output}: there is an export already; --force replaces it")
     anchor = _anchor(output)
@@ -53,6 +66,12 @@ def is_export(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return is_ours(facts)
+
+
+def _written_names(folder: Path) -> set[str]:
+    """The names of all files that an export writes into its folder, the GGUF's own among them."""
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return {*_NAMES, *(str(part["name"]) for part in facts["source"]["parts"])}
 
 
 class UnnamedFile:
@@ -115,7 +134,7 @@ def _open_unnamed(folder: Path) -> UnnamedFile:
     return UnnamedFile(descriptor, Path(name))
 
 
-def publish_folder(output: Path, files: Mapping[str, Content]) -> None:
+def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -> None:
     """Make `output` of `files` (name to content), in the place of an earlier export or an empty folder."""
     output = output.resolve()  # of a link to a folder, the folder is replaced and the link stays
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +146,7 @@ def publish_folder(output: Path, files: Mapping[str, Content]) -> None:
             else:
                 content(staging / name)
         staging.chmod(0o777 & ~_umask())
+        check_output(output, force=force)  # once more: somebody may have come first
         _replace(output, staging)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

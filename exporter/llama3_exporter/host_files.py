@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.hyperparameters import Hyperparameters
 from llama3_models.vocabulary import Vocabulary
@@ -24,19 +25,30 @@ def to_json(content: object) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def host_files(file: GGUFFile, config: Hyperparameters, max_length: int) -> dict[str, bytes]:
-    """Name and content of each file. A GGUF without a tokenizer gets none of the tokenizer's."""
-    vocabulary = Vocabulary.from_gguf(file) if "tokenizer.ggml.model" in file.metadata else None
+def host_files(file: GGUFFile, config: Hyperparameters, max_length: int) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """Name and content of each file, and remarks on what is missing.
+
+    A GGUF without a tokenizer, or with one that is not supported, gets none of the tokenizer's files: the weights are
+    as good without them.
+    """
+    vocabulary: Vocabulary | None = None
+    tokenizer: dict[str, bytes] = {}
+    remarks: tuple[str, ...] = ()
+    if "tokenizer.ggml.model" in file.metadata:
+        try:
+            vocabulary = Vocabulary.from_gguf(file)
+            # Hundreds of thousands of lines gain nothing by indentation.
+            tokenizer["tokenizer.json"] = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False).encode()
+            tokenizer["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
+        except Llama3Error as error:
+            vocabulary, tokenizer = None, {}
+            remarks = (f"no tokenizer was written; llama3-run needs --tokenizer-path ({error})",)
     files = {
         "config.json": to_json(_config(config, vocabulary, max_length)),
         "generation_config.json": to_json(_special_ids(vocabulary)),
         "genai_config.json": to_json(_genai_config(config, vocabulary, max_length)),
     }
-    if vocabulary is not None:
-        # Hundreds of thousands of lines gain nothing by indentation.
-        files["tokenizer.json"] = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False).encode()
-        files["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
-    return files
+    return files | tokenizer, remarks
 
 
 def _special_ids(vocabulary: Vocabulary | None) -> dict[str, Any]:

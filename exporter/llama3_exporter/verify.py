@@ -90,14 +90,15 @@ def verify(export: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKEN
     graph = Path(export) / "model.onnx" if Path(export).is_dir() else Path(export)
     model = onnx.load(graph, load_external_data=False)
     options = next(json.loads(entry.value)["options"] for entry in model.metadata_props if entry.key == METADATA_KEY)
+    exact = EXACT_BOUNDS[options["precision"]]
     ids, from_graph = _draw(_runner(model, graph), min(num_tokens, int(options["max_length"])))
     _use_float32_activations(model)
     positions, from_weights = _last_of_chunks(_runner(model, graph), ids)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids)
     return Verification(
-        graph=compare(expected, from_graph, bound=BOUND if options["activations"] == "int8" else EXACT_BOUNDS["fp32"]),
-        weights=compare(expected[positions], from_weights, bound=EXACT_BOUNDS[options["precision"]]),
+        graph=compare(expected, from_graph, bound=BOUND if options["activations"] == "int8" else exact),
+        weights=compare(expected[positions], from_weights, bound=exact),
     )
 
 

@@ -46,7 +46,7 @@ def run_model(
     custom_ops_path: Path | None = None,
     ops: Literal["contrib", "native"] | None = None,
     prompt: str = DEFAULT_PROMPT,
-    max_length: int = 512,
+    max_length: int | None = None,
     max_new_tokens: int = -1,
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
@@ -78,7 +78,8 @@ def run_model(
         custom_ops_path: A library with custom operators for the graph (default: none).
         ops: How a .gguf is exported for the CPU (default: native, where they were built).
         prompt: The text to continue; - reads standard input, less one line end.
-        max_length: Positions of the KV cache, for prompt and new tokens together.
+        max_length: Positions of the KV cache, for prompt and new tokens together (default: 512, or the model's
+            context where that is shorter).
         max_new_tokens: How many tokens to generate at most; -1 fills the cache.
         stop: A text before which the generated text ends.
         ignore_eos: Go on at an end-of-generation token.

@@ -64,9 +64,10 @@ def cached_export(file: GGUFFile, ops: Ops = "contrib", precision: Precision = "
     with _locked(entry, source.name):
         if _is_recorded(entry, record):  # the process that held the lock made it
             return export
-        if not _holds_content(folder, file):
+        files = _read_json(entry / "source.json").get("files")
+        if files != _file_sizes(folder) or not _holds_content(folder, file):
             _export_anew(file, folder, ops, precision)
-        _write_json(entry / "source.json", record)
+        _write_json(entry / "source.json", {**record, "files": _file_sizes(folder)})
     return export
 
 
@@ -80,7 +81,13 @@ def _record(file: GGUFFile) -> Record:
 
 
 def _is_recorded(entry: Path, record: Record) -> bool:
-    return _read_json(entry / "source.json") == record and (entry / "onnx").is_dir()
+    """Whether the entry is of this content, and still whole."""
+    return _read_json(entry / "source.json") == {**record, "files": _file_sizes(entry / "onnx")}
+
+
+def _file_sizes(folder: Path) -> dict[str, int] | None:
+    """By which an export that somebody cleaned up in part, or a full disk cut short, is told from a whole one."""
+    return {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else None
 
 
 def _holds_content(folder: Path, file: GGUFFile) -> bool:

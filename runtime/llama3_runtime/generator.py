@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from llama3_models.errors import Llama3Error
 
-from llama3_runtime.model import DEFAULT_CHUNK_SIZE, DEFAULT_MAX_LENGTH, Model
+from llama3_runtime.model import DEFAULT_CHUNK_SIZE, Model
 from llama3_runtime.sampling import Sampler, SamplingParams
 from llama3_runtime.session import Provider
 from llama3_runtime.text_stream import TextStream
@@ -44,7 +44,7 @@ class Generator:
         *,
         provider: Provider = "cpu",
         threads: int | None = None,
-        max_length: int = DEFAULT_MAX_LENGTH,
+        max_length: int | None = None,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         custom_ops_path: str | Path | None = None,
         weights_folder: str | Path | None = None,
@@ -56,7 +56,8 @@ class Generator:
             path: The folder or the file.
             provider: `cpu`, `cuda`, or `auto` for CUDA where there is one.
             threads: For the work inside of an op; None for one a core.
-            max_length: Positions that the KV cache holds: prompt and generated tokens together.
+            max_length: Positions that the KV cache holds, for prompt and generated tokens together; None for 512, or
+                the context where that is shorter.
             chunk_size: Tokens of a prompt that go through the graph at once.
             custom_ops_path: A library of custom ops that the graph needs; our own for native ops needs no mention.
             weights_folder: Where the graph's weights lie, if not beside it.

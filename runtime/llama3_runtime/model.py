@@ -36,8 +36,12 @@ class Model:
         remark: Why it does not run where `auto` tried first, if so.
     """
 
-    def __init__(self, session: Session, facts: Facts, tokenizer_path: Path, max_length: int, chunk_size: int) -> None:
+    def __init__(
+        self, session: Session, facts: Facts, tokenizer_path: Path, max_length: int | None, chunk_size: int
+    ) -> None:
         context_length = facts.max_length
+        if max_length is None:
+            max_length = min(DEFAULT_MAX_LENGTH, context_length)
         if not 1 <= max_length <= context_length:
             raise Llama3Error(f"max-length must be in 1 .. {context_length} (the export's context), not {max_length}")
         if chunk_size < 1:
@@ -71,7 +75,7 @@ class Model:
         *,
         provider: Provider = "cpu",
         threads: int | None = None,
-        max_length: int = DEFAULT_MAX_LENGTH,
+        max_length: int | None = None,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         custom_ops_path: str | Path | None = None,
         weights_folder: str | Path | None = None,
@@ -82,7 +86,8 @@ class Model:
             path: The export folder, or the .onnx file in it.
             provider: `cpu`, `cuda`, or `auto` for CUDA where there is one.
             threads: For the work inside of an op; None for one a core.
-            max_length: Positions that the KV cache holds: prompt and generated tokens together.
+            max_length: Positions that the KV cache holds, for prompt and generated tokens together; None for 512, or
+                the context where that is shorter.
             chunk_size: Tokens of a prompt that go through the graph at once.
             custom_ops_path: A library of custom ops that the graph needs; our own for native ops needs no mention.
             weights_folder: Where the graph's weights lie, if not beside it.

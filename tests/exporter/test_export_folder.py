@@ -69,6 +69,24 @@ def test_a_stranger_s_folder_is_never_replaced(gguf: Path, tmp_path: Path) -> No
     assert [path.name for path in out.iterdir()] == ["cat.jpg"]
 
 
+def test_a_file_that_somebody_put_into_an_export_is_never_deleted(gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(gguf, out)
+    (out / "my notes.txt").write_text("notes")
+    with pytest.raises(Llama3Error, match=r"holds my notes\.txt"):
+        export(gguf, out, force=True)
+    assert (out / "my notes.txt").read_text() == "notes"
+
+
+def test_a_tokenizer_that_is_not_supported_costs_only_the_tokenizer(gguf: Path, tmp_path: Path) -> None:
+    data = gguf.read_bytes()
+    assert b"llama-bpe" in data
+    gguf.write_bytes(data.replace(b"llama-bpe", b"llama-xyz"))
+    summary = export(gguf, tmp_path / "out")
+    assert "--tokenizer-path" in summary.remarks[0]
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
 def test_a_file_of_that_name_is_never_replaced(gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(Llama3Error, match="there is a file"):
         export(gguf, gguf, force=True)

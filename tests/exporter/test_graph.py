@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 from llama3_exporter import export
+from llama3_exporter.verify import verify
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.reference import forward
 
@@ -150,6 +151,11 @@ def test_selected_logits_are_the_last_ones(tmp_path: Path) -> None:
         found, _ = graph(ids, keep=keep)
         assert found.shape == (1, keep or 1, 320)
         np.testing.assert_allclose(found[0], expected[-(keep or 1) :], atol=1e-4 * np.abs(expected).max())
+
+
+def test_float16_with_float32_activations_verifies(tmp_path: Path) -> None:
+    gguf, folder = exported(tmp_path, {"precision": "fp16"}, types=MIXED)
+    assert verify(folder, gguf).passed
 
 
 def test_the_contract_of_inputs_and_outputs(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_every_option_with_its_default(generators, capsys):
         "weights_folder": None,
         "provider": "cpu",
         "threads": None,
-        "max_length": 512,
+        "max_length": None,
         "chunk_size": 512,
         "custom_ops_path": None,
         "tokenizer": None,

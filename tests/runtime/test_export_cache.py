@@ -131,11 +131,20 @@ def test_another_version_of_the_exporter_exports_again(exports, model, monkeypat
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"parts": 3}'])
-def test_a_damaged_record_is_made_again(exports, model, damage):
+def test_without_a_good_record_it_is_exported_again(exports, model, damage):
     folder = cached(model)
     (folder.parent / "source.json").write_text(damage)
     assert cached(model) == folder
-    assert len(exports) == 1
+    assert len(exports) == 2
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"1234")])
+def test_a_damaged_export_is_made_again(exports, model, damage):
+    folder = cached(model)
+    damage(folder / "model.onnx.data")
+    assert cached(model) == folder
+    assert (folder / "model.onnx.data").stat().st_size > 4
+    assert len(exports) == 2
 
 
 def test_what_a_killed_export_left_is_cleared_away(exports, model):

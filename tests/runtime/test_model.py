@@ -107,6 +107,10 @@ def test_a_rewound_cache_is_as_good_as_new(folders: dict[str, Path], ids: np.nda
         model.rewind(51)
 
 
+def test_by_default_a_short_context_is_all_of_it(folders: dict[str, Path]) -> None:
+    assert Model.from_folder(folders["float32"]).max_length == CONTEXT
+
+
 @pytest.mark.parametrize("max_length", [0, -1, CONTEXT + 1])
 def test_max_length_is_within_the_export(folders: dict[str, Path], max_length: int) -> None:
     with pytest.raises(Llama3Error, match=rf"in 1 \.\. {CONTEXT}"):
