@@ -1,0 +1,124 @@
+"""The matmul kernels: every format against gguf's own numpy code, AVX-512 against the portable twin, on guarded memory.
+
+The test library puts weights, activations, scratch and outputs right before an unmapped page, so that an access past
+any end crashes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.custom_ops.kernel_library import (
+    BLOCK_FORMATS,
+    FLOAT16_OFFSETS,
+    FORMATS,
+    KernelLibrary,
+    block_shape,
+    load_kernel_library,
+    random_weights,
+    reference_weights,
+)
+
+INSTRUCTION_SETS = ("scalar", "avx512")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
+    return load_kernel_library(tmp_path_factory.mktemp("kernels"))
+
+
+def cols_of(name: str, blocks: int) -> int:
+    """A row of some blocks: for blocks of 32 no multiple of 256."""
+    weights, _ = block_shape(name)
+    return blocks * max(weights, 32)
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_is_what_gguf_says(library: KernelLibrary, name: str, instruction_set: str) -> None:
+    if not library.has(instruction_set):
+        pytest.skip(f"no {instruction_set} here")
+    cols = cols_of(name, 3)
+    data = random_weights(name, 1, cols, np.random.default_rng(0))
+    found = library.dequantize(instruction_set, name, data[0], cols)
+    np.testing.assert_allclose(found, reference_weights(name, data)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("M", "N", "blocks"), [(1, 1, 1), (1, 67, 5), (3, 65, 2), (8, 130, 3), (37, 19, 4), (70, 131, 2)]
+)
+def test_products_of_odd_sizes(
+    library: KernelLibrary, name: str, instruction_set: str, M: int, N: int, blocks: int
+) -> None:
+    """float32 activations are exact to rounding, int8 ones lose a hundredth, and the portable kernels lose the same."""
+    if not library.has(instruction_set):
+        pytest.skip(f"no {instruction_set} here")
+    rng = np.random.default_rng(M * N)
+    K = cols_of(name, blocks)
+    data = random_weights(name, N, K, rng)
+    A = rng.standard_normal((M, K)).astype(np.float32)
+    bias = rng.standard_normal(N).astype(np.float32)
+    expected = A.astype(np.float64) @ reference_weights(name, data).astype(np.float64).T + bias
+    (exact,) = library.multiply(instruction_set, A, [(name, data)], biases=[bias], float32=True)
+    np.testing.assert_allclose(exact, expected, atol=1e-5 * np.abs(expected).max())
+    (rounded,) = library.multiply(instruction_set, A, [(name, data)], biases=[bias])
+    (scalar,) = library.multiply("scalar", A, [(name, data)], biases=[bias])
+    size = np.linalg.norm(A.astype(np.float64)) * np.linalg.norm(reference_weights(name, data)) / np.sqrt(K)
+    assert np.linalg.norm(rounded - expected) < 0.03 * size
+    np.testing.assert_allclose(rounded, scalar, atol=2e-6 * np.abs(A).max() * np.abs(expected - bias).max() + 1e-5)
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q6_k", "q4_1", "q8_0", "iq2_s", "bf16"])
+@pytest.mark.parametrize("M", [1, 40])
+def test_the_number_of_threads_changes_no_bit(library: KernelLibrary, name: str, M: int) -> None:
+    instruction_set = "avx512" if library.has("avx512") else "scalar"
+    rng = np.random.default_rng(3)
+    K = cols_of(name, 2)
+    data = random_weights(name, 333, K, rng)
+    A = rng.standard_normal((M, K)).astype(np.float32)
+    (one,) = library.multiply(instruction_set, A, [(name, data)], threads=1)
+    for threads in (2, 3, 16):
+        (many,) = library.multiply(instruction_set, A, [(name, data)], threads=threads)
+        assert np.array_equal(one, many)
+
+
+@pytest.mark.parametrize("scale", [0.0, 6e-8, np.inf, np.nan], ids=["zero", "subnormal", "infinite", "NaN"])
+@pytest.mark.parametrize("name", [name for name in BLOCK_FORMATS if FLOAT16_OFFSETS[name]])
+@pytest.mark.parametrize("M", [1, 24])
+def test_odd_scales_give_the_same_class_of_result(library: KernelLibrary, name: str, scale: float, M: int) -> None:
+    """A damaged file neither crashes a kernel nor turns a NaN into a number on one processor only."""
+    if not library.has("avx512"):
+        pytest.skip("no avx512 here")
+    rng = np.random.default_rng(4)
+    K = cols_of(name, 2)
+    _, block_bytes = block_shape(name)
+    data = random_weights(name, 5, K, rng)
+    blocks = data.reshape(-1, block_bytes)
+    for offset in FLOAT16_OFFSETS[name]:
+        blocks[::3, offset : offset + 2] = np.array([scale], np.float16).view(np.uint8)
+    A = rng.standard_normal((M, K)).astype(np.float32)
+    (simd,) = library.multiply("avx512", A, [(name, data)])
+    (scalar,) = library.multiply("scalar", A, [(name, data)])
+    assert np.array_equal(np.isfinite(simd), np.isfinite(scalar))
+    finite = np.isfinite(scalar)
+    if finite.any():
+        np.testing.assert_allclose(simd[finite], scalar[finite], atol=2e-6 * np.abs(scalar[finite]).max())
+
+
+def test_a_nan_among_the_activations_spoils_its_row_alone(library: KernelLibrary) -> None:
+    rng = np.random.default_rng(5)
+    data = random_weights("q4_k", 40, 512, rng)
+    for instruction_set in filter(library.has, INSTRUCTION_SETS):
+        for M in (2, 20):
+            A = rng.standard_normal((M, 512)).astype(np.float32)
+            A[1, 300] = np.nan
+            (found,) = library.multiply(instruction_set, A, [("q4_k", data)])
+            assert np.isnan(found[1]).all()
+            assert np.isfinite(np.delete(found, 1, axis=0)).all()
