@@ -46,7 +46,8 @@ FLOAT16_OFFSETS: dict[str, tuple[int, ...]] = {
     "tq1_0": (52,),
     "tq2_0": (64,),
 }
-BLOCK_FORMATS = tuple(FLOAT16_OFFSETS)
+# The oldest gguf that is supported lacks MXFP4 and NVFP4.
+BLOCK_FORMATS = tuple(name for name in FLOAT16_OFFSETS if name.upper() in gguf.GGMLQuantizationType.__members__)
 FLOAT_FORMATS = ("f32", "f16", "bf16")
 FORMATS = FLOAT_FORMATS + BLOCK_FORMATS
 

@@ -70,9 +70,9 @@ def test_int8_activations_are_the_default_and_lose_little(name: str) -> None:
 def test_mobius_signature() -> None:
     """A node as mobius writes it, in its domain, with a bias and without attributes of ours."""
     rng = np.random.default_rng(2)
-    B, W = weights("mxfp4", 5, 576, rng)
+    B, W = weights("iq4_nl", 5, 576, rng)
     bias = rng.standard_normal(5).astype(np.float32)
-    attributes = {"K": 576, "N": 5, "format": "mxfp4", "block_layout_version": 1}
+    attributes = {"K": 576, "N": 5, "format": "iq4_nl", "block_layout_version": 1}
     session = open_session(matmul(B, ["batch", "seq", 576], bias=bias, domain="pkg.nxrt", **attributes))
     A = rng.standard_normal((1, 3, 576)).astype(np.float32)
     (Y,) = session.run(None, {"A": A})
