@@ -76,7 +76,7 @@ def test_products_of_odd_sizes(
 
 
 @pytest.mark.parametrize("name", ["q4_k", "q6_k", "q4_1", "q8_0", "iq2_s", "bf16"])
-@pytest.mark.parametrize("M", [1, 40])
+@pytest.mark.parametrize("M", [1, 40, 600])
 def test_the_number_of_threads_changes_no_bit(library: KernelLibrary, name: str, M: int) -> None:
     instruction_set = "avx512" if library.has("avx512") else "scalar"
     rng = np.random.default_rng(3)
@@ -84,9 +84,50 @@ def test_the_number_of_threads_changes_no_bit(library: KernelLibrary, name: str,
     data = random_weights(name, 333, K, rng)
     A = rng.standard_normal((M, K)).astype(np.float32)
     (one,) = library.multiply(instruction_set, A, [(name, data)], threads=1)
-    for threads in (2, 3, 16):
+    for threads in (2, 3, 16, 64):
         (many,) = library.multiply(instruction_set, A, [(name, data)], threads=threads)
         assert np.array_equal(one, many)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("M", [1, 2, 5, 9, 1000])
+def test_avx512_is_as_exact_as_the_portable_kernels(library: KernelLibrary, name: str, M: int) -> None:
+    """Both multiply the same integers, so that only float rounding may differ: to 1e-6 of the sum of the magnitudes."""
+    if not library.has("avx512"):
+        pytest.skip("no avx512 here")
+    rng = np.random.default_rng(M)
+    K = cols_of(name, 3)
+    data = random_weights(name, 70, K, rng)
+    A = rng.standard_normal((M, K)).astype(np.float32)
+    (simd,) = library.multiply("avx512", A, [(name, data)], threads=2)
+    (scalar,) = library.multiply("scalar", A, [(name, data)], threads=2)
+    magnitudes = np.abs(A) @ np.abs(reference_weights(name, data)).T
+    assert np.all(np.abs(simd.astype(np.float64) - scalar) <= 1e-6 * magnitudes)
+
+
+@pytest.mark.parametrize("M", [3, 30])
+def test_products_in_one_call_are_those_of_separate_calls(library: KernelLibrary, M: int) -> None:
+    """q, k and v share the quantized activations, whatever types they mix."""
+    rng = np.random.default_rng(6)
+    weights = [(name, random_weights(name, N, 768, rng)) for name, N in (("q4_k", 96), ("q8_0", 33), ("f16", 50))]
+    A = rng.standard_normal((M, 768)).astype(np.float32)
+    for instruction_set in filter(library.has, INSTRUCTION_SETS):
+        together = library.multiply(instruction_set, A, weights, threads=3)
+        for weight, found in zip(weights, together, strict=True):
+            assert np.array_equal(found, library.multiply(instruction_set, A, [weight])[0])
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q6_k", "q4_1", "f16"])
+@pytest.mark.parametrize("rows", [(20, 1000), (2, 7)])
+def test_a_row_does_not_depend_on_those_beside_it(library: KernelLibrary, name: str, rows: tuple[int, int]) -> None:
+    """However a prompt is cut into chunks, its tokens' values are the same."""
+    rng = np.random.default_rng(7)
+    data = random_weights(name, 130, 512, rng)
+    A = rng.standard_normal((rows[1], 512)).astype(np.float32)
+    for instruction_set in filter(library.has, INSTRUCTION_SETS):
+        (all_rows,) = library.multiply(instruction_set, A, [(name, data)], threads=2)
+        (first_rows,) = library.multiply(instruction_set, A[: rows[0]], [(name, data)])
+        assert np.array_equal(all_rows[: rows[0]], first_rows)
 
 
 @pytest.mark.parametrize("scale", [0.0, 6e-8, np.inf, np.nan], ids=["zero", "subnormal", "infinite", "NaN"])

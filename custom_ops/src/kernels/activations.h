@@ -17,7 +17,7 @@ inline int64_t super_blocks(int64_t K) { return (K + kSuperBlock - 1) / kSuperBl
 inline bool scale_per_32(Format format) { return info(format).block_weights < kSuperBlock; }
 
 struct alignas(64) ActivationBlock {
-  int8_t q[kSuperBlock];
+  int8_t q[kSuperBlock];  // in order, or in the order that an instruction set unpacks weights to
   // -128 times the sum of each four integers. Multiply instructions want one unsigned operand, so signed weights are
   // passed as w + 128; a sum that starts here ends at the signed result.
   int32_t offset[64];

@@ -1,5 +1,7 @@
 #include "kernels/matmul.h"
 
+#include <algorithm>
+
 #include "kernels/cpu.h"
 #include "kernels/matmul_kernels.h"
 #include "kernels/work.h"

@@ -3,8 +3,8 @@
 //
 // Activations::kInt8 quantizes A to int8 with one scale for every 256 values where the format's blocks have 256 weights
 // and for every 32 values otherwise, and multiplies integers. A group of activations that holds a NaN or an infinity
-// makes its row of the output NaN; one whose largest magnitude is below 2^-120 counts as zero. Formats f32, f16 and bf16
-// use float32 activations always. Activations::kFloat32 multiplies the dequantized weights with A in float32.
+// makes its row of the output NaN; one whose largest magnitude is below 2^-120 counts as zero. Formats f32, f16 and
+// bf16 use float32 activations always. Activations::kFloat32 multiplies the dequantized weights with A in float32.
 //
 // The result depends neither on the number of threads nor on the rows that share a call, but few
 // rows may take another path than many, which rounds differently.

@@ -1,7 +1,6 @@
 // Sharing the items of a job among tasks.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 
@@ -11,16 +10,32 @@ namespace llama3 {
 
 // Calls work(slot, item) for every item, each once. No two calls that run at the same time have the same slot, which
 // is below parallel.width(): scratch memory goes by slots. A job of one task runs on the caller's thread.
+//
+// Every task has a range of neighbouring items, which it goes through in order, so that a thread reads memory in one
+// stream and what it prefetches past an item's end is its own. A task that is done helps with the others' ranges.
 template <class Work>
 void for_each_item(Parallel& parallel, size_t items, Work&& work) {
-  const size_t tasks = std::min(parallel.width(), items);
+  constexpr size_t kMaxTasks = 128;
+  size_t tasks = parallel.width() < items ? parallel.width() : items;
+  if (tasks > kMaxTasks) tasks = kMaxTasks;
   if (tasks <= 1) {
     for (size_t item = 0; item < items; item++) work(size_t{0}, item);
     return;
   }
-  std::atomic<size_t> next{0};
+  struct alignas(64) Range {  // a cache line each, for its counter to be its thread's
+    std::atomic<size_t> next;
+    size_t end;
+  };
+  Range ranges[kMaxTasks];
+  for (size_t i = 0; i < tasks; i++) {
+    ranges[i].next.store(i * items / tasks, std::memory_order_relaxed);
+    ranges[i].end = (i + 1) * items / tasks;
+  }
   parallel.run(tasks, [&](size_t slot) {
-    for (size_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(slot, item);
+    for (size_t i = 0; i < tasks; i++) {
+      Range& range = ranges[(slot + i) % tasks];
+      for (size_t item; (item = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) work(slot, item);
+    }
   });
 }
 

@@ -21,23 +21,98 @@ LLAMA3_INLINE const uint8_t* block_at(const uint8_t* blocks, int count, int i) {
   return blocks + (kTail && 32 * i >= count ? 0 : i * kBlockBytes);
 }
 
-// The float16 in the lower or the upper half of each lane; zeros above.
-LLAMA3_INLINE __m512 low_halves(__m256i heads) {
-  return _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm256_cvtepi32_epi16(heads)));
-}
-LLAMA3_INLINE __m512 high_halves(__m256i heads) { return low_halves(_mm256_srli_epi32(heads, 16)); }
-
-// Four bits each of 64 weights in two blocks, whose nibbles begin at these addresses.
-LLAMA3_INLINE __m512i nibbles_of_two_blocks(const uint8_t* first, const uint8_t* second) {
-  return nibbles(doubled_quarters(first, second), shifts_by_quarter(0, 4));
+// 64 bytes, or in a tail those that are left, with zeros behind.
+template <bool kTail>
+LLAMA3_INLINE __m512i load_bytes(const uint8_t* at, int left) {
+  if constexpr (!kTail) return _mm512_loadu_si512(at);
+  const auto valid = left >= 64 ? ~uint64_t{0} : (uint64_t{1} << (left > 0 ? left : 0)) - 1;
+  return _mm512_maskz_loadu_epi8(_cvtu64_mask64(valid), at);
 }
 
-// 16 where a bit of two blocks' 64 bits is set.
-LLAMA3_INLINE __m512i fifth_bits_of_two_blocks(const uint8_t* first, const uint8_t* second) {
-  uint32_t low, high;
-  __builtin_memcpy(&low, first, sizeof low);
-  __builtin_memcpy(&high, second, sizeof high);
-  return _mm512_maskz_set1_epi8(_cvtu64_mask64(low | static_cast<uint64_t>(high) << 32), 16);
+// Where the first four bytes of four blocks go so that a float16 of all of them stands together: bytes 0 to 15 of the
+// result for the first float16 of eight blocks, 16 to 31 for the second.
+template <int kBlockBytes>
+LLAMA3_INLINE __m512i head_indices() {
+  alignas(64) int8_t indices[64] = {};
+#pragma GCC unroll 32
+  for (int i = 0; i < 32; i++) indices[i] = static_cast<int8_t>((i / 2 % 4 * kBlockBytes + i / 16 * 2 + i % 2) & 63);
+  return _mm512_load_si512(indices);
+}
+
+// Word i: the two bytes that block i begins with; word 8 + i: the two after them.
+template <int kBlockBytes, bool kTail>
+LLAMA3_INLINE __m256i head_words(const uint8_t* blocks, int count) {
+  if constexpr (3 * kBlockBytes + 4 <= 64) {  // a load has four blocks' heads
+    const int bytes = count / 32 * kBlockBytes;
+    const __m512i first = load_bytes<kTail>(blocks, bytes);
+    const __m512i second = load_bytes<kTail>(blocks + 4 * kBlockBytes, bytes - 4 * kBlockBytes);
+    const __m512i indices = head_indices<kBlockBytes>();
+    const __m512i packed = _mm512_permutexvar_epi8(indices, first);
+    return _mm512_castsi512_si256(_mm512_mask_permutexvar_epi8(packed, 0xff00ff00, indices, second));
+  }
+  const __m256i heads = block_heads<kBlockBytes, kTail>(blocks, count);
+  return _mm256_setr_m128i(_mm256_cvtepi32_epi16(heads), _mm256_cvtepi32_epi16(_mm256_srli_epi32(heads, 16)));
+}
+
+// The same as float16: scales in the lower eight lanes, minima (or nothing of use) in the upper.
+template <int kBlockBytes, bool kTail>
+LLAMA3_INLINE __m512 head_halves(const uint8_t* blocks, int count) {
+  return _mm512_cvtph_ps(head_words<kBlockBytes, kTail>(blocks, count));
+}
+
+// The upper eight lanes, negated, with zeros above.
+LLAMA3_INLINE __m512 negated_upper_half(__m512 lanes) {
+  const __m512 upper = _mm512_zextps256_ps512(_mm512_extractf32x8_ps(lanes, 1));
+  return _mm512_xor_ps(upper, _mm512_set1_ps(-0.0f));
+}
+
+template <int kBlockBytes>
+LLAMA3_INLINE __m512i quarter_indices() {
+  alignas(64) int8_t indices[64];
+#pragma GCC unroll 64
+  for (int i = 0; i < 64; i++) indices[i] = static_cast<int8_t>((i / 16 * kBlockBytes + i % 16) & 63);
+  return _mm512_load_si512(indices);
+}
+
+// 16 bytes each of four blocks, whose first ones begin at `bytes`: of block i to quarter i. A tail has `left` bytes
+// there, at least a block's.
+template <int kBlockBytes, bool kTail>
+LLAMA3_INLINE __m512i four_quarters(const uint8_t* bytes, int left) {
+  // One load has three of them and ends before the fourth does.
+  static_assert(2 * kBlockBytes + 16 <= 64 && 64 < 3 * kBlockBytes + 16);
+  const __m512i three = _mm512_permutexvar_epi8(quarter_indices<kBlockBytes>(), load_bytes<kTail>(bytes, left));
+  const uint8_t* fourth = bytes + (kTail && left < 3 * kBlockBytes + 16 ? 0 : 3 * kBlockBytes);
+  return _mm512_mask_broadcast_i32x4(three, 0xf000, _mm_loadu_si128(reinterpret_cast<const __m128i*>(fourth)));
+}
+
+// The nibbles of eight blocks to the order of SuperBlock; the first ones begin `offset` bytes into the first block.
+template <int kBlockBytes, bool kTail>
+LLAMA3_INLINE void load_nibbles(const uint8_t* blocks, int offset, int count, __m512i* q) {
+  const __m512i low_bits = _mm512_set1_epi8(15);
+#pragma GCC unroll 2
+  for (int k = 0; k < 2; k++) {
+    const int before = 4 * k * kBlockBytes + offset, left = count / 32 * kBlockBytes - before;
+    const __m512i both =
+        kTail && left <= 0 ? _mm512_setzero_si512() : four_quarters<kBlockBytes, kTail>(blocks + before, left);
+    q[2 * k] = _mm512_and_si512(both, low_bits);
+    q[2 * k + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_bits);
+  }
+}
+
+// Adds 16 where a weight's fifth bit is set; the 32 bits of the first block stand at `bits`.
+template <int kBlockBytes, bool kTail>
+LLAMA3_INLINE void add_fifth_bits(const uint8_t* bits, int count, __m512i* q) {
+#pragma GCC unroll 4
+  for (int part = 0; part < 4; part++) {
+    uint64_t mask = 0;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      uint16_t half;
+      __builtin_memcpy(&half, block_at<kBlockBytes, kTail>(bits, count, part / 2 * 4 + i) + part % 2 * 2, sizeof half);
+      mask |= static_cast<uint64_t>(half) << (16 * i);
+    }
+    q[part] = _mm512_mask_add_epi8(q[part], _cvtu64_mask64(mask), q[part], _mm512_set1_epi8(16));
+  }
 }
 
 }  // namespace llama3::avx512

@@ -8,13 +8,14 @@ namespace llama3::avx512 {
 
 inline constexpr int kFloatTileRows = 32;  // weight rows of an item
 
-// The scratch memory of one item over `columns` rows of A: its packed weights and its sums.
-size_t float_scratch_bytes(int64_t columns);
-
-// Rows first to first + count of the product, for rows 0 to M of A.
+// Rows first to first + count of the product, for rows 0 to M of A. Each call needs scratch memory of its own: a
+// dequantized row, or a tile of them with its sums.
 void multiply_float_rows(const Product& product, Dequantize* dequantize, int64_t first, int64_t count, const float* A,
-                         int64_t M);
+                         int64_t M, std::byte* scratch);
+size_t float_row_scratch_bytes(int64_t K);
+
 void multiply_float_tile(const Product& product, Dequantize* dequantize, int64_t first, int64_t count, const float* A,
                          int64_t M, std::byte* scratch);
+size_t float_tile_scratch_bytes(int64_t M);
 
 }  // namespace llama3::avx512

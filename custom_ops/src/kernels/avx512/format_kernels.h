@@ -19,7 +19,7 @@ TileKernel* const* tile_kernels(const TileTraits& traits);
 
 template <class F>
 FormatKernels kernels_of() {
-  constexpr TileTraits traits = {F::kSubBlock, F::kSigned, F::kMinima, kPer32<F>};
+  constexpr TileTraits traits = {F::kSubBlock, kSigned<F>, F::kMinima, kPer32<F>};
   return {{multiply_rows<F, 1>, multiply_rows<F, 2>, multiply_rows<F, 3>, multiply_rows<F, 4>},
           pack_tile<F>,
           tile_kernels(traits),

@@ -9,17 +9,16 @@ namespace {
 struct IQ4_NL {
   static constexpr Format kFormat = Format::kIQ4_NL;
   static constexpr int kSubBlock = 32;
-  static constexpr bool kSigned = true;
+  static constexpr int kZero = 128;
   static constexpr Minima kMinima = Minima::kNone;
 
   template <bool kTail>
   static inline __attribute__((always_inline)) void load(const uint8_t* blocks, int count, SuperBlock& out) {
-    out.scale = low_halves(block_heads<18, kTail>(blocks, count));
+    out.scale = head_halves<18, kTail>(blocks, count);
     const __m512i codebook = shifted_codebook(kCodebookIQ4);
-    const auto block = [&](int i) { return block_at<18, kTail>(blocks, count, i); };
+    load_nibbles<18, kTail>(blocks, 2, count, out.q);
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; k++)
-      out.q[k] = _mm512_shuffle_epi8(codebook, nibbles_of_two_blocks(block(2 * k) + 2, block(2 * k + 1) + 2));
+    for (__m512i& q : out.q) q = _mm512_shuffle_epi8(codebook, q);
   }
 };
 

@@ -8,7 +8,7 @@ namespace {
 struct IQ4_XS {
   static constexpr Format kFormat = Format::kIQ4_XS;
   static constexpr int kSubBlock = 32;
-  static constexpr bool kSigned = true;
+  static constexpr int kZero = 128;
   static constexpr Minima kMinima = Minima::kNone;
 
   template <bool kTail>
@@ -20,9 +20,8 @@ struct IQ4_XS {
                                           _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
     const __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(head >> 16 & 0xffff)),
                                            _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
-    const __m256i six =
-        _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi32(15)),
-                        _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4));
+    const __m256i six = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi32(15)),
+                                        _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4));
     const __m256i codes = _mm256_sub_epi32(six, _mm256_set1_epi32(32));
     out.scale = _mm512_mul_ps(_mm512_zextps256_ps512(_mm256_cvtepi32_ps(codes)), half_to_all(block));
     const __m512i codebook = shifted_codebook(kCodebookIQ4);

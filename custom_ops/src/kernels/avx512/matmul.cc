@@ -9,12 +9,13 @@ namespace llama3::avx512 {
 namespace {
 
 constexpr int64_t kMaxRowsStreamed = 8;  // rows of A up to which weights are streamed; tiles are faster above
-constexpr int64_t kMaxPartRows = 512;   // rows of A at once: their sums of 64 weight rows fill 128 KB
-constexpr int64_t kItemTiles = 4;        // tiles of 16 weight rows an item, 25 KB unpacked
-constexpr int64_t kItemRows = kItemTiles * kTileRows;
-constexpr int64_t kBytesPerItem = 64 << 10;    // streamed rows an item, at most
-constexpr int64_t kSerialBytes = 16 << 10;     // a smaller job is not worth a second thread
-constexpr int64_t kSerialValues = 16 << 10;    // likewise, activations to quantize
+constexpr int64_t kMaxPartRows = 512;    // rows of A at once: their sums of 64 weight rows fill 128 KB
+constexpr int64_t kStripTiles = 4;       // tiles of 16 weight rows that are unpacked at once, 25 KB
+constexpr int64_t kStripRows = kStripTiles * kTileRows;
+constexpr int64_t kMaxStrips = 4;  // strips an item: the columns of a block come from a far cache once for all
+constexpr int64_t kBytesPerItem = 64 << 10;  // streamed rows an item, at most
+constexpr int64_t kSerialBytes = 16 << 10;   // a smaller job is not worth a second thread
+constexpr int64_t kSerialValues = 16 << 10;  // likewise, activations to quantize
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr size_t align_64(size_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -54,10 +55,10 @@ struct Job {
     return blocks * (streams() ? sizeof(ActivationBlock) : sizeof(Column));
   }
   size_t slot_bytes() const {
-    if (streams()) return 0;
-    const auto sums = static_cast<size_t>(part_rows()) * kItemRows * sizeof(float);
-    const size_t integers = kItemTiles * sizeof(Tile) + sums;
-    const size_t in_float = floats ? float_scratch_bytes(part_rows()) : 0;
+    if (streams()) return floats ? float_row_scratch_bytes(K) : 0;
+    const auto sums = static_cast<size_t>(part_rows()) * kMaxStrips * kStripRows * sizeof(float);
+    const size_t integers = kStripTiles * sizeof(Tile) + sums;
+    const size_t in_float = floats ? float_tile_scratch_bytes(part_rows()) : 0;
     return align_64(integers > in_float ? integers : in_float);
   }
 };
@@ -103,7 +104,7 @@ void stream_rows(const Job& job, const Product& product, const ActivationBlock* 
 }
 
 void multiply_streaming(const Job& job, const float* A, Parallel& parallel, ActivationBlock* per_256,
-                        ActivationBlock* per_32) {
+                        ActivationBlock* per_32, std::byte* slots) {
   const int64_t blocks = super_blocks(job.K);
   if (per_256 || per_32)
     run_items(parallel, job.M * job.K <= kSerialValues, job.M * blocks, [&](size_t, size_t item) {
@@ -125,7 +126,7 @@ void multiply_streaming(const Job& job, const float* A, Parallel& parallel, Acti
   };
   int64_t items = 0;
   for (const Product& product : job.products) items += divide_up(product.weight.rows, rows_per_item(product));
-  run_items(parallel, bytes <= kSerialBytes, items, [&](size_t, size_t item) {
+  run_items(parallel, bytes <= kSerialBytes, items, [&](size_t slot, size_t item) {
     auto index = static_cast<int64_t>(item);
     const Product* product = job.products.data();
     for (int64_t n; index >= (n = divide_up(product->weight.rows, rows_per_item(*product))); product++) index -= n;
@@ -133,7 +134,8 @@ void multiply_streaming(const Job& job, const float* A, Parallel& parallel, Acti
     const int64_t count = rest < rows_per_item(*product) ? rest : rows_per_item(*product);
     const Format format = product->weight.format;
     if (job.in_floats(*product))
-      multiply_float_rows(*product, format_kernels(format).dequantize, first, count, A, job.M);
+      multiply_float_rows(*product, format_kernels(format).dequantize, first, count, A, job.M,
+                          slots + slot * job.slot_bytes());
     else
       stream_rows(job, *product, scale_per_32(format) ? per_32 : per_256, first, count);
   });
@@ -154,104 +156,140 @@ void quantize_columns(const Job& job, const float* A, Parallel& parallel, Column
   });
 }
 
-// A share of a product: up to kItemRows weight rows and a range of column blocks.
+// A share of a product: weight rows, up to kMaxStrips strips of them, and a range of column blocks.
 struct TileItem {
   const Product* product;
   int64_t first_row, rows, first_block, end_block;
 };
 
-// Asks for the weights that come next, a few rows at each call, so that unpacking them finds them in the second cache.
+// Asks for the weights that come next, a line or two at each call, so that unpacking them finds them in the second
+// cache and no kernel waits behind many of them.
 class Prefetcher {
  public:
   Prefetcher(const uint8_t* rows, size_t row_bytes, int64_t count, size_t bytes, int64_t calls)
-      : row_(rows), row_bytes_(row_bytes), left_(count), bytes_(bytes), per_call_(divide_up(count, calls)) {}
+      : row_(rows),
+        row_bytes_(row_bytes),
+        rows_left_(count),
+        bytes_(bytes + 63),  // of a row: an unaligned one may begin a line more
+        per_call_(divide_up(count * divide_up(static_cast<int64_t>(bytes_), 64), calls)) {}
   void some() {
-    for (int64_t i = 0; i < per_call_ && left_ > 0; i++, left_--, row_ += row_bytes_)
-      for (size_t line = 0; line < bytes_ + 63; line += 64) _mm_prefetch(row_ + line, _MM_HINT_T1);
+    for (int64_t i = 0; i < per_call_ && rows_left_ > 0; i++) {
+      _mm_prefetch(row_ + at_, _MM_HINT_T1);
+      at_ += 64;
+      if (at_ < bytes_) continue;
+      at_ = 0;
+      row_ += row_bytes_;
+      rows_left_--;
+    }
   }
 
  private:
   const uint8_t* row_;
   size_t row_bytes_;
-  int64_t left_;
-  size_t bytes_;
+  int64_t rows_left_;
+  size_t bytes_, at_ = 0;
   int64_t per_call_;
 };
 
-// Copies sums [columns][kItemRows] to the output's rows first_column and on.
-void write_output(const TileItem& item, const float* sums, int64_t first_column, int64_t columns) {
-  const Product& product = *item.product;
-  for (int64_t c = 0; c < columns; c++, sums += kItemRows) {
-    float* to = product.output + (first_column + c) * product.weight.rows + item.first_row;
+// The columns that a kernel multiplies two calls from now, to the first cache: past a few hundred rows of A they come
+// from the third. A share of the lines at each of `calls` calls.
+void prefetch_columns(const Column* columns, int64_t width, int64_t call, int64_t calls) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(columns);
+  const auto size = width * static_cast<int64_t>(sizeof(Column));
+  for (int64_t at = call * size / calls / 64 * 64; at < (call + 1) * size / calls; at += 64)
+    _mm_prefetch(bytes + at, _MM_HINT_T0);
+}
+
+// Copies sums [columns][kStripRows] of some weight rows to the output's rows first_column and on.
+void write_output(const Product& product, int64_t first_row, int64_t rows, const float* sums, int64_t first_column,
+                  int64_t columns) {
+  for (int64_t c = 0; c < columns; c++, sums += kStripRows) {
+    float* to = product.output + (first_column + c) * product.weight.rows + first_row;
     if (product.bias)
-      for (int64_t r = 0; r < item.rows; r++) to[r] = sums[r] + product.bias[item.first_row + r];
+      for (int64_t r = 0; r < rows; r++) to[r] = sums[r] + product.bias[first_row + r];
     else
-      __builtin_memcpy(to, sums, static_cast<size_t>(item.rows) * sizeof(float));
+      __builtin_memcpy(to, sums, static_cast<size_t>(rows) * sizeof(float));
   }
 }
 
-void multiply_item(const Job& job, const ColumnBlocks& blocks_of_columns, const TileItem& item, const Column* columns,
+void multiply_item(const Job& job, const ColumnBlocks& column_blocks, const TileItem& item, const Column* columns,
                    std::byte* scratch) {
   auto* tiles = reinterpret_cast<Tile*>(scratch);
-  auto* sums = reinterpret_cast<float*>(scratch + kItemTiles * sizeof(Tile));
+  auto* all_sums = reinterpret_cast<float*>(scratch + kStripTiles * sizeof(Tile));
   const Matrix& weight = item.product->weight;
   const FormatKernels& kernels = format_kernels(weight.format);
   const FormatInfo& layout = info(weight.format);
   const size_t row_bytes = weight.row_bytes();
   const auto super_bytes = static_cast<size_t>(kSuperBlock / layout.block_weights * layout.block_bytes);
-  const uint8_t* rows = weight.data + static_cast<size_t>(item.first_row) * row_bytes;
-  const int64_t first_column = blocks_of_columns.first(item.first_block);
-  const int64_t end_column = blocks_of_columns.first(item.end_block);
-  const int64_t pairs = divide_up(item.rows, kGroups * kTileRows);
-  const int64_t blocks = super_blocks(job.K);
+  const int64_t first_column = column_blocks.first(item.first_block);
+  const int64_t strip_sums = (column_blocks.first(item.end_block) - first_column) * kStripRows;
+  const int64_t blocks = super_blocks(job.K), strips = divide_up(item.rows, kStripRows);
 
-  __builtin_memset(sums, 0, static_cast<size_t>((end_column - first_column) * kItemRows) * sizeof(float));
-  for (int64_t b = 0; b < blocks; b++, rows += super_bytes, columns += job.M) {
+  __builtin_memset(all_sums, 0, static_cast<size_t>(strips * strip_sums) * sizeof(float));
+  for (int64_t b = 0; b < blocks; b++, columns += job.M) {
     const int weights = block_values(job, b);
-    for (int64_t t = 0; t < pairs * kGroups; t++) {
-      // A tile with no row of its own, the second of a pair, repeats the first rows; nobody reads its sums.
-      const int64_t row = t * kTileRows < item.rows ? t * kTileRows : 0;
-      const int64_t valid = item.rows - row < kTileRows ? item.rows - row : kTileRows;
-      kernels.pack_tile(rows + static_cast<size_t>(row) * row_bytes, row_bytes, static_cast<int>(valid), weights,
-                        tiles[t]);
-    }
     const bool last = b + 1 == blocks;
-    Prefetcher next(rows + super_bytes, row_bytes, last ? 0 : item.rows, super_bytes,
-                    (item.end_block - item.first_block) * pairs);
-    float* block_sums = sums;
-    int64_t column = first_column;
-    for (int64_t block = item.first_block; block < item.end_block; block++) {
-      const int64_t width = blocks_of_columns.width_of(block);
-      for (int64_t pair = 0; pair < pairs; pair++) {
-        next.some();
-        kernels.tiles[width - 1](
-            {tiles + pair * kGroups, columns + column, weights, block_sums + pair * kGroups * kTileRows, kItemRows});
+    for (int64_t strip = 0; strip < strips; strip++) {
+      const int64_t first_row = item.first_row + strip * kStripRows;
+      const int64_t rest = item.rows - strip * kStripRows, strip_rows = rest < kStripRows ? rest : kStripRows;
+      const uint8_t* rows =
+          weight.data + static_cast<size_t>(first_row) * row_bytes + static_cast<size_t>(b) * super_bytes;
+      const int64_t pairs = divide_up(strip_rows, kGroups * kTileRows);
+      for (int64_t t = 0; t < pairs * kGroups; t++) {
+        // A tile with no row of its own, the second of a pair, repeats the first rows; nobody reads its sums.
+        const int64_t row = t * kTileRows < strip_rows ? t * kTileRows : 0;
+        const int64_t valid = strip_rows - row < kTileRows ? strip_rows - row : kTileRows;
+        kernels.pack_tile(rows + static_cast<size_t>(row) * row_bytes, row_bytes, static_cast<int>(valid), weights,
+                          tiles[t]);
       }
-      // At once, so that the stores find their way to memory while the next block is multiplied.
-      if (last) write_output(item, block_sums, column, width);
-      column += width;
-      block_sums += width * kItemRows;
+      Prefetcher next(rows + super_bytes, row_bytes, last ? 0 : strip_rows, super_bytes,
+                      (item.end_block - item.first_block) * pairs);
+      float* sums = all_sums + strip * strip_sums;
+      int64_t column = first_column;
+      for (int64_t block = item.first_block; block < item.end_block; block++) {
+        const int64_t width = column_blocks.width_of(block);
+        for (int64_t pair = 0; pair < pairs; pair++) {
+          next.some();
+          prefetch_columns(columns + column + 2 * width, width, pair, pairs);
+          kernels.tiles[width - 1](
+              {tiles + pair * kGroups, columns + column, weights, sums + pair * kGroups * kTileRows, kStripRows});
+        }
+        // At once, so that the stores find their way to memory while the next block is multiplied.
+        if (last) write_output(*item.product, first_row, strip_rows, sums, column, width);
+        column += width;
+        sums += width * kStripRows;
+      }
     }
   }
 }
 
-// Into how many ranges of columns a product's items are cut: enough for every thread to have a few items.
-int64_t column_ranges(const Job& job, const ColumnBlocks& columns, size_t width) {
-  int64_t items = 0;
-  for (const Product& product : job.products) items += divide_up(product.weight.rows, kItemRows);
-  const int64_t wanted = divide_up(4 * static_cast<int64_t>(width), items);
-  const int64_t sensible = divide_up(columns.count, 8);  // a range pays for unpacking its weights again
-  return wanted < sensible ? wanted : sensible;
-}
+// How the products are cut into items: rows of a strip or several, and ranges of columns.
+struct Cut {
+  int64_t item_rows, ranges;
+
+  // Every thread should have some items to take.
+  Cut(const Job& job, const ColumnBlocks& columns, size_t width) : item_rows(kMaxStrips * kStripRows), ranges(1) {
+    const int64_t wanted = width > 1 ? 8 * static_cast<int64_t>(width) : 1;
+    const auto items = [&] {
+      int64_t count = 0;
+      for (const Product& product : job.products) count += divide_up(product.weight.rows, item_rows);
+      return count;
+    };
+    while (item_rows > kStripRows && items() < wanted) item_rows /= 2;
+    const int64_t sensible = divide_up(columns.count, 8);  // a range pays for unpacking its weights again
+    ranges = divide_up(wanted, items());
+    if (ranges > sensible) ranges = sensible;
+  }
+};
 
 void multiply_tiled(const Job& job, const float* A, Parallel& parallel, Column* per_256, Column* per_32,
                     std::byte* slots) {
   const ColumnBlocks columns(job.M);
   if (per_256 || per_32) quantize_columns(job, A, parallel, per_256, per_32);
-  const int64_t ranges = parallel.width() > 1 ? column_ranges(job, columns, parallel.width()) : 1;
+  const Cut cut(job, columns, parallel.width());
   const auto items_of = [&](const Product& product) {
     return job.in_floats(product) ? divide_up(product.weight.rows, kFloatTileRows)
-                                  : divide_up(product.weight.rows, kItemRows) * ranges;
+                                  : divide_up(product.weight.rows, cut.item_rows) * cut.ranges;
   };
   int64_t items = 0;
   for (const Product& product : job.products) items += items_of(product);
@@ -267,9 +305,9 @@ void multiply_tiled(const Job& job, const float* A, Parallel& parallel, Column* 
                           rest < kFloatTileRows ? rest : kFloatTileRows, A, job.M, scratch);
       return;
     }
-    const int64_t first = index / ranges * kItemRows, rest = weight.rows - first, range = index % ranges;
-    const TileItem item = {product, first, rest < kItemRows ? rest : kItemRows, range * columns.count / ranges,
-                           (range + 1) * columns.count / ranges};
+    const int64_t first = index / cut.ranges * cut.item_rows, rest = weight.rows - first, range = index % cut.ranges;
+    const TileItem item = {product, first, rest < cut.item_rows ? rest : cut.item_rows,
+                           range * columns.count / cut.ranges, (range + 1) * columns.count / cut.ranges};
     multiply_item(job, columns, item, scale_per_32(weight.format) ? per_32 : per_256, scratch);
   });
 }
@@ -283,7 +321,7 @@ void multiply(std::span<const Product> products, const float* A, int64_t M, Acti
   scratch += job.per_32 ? job.quantized_bytes() : 0;
   if (job.streams())
     return multiply_streaming(job, A, parallel, reinterpret_cast<ActivationBlock*>(per_256),
-                              reinterpret_cast<ActivationBlock*>(per_32));
+                              reinterpret_cast<ActivationBlock*>(per_32), scratch);
   // Rows of A in nearly equal parts, so that no part is too small for tiles.
   const int64_t parts = divide_up(M, kMaxPartRows);
   Product shifted[kMaxProducts];

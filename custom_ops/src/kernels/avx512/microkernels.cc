@@ -6,7 +6,7 @@ namespace {
 
 template <TileTraits T>
 constexpr TileKernel* kForColumns[kTileColumns] = {multiply_tiles<T, 1>, multiply_tiles<T, 2>, multiply_tiles<T, 3>,
-                                                    multiply_tiles<T, 4>, multiply_tiles<T, 5>, multiply_tiles<T, 6>};
+                                                   multiply_tiles<T, 4>, multiply_tiles<T, 5>, multiply_tiles<T, 6>};
 
 struct Row {
   TileTraits traits;

@@ -7,7 +7,7 @@ namespace {
 struct Q2_K {
   static constexpr Format kFormat = Format::kQ2_K;
   static constexpr int kSubBlock = 16;
-  static constexpr bool kSigned = false;
+  static constexpr int kZero = 0;
   static constexpr Minima kMinima = Minima::kInteger;
 
   template <bool kTail>
@@ -15,10 +15,10 @@ struct Q2_K {
     const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
     const __m128i scales = _mm_and_si128(codes, _mm_set1_epi8(15));
     const __m128i minima = _mm_and_si128(_mm_srli_epi16(codes, 4), _mm_set1_epi8(15));
-    out.min_scale = half_to_all(block + 82);
     out.scale = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(scales)), half_to_all(block + 80));
-    out.min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(minima)), out.min_scale);
     out.min_codes = _mm256_cvtepu8_epi16(minima);
+    out.min_factor = half_to_all(block + 82);
+    out.min = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(minima)), out.min_factor);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
       const __m512i bytes = same_halves(block + 16 + 32 * (k / 2));

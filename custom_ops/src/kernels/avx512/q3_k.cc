@@ -7,7 +7,7 @@ namespace {
 struct Q3_K {
   static constexpr Format kFormat = Format::kQ3_K;
   static constexpr int kSubBlock = 16;
-  static constexpr bool kSigned = true;
+  static constexpr int kZero = 4;
   static constexpr Minima kMinima = Minima::kNone;
 
   template <bool kTail>
@@ -15,8 +15,8 @@ struct Q3_K {
     // Sixteen scales: nibbles in 8 bytes, bit pairs in 4; they mean themselves less 32.
     const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 94));  // bytes 2 to 13
     const __m128i low = _mm_shuffle_epi8(codes, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
-    const __m128i high = _mm_shuffle_epi8(
-        codes, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
+    const __m128i high =
+        _mm_shuffle_epi8(codes, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
     const __m128i four = _mm_and_si128(_mm_srlv_epi64(low, _mm_set_epi64x(4, 0)), _mm_set1_epi8(15));
     const __m128i two = _mm_and_si128(_mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
     const __m128i six = _mm_sub_epi8(_mm_or_si128(four, _mm_slli_epi16(two, 4)), _mm_set1_epi8(32));
@@ -27,10 +27,9 @@ struct Q3_K {
       const __m512i bytes = same_halves(block + 32 + 32 * (k / 2));
       const __m512i shifts = k % 2 ? shifts_by_half(4, 6) : shifts_by_half(0, 2);
       const __m512i bits = _mm512_and_si512(_mm512_srlv_epi64(bytes, shifts), _mm512_set1_epi8(3));
-      const __m512i bit = _mm512_inserti64x4(_mm512_set1_epi8(1 << (2 * k)),
-                                             _mm256_set1_epi8(static_cast<char>(2 << (2 * k))), 1);
-      const __mmask64 set = _mm512_test_epi8_mask(high_bits, bit);
-      out.q[k] = _mm512_add_epi8(bits, _mm512_mask_blend_epi8(set, _mm512_set1_epi8(128 - 4), _mm512_set1_epi8(-128)));
+      const __m512i bit =
+          _mm512_inserti64x4(_mm512_set1_epi8(1 << (2 * k)), _mm256_set1_epi8(static_cast<char>(2 << (2 * k))), 1);
+      out.q[k] = _mm512_mask_add_epi8(bits, _mm512_test_epi8_mask(high_bits, bit), bits, _mm512_set1_epi8(4));
     }
   }
 };

@@ -8,17 +8,14 @@ namespace {
 struct Q4_1 {
   static constexpr Format kFormat = Format::kQ4_1;
   static constexpr int kSubBlock = 32;
-  static constexpr bool kSigned = false;
+  static constexpr int kZero = 0;
   static constexpr Minima kMinima = Minima::kFloat;
 
   template <bool kTail>
   static inline __attribute__((always_inline)) void load(const uint8_t* blocks, int count, SuperBlock& out) {
-    const __m256i heads = block_heads<20, kTail>(blocks, count);
-    out.scale = low_halves(heads);
-    out.min = high_halves(_mm256_xor_si256(heads, _mm256_set1_epi32(INT32_MIN)));
-    const auto block = [&](int i) { return block_at<20, kTail>(blocks, count, i); };
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) out.q[k] = nibbles_of_two_blocks(block(2 * k) + 4, block(2 * k + 1) + 4);
+    out.scale = head_halves<20, kTail>(blocks, count);
+    out.min = negated_upper_half(out.scale);
+    load_nibbles<20, kTail>(blocks, 4, count, out.q);
   }
 };
 

@@ -8,7 +8,7 @@ namespace {
 struct Q4_K {
   static constexpr Format kFormat = Format::kQ4_K;
   static constexpr int kSubBlock = 32;
-  static constexpr bool kSigned = false;
+  static constexpr int kZero = 0;
   static constexpr Minima kMinima = Minima::kInteger;
 
   template <bool kTail>

@@ -8,7 +8,7 @@ namespace {
 struct Q5_K {
   static constexpr Format kFormat = Format::kQ5_K;
   static constexpr int kSubBlock = 32;
-  static constexpr bool kSigned = false;
+  static constexpr int kZero = 0;
   static constexpr Minima kMinima = Minima::kInteger;
 
   template <bool kTail>
@@ -18,7 +18,8 @@ struct Q5_K {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
       const __m512i low = nibbles(same_halves(block + 48 + 32 * k), shifts_by_half(0, 4));
-      const __m512i bit = _mm512_inserti64x4(_mm512_set1_epi8(1 << (2 * k)), _mm256_set1_epi8(static_cast<char>(2 << (2 * k))), 1);
+      const __m512i bit =
+          _mm512_inserti64x4(_mm512_set1_epi8(1 << (2 * k)), _mm256_set1_epi8(static_cast<char>(2 << (2 * k))), 1);
       out.q[k] = _mm512_mask_add_epi8(low, _mm512_test_epi8_mask(high_bits, bit), low, _mm512_set1_epi8(16));
     }
   }

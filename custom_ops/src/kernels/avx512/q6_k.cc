@@ -7,7 +7,7 @@ namespace {
 struct Q6_K {
   static constexpr Format kFormat = Format::kQ6_K;
   static constexpr int kSubBlock = 16;
-  static constexpr bool kSigned = true;
+  static constexpr int kZero = 32;
   static constexpr Minima kMinima = Minima::kNone;
 
   template <bool kTail>
@@ -21,8 +21,7 @@ struct Q6_K {
       const __m512i four = _mm512_and_si512(k % 2 ? _mm512_srli_epi16(low, 4) : low, _mm512_set1_epi8(15));
       // The pair of bits of each half, turned to bits 4 and 5.
       const __m512i turned = _mm512_rorv_epi64(high, k % 2 ? shifts_by_half(0, 2) : shifts_by_half(60, 62));
-      const __m512i six = _mm512_or_si512(four, _mm512_and_si512(turned, _mm512_set1_epi8(48)));
-      out.q[k] = _mm512_add_epi8(six, _mm512_set1_epi8(128 - 32));
+      out.q[k] = _mm512_or_si512(four, _mm512_and_si512(turned, _mm512_set1_epi8(48)));
     }
   }
 };

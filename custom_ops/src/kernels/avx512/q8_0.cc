@@ -8,16 +8,19 @@ namespace {
 struct Q8_0 {
   static constexpr Format kFormat = Format::kQ8_0;
   static constexpr int kSubBlock = 32;
-  static constexpr bool kSigned = true;
+  static constexpr int kZero = 128;
   static constexpr Minima kMinima = Minima::kNone;
 
   template <bool kTail>
   static inline __attribute__((always_inline)) void load(const uint8_t* blocks, int count, SuperBlock& out) {
-    out.scale = low_halves(block_heads<34, kTail>(blocks, count));
-    const auto block = [&](int i) { return block_at<34, kTail>(blocks, count, i); };
+    out.scale = head_halves<34, kTail>(blocks, count);
+    const auto block = [&](int i) { return block_at<34, kTail>(blocks, count, i) + 2; };
+#pragma GCC unroll 2
+    for (int k = 0; k < 4; k += 2)
+      to_even_and_odd(two_halves(block(2 * k), block(2 * k + 1)), two_halves(block(2 * k + 2), block(2 * k + 3)),
+                      out.q[k], out.q[k + 1]);
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; k++)
-      out.q[k] = _mm512_xor_si512(two_halves(block(2 * k) + 2, block(2 * k + 1) + 2), _mm512_set1_epi8(-128));
+    for (__m512i& q : out.q) q = _mm512_xor_si512(q, _mm512_set1_epi8(-128));
   }
 };
 

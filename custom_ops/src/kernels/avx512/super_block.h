@@ -13,31 +13,55 @@ namespace llama3::avx512 {
 enum class Minima {
   kNone,
   kFloat,    // `min`, one a sub-block
-  kInteger,  // besides, `min_codes` and `min_scale`, whose product `min` is: sums over a tile stay in integers
+  kInteger,  // besides, `min_codes` and `min_factor`, whose product `min` is: sums stay in integers for longer
 };
 
-// 256 weights in order. A signed weight is stored as w + 128, see ActivationBlock::offset.
+// 256 weights: scale * (q - kZero) - min.
+//
+// Formats of super-blocks have them in order. In formats with blocks of 32 (kPer32), of each 128 weights the even
+// chunks of 16 come first and then the odd ones: a block's low nibbles meet its high ones in the same lanes, so that
+// their products are summed before they are scaled.
 struct SuperBlock {
-  __m512i q[4];        // 64 bytes each
-  __m512 scale;        // lane j: sub-block j (8 of 32 weights or 16 of 16 weights)
-  __m512 min;          // likewise; 0 in lanes that have no sub-block
-  __m256i min_codes;   // likewise, int16
-  __m512 min_scale;    // the same in all lanes
+  __m512i q[4];       // 64 unsigned bytes each
+  __m512 scale;       // lane j: sub-block j (8 of 32 weights or 16 of 16 weights); nothing of use above
+  __m512 min;         // likewise; 0 in lanes that have no sub-block
+  __m256i min_codes;  // likewise, int16
+  __m512 min_factor;  // the same in all lanes
 };
 
 // A format F has
-//   kFormat, kSubBlock (weights a scale: 16 or 32), kSigned, kMinima, and
-//   load(const uint8_t* blocks, int count, SuperBlock&): reads `count` weights, a multiple of the format's block; what it
-//   makes of the rest is multiplied by zeros, and so must have a scale and a minimum that are finite.
+//   kFormat, kSubBlock (weights a scale: 16 or 32), kZero (what q means 0 by, 0 to 128), kMinima, and
+//   load<kTail>(const uint8_t* blocks, int count, SuperBlock&): reads `count` weights, a multiple of the format's
+//   block, all 256 unless kTail; what it makes of the rest is multiplied by zeros, and so must have a scale and a
+//   minimum that are finite.
 template <class F>
-inline constexpr bool kPer32 = false;  // set beside a format with blocks of 32
+inline constexpr bool kPer32 = false;  // A has a scale for every 32 values; set beside a format with blocks of 32
+
+// Multiply instructions want one unsigned operand, so weights below zero are passed as w + 128:
+// ActivationBlock::offset.
+template <class F>
+inline constexpr bool kSigned = F::kZero != 0;
+template <class F>
+LLAMA3_INLINE __m512i unsigned_operand(__m512i q) {
+  return F::kZero % 128 == 0 ? q : _mm512_add_epi8(q, _mm512_set1_epi8(static_cast<char>(128 - F::kZero)));
+}
+
+// Where a chunk of 16 weights lies in SuperBlock::q.
+template <class F>
+constexpr int stored_chunk(int chunk) {
+  return kPer32<F> ? chunk / 8 * 8 + chunk % 2 * 4 + chunk % 8 / 2 : chunk;
+}
+
+// 128 weights in order, turned to even and odd chunks.
+LLAMA3_INLINE void to_even_and_odd(__m512i first, __m512i second, __m512i& even, __m512i& odd) {
+  even = _mm512_permutex2var_epi64(first, _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13), second);
+  odd = _mm512_permutex2var_epi64(first, _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15), second);
+}
 
 // Bytes that 256 weights take.
 template <class F>
-LLAMA3_INLINE size_t super_block_bytes() {
-  const FormatInfo& row = info(F::kFormat);
-  return static_cast<size_t>(kSuperBlock / row.block_weights * row.block_bytes);
-}
+inline constexpr size_t kSuperBlockBytes =
+    static_cast<size_t>(kSuperBlock / info(F::kFormat).block_weights * info(F::kFormat).block_bytes);
 
 // Two 32-byte halves or four 16-byte quarters of a register from separate places.
 LLAMA3_INLINE __m512i two_halves(const uint8_t* low, const uint8_t* high) {

@@ -7,15 +7,15 @@
 namespace llama3::avx512 {
 
 inline constexpr int kTileRows = 16;
-inline constexpr int kGroups = 2;        // tiles that a microkernel multiplies at once
-inline constexpr int kTileColumns = 6;   // rows of A at once: 2 x 6 integer and 2 x 6 float sums fill the registers
+inline constexpr int kGroups = 2;       // tiles that a microkernel multiplies at once
+inline constexpr int kTileColumns = 6;  // rows of A at once: 2 x 6 integer and 2 x 6 float sums fill the registers
 
 struct alignas(64) Tile {
   uint8_t q[64][64];         // [weight / 4][row][weight % 4]
   float scale[16][16];       // [sub-block][row]
   float min[8][16];          // likewise, for Minima::kFloat
   int32_t min_codes[8][16];  // pairs of int16 of neighbouring sub-blocks, for Minima::kInteger
-  float min_scale[16];
+  float min_factor[16];
 };
 
 // 256 values of one row of A as the tile kernels read them, 32 bits at a time. A row of A is a column here, because the
@@ -71,7 +71,7 @@ LLAMA3_INLINE __m512 start_of_sum(const Tile& tile, const Column& column) {
 #pragma GCC unroll 8
   for (int p = 0; p < (T.sub_block == 32 ? 4 : 8); p++)
     sum = _mm512_dpwssd_epi32(sum, _mm512_load_si512(tile.min_codes[p]), _mm512_set1_epi32(pairs[p]));
-  return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(tile.min_scale), _mm512_setzero_ps());
+  return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(tile.min_factor), _mm512_setzero_ps());
 }
 
 template <TileTraits T, int kColumns>
@@ -152,16 +152,21 @@ LLAMA3_INLINE void transpose_4_words(const uint8_t* rows, size_t stride, __m512i
   out[3] = _mm512_unpackhi_epi64(high_01, high_23);
 }
 
-// The same for `words` words (a multiple of 4) of 16 rows in a buffer, to a tile's rows of 16 words.
-LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, void* out) {
+// The same for `words` words (a multiple of 4) of 16 rows in a buffer, to a tile's rows of 16 words. Four words come
+// from where `place` says that the buffer has them.
+template <class Place>
+LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, void* out, Place&& place) {
   const auto* from = static_cast<const uint8_t*>(rows);
   auto* to = static_cast<uint8_t*>(out);
-  for (int word = 0; word < words; word += 4) {
+  for (int i = 0; i < words / 4; i++) {
     __m512i columns[4];
-    transpose_4_words(from + 4 * word, stride, columns);
+    transpose_4_words(from + 16 * place(i), stride, columns);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) _mm512_store_si512(to + 64 * (word + i), columns[i]);
+    for (int k = 0; k < 4; k++) _mm512_store_si512(to + 64 * (4 * i + k), columns[k]);
   }
+}
+LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, void* out) {
+  transpose_words(rows, stride, words, out, [](int i) { return i; });
 }
 
 // Fills a tile with 16 rows, row by row through the format's `load`. Rows past the last valid one repeat it.
@@ -178,15 +183,15 @@ void pack_tile(const uint8_t* rows, size_t row_bytes, int valid_rows, int weight
     else
       F::template load<true>(row, weights, w);
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) _mm512_store_si512(q[r] + 64 * k, w.q[k]);
+    for (int k = 0; k < 4; k++) _mm512_store_si512(q[r] + 64 * k, unsigned_operand<F>(w.q[k]));
     _mm512_store_ps(scale[r], w.scale);
     if constexpr (F::kMinima == Minima::kFloat) _mm512_store_ps(min[r], w.min);
     if constexpr (F::kMinima == Minima::kInteger) {
       _mm256_store_si256(reinterpret_cast<__m256i*>(min_codes[r]), w.min_codes);
-      tile.min_scale[r] = _mm512_cvtss_f32(w.min_scale);
+      tile.min_factor[r] = _mm512_cvtss_f32(w.min_factor);
     }
   }
-  transpose_words(q, sizeof q[0], weights / 4, tile.q);
+  transpose_words(q, sizeof q[0], weights / 4, tile.q, [](int chunk) { return stored_chunk<F>(chunk); });
   transpose_words(scale, sizeof scale[0], F::kSubBlock == 32 ? 8 : 16, tile.scale);
   if constexpr (F::kMinima == Minima::kFloat) transpose_words(min, sizeof min[0], 8, tile.min);
   if constexpr (F::kMinima == Minima::kInteger)

@@ -1,5 +1,4 @@
-// Any format through its scalar code: for those whose weights come out of large tables, and for whose speed nobody has
-// asked so far.
+// Formats that come through their scalar code: their weights stand in large tables (i-quants), or they are rare.
 #include "kernels/avx512/format_kernels.h"
 #include "kernels/scalar/unpack.h"
 
@@ -7,10 +6,20 @@ namespace llama3::avx512 {
 namespace {
 
 template <Format format>
+struct ThroughScalar;
+
+}  // namespace
+
+template <Format format>
+inline constexpr bool kPer32<ThroughScalar<format>> = format == Format::kNVFP4;
+
+namespace {
+
+template <Format format>
 struct ThroughScalar {
   static constexpr Format kFormat = format;
   static constexpr int kSubBlock = 16;
-  static constexpr bool kSigned = true;
+  static constexpr int kZero = 128;
   static constexpr Minima kMinima = Minima::kNone;
 
   template <bool kTail>
@@ -21,13 +30,12 @@ struct ThroughScalar {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++)
       out.q[k] = _mm512_xor_si512(_mm512_load_si512(unpacked.q + 64 * k), _mm512_set1_epi8(-128));
+    if constexpr (kPer32<ThroughScalar>)
+      for (int k = 0; k < 4; k += 2) to_even_and_odd(out.q[k], out.q[k + 1], out.q[k], out.q[k + 1]);
   }
 };
 
 }  // namespace
-
-template <Format format>
-inline constexpr bool kPer32<ThroughScalar<format>> = format == Format::kNVFP4;
 
 FormatKernels unpacked_kernels(Format format) {
   switch (format) {

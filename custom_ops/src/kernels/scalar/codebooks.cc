@@ -63,8 +63,9 @@ void unpack_tq1_0(const uint8_t* block, int8_t* q, float* scale, float*) {
 void unpack_tq2_0(const uint8_t* block, int8_t* q, float* scale, float*) {
   const float d = half_at(block + 64);
   for (int j = 0; j < 16; j++) scale[j] = d;
-  for (int i = 0; i < 256; i++)
-    q[i] = static_cast<int8_t>((block[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3) - 1);
+  for (int part = 0; part < 8; part++)  // 32 bytes hold 128 weights, 32 at each shift
+    for (int i = 0; i < 32; i++)
+      q[32 * part + i] = static_cast<int8_t>((block[part / 4 * 32 + i] >> (part % 4 * 2) & 3) - 1);
 }
 
 }  // namespace llama3::scalar

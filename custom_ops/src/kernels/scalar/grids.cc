@@ -1,7 +1,7 @@
 // iq1_s to iq3_s: an index into a grid of four or eight small integers, with their signs beside it.
 #include "kernels/scalar/grids.h"
 
-#include <bit>
+#include <cstring>
 
 #include "kernels/half.h"
 #include "kernels/scalar/unpack.h"
@@ -10,10 +10,17 @@ namespace llama3::scalar {
 namespace {
 
 // Seven sign bits are stored for eight weights: an even number of them is negative.
-uint32_t eight_signs(uint32_t seven) { return seven | (static_cast<uint32_t>(std::popcount(seven)) & 1) << 7; }
+uint32_t eight_signs(uint32_t seven) { return seven | static_cast<uint32_t>(__builtin_parity(seven)) << 7; }
 
-void copy_signed(const int8_t* values, uint32_t signs, int count, int8_t* q) {
-  for (int i = 0; i < count; i++) q[i] = static_cast<int8_t>(signs >> i & 1 ? -values[i] : values[i]);
+// Copies four or eight positive values, negated where a sign bit is set, all at once: bit i is spread to byte i, and a
+// byte's negation (its complement plus one) of a value above zero carries nothing into the next.
+template <class Word>
+void copy_signed(const int8_t* values, uint32_t signs, int8_t* q) {
+  constexpr auto kOnes = static_cast<Word>(0x0101010101010101u), kBits = static_cast<Word>(0x8040201008040201u);
+  const Word chosen = static_cast<Word>((signs & 0xff) * kOnes) & kBits;
+  const Word negative = (chosen + kOnes * 0x7f) >> 7 & kOnes;
+  const Word result = (load<Word>(values) ^ static_cast<Word>(negative * 0xff)) + negative;
+  std::memcpy(q, &result, sizeof result);
 }
 
 // iq1: the grid holds -1, 0 and 1, and an eighth is added to or taken from each: eight times that is whole.
@@ -31,7 +38,8 @@ void unpack_iq2_xxs(const uint8_t* block, int8_t* q, float* scale, float*) {
     const uint32_t signs_and_scale = load<uint32_t>(indices + 4);
     scale[2 * j] = scale[2 * j + 1] = d * (0.5f + static_cast<float>(signs_and_scale >> 28)) * 0.25f;
     for (int i = 0; i < 4; i++)
-      copy_signed(grid.iq2_xxs[indices[i]], eight_signs(signs_and_scale >> (7 * i) & 127), 8, q + 32 * j + 8 * i);
+      copy_signed<uint64_t>(grid.iq2_xxs[indices[i]], eight_signs(signs_and_scale >> (7 * i) & 127),
+                            q + 32 * j + 8 * i);
   }
 }
 
@@ -40,7 +48,7 @@ void unpack_iq2_xs(const uint8_t* block, int8_t* q, float* scale, float*) {
   const float d = half_at(block);
   for (int i = 0; i < 32; i++) {
     const uint32_t code = load<uint16_t>(block + 2 + 2 * i);
-    copy_signed(grid.iq2_xs[code & 511], eight_signs(code >> 9), 8, q + 8 * i);
+    copy_signed<uint64_t>(grid.iq2_xs[code & 511], eight_signs(code >> 9), q + 8 * i);
   }
   for (int j = 0; j < 16; j++)
     scale[j] = d * (0.5f + static_cast<float>(block[66 + j / 2] >> (j % 2 * 4) & 15)) * 0.25f;
@@ -51,9 +59,8 @@ void unpack_iq2_s(const uint8_t* block, int8_t* q, float* scale, float*) {
   const float d = half_at(block);
   const uint8_t *low = block + 2, *signs = block + 34, *high = block + 66, *scales = block + 74;
   for (int i = 0; i < 32; i++)
-    copy_signed(grid.iq2_s[low[i] | (high[i / 4] >> (i % 4 * 2) & 3) << 8], signs[i], 8, q + 8 * i);
-  for (int j = 0; j < 16; j++)
-    scale[j] = d * (0.5f + static_cast<float>(scales[j / 2] >> (j % 2 * 4) & 15)) * 0.25f;
+    copy_signed<uint64_t>(grid.iq2_s[low[i] | (high[i / 4] >> (i % 4 * 2) & 3) << 8], signs[i], q + 8 * i);
+  for (int j = 0; j < 16; j++) scale[j] = d * (0.5f + static_cast<float>(scales[j / 2] >> (j % 2 * 4) & 15)) * 0.25f;
 }
 
 void unpack_iq3_xxs(const uint8_t* block, int8_t* q, float* scale, float*) {
@@ -65,8 +72,8 @@ void unpack_iq3_xxs(const uint8_t* block, int8_t* q, float* scale, float*) {
     scale[2 * j] = scale[2 * j + 1] = d * (0.5f + static_cast<float>(signs_and_scale >> 28)) * 0.5f;
     for (int i = 0; i < 4; i++) {
       const uint32_t signs = eight_signs(signs_and_scale >> (7 * i) & 127);
-      copy_signed(grid.iq3_xxs[indices[2 * i]], signs, 4, q + 32 * j + 8 * i);
-      copy_signed(grid.iq3_xxs[indices[2 * i + 1]], signs >> 4, 4, q + 32 * j + 8 * i + 4);
+      copy_signed<uint32_t>(grid.iq3_xxs[indices[2 * i]], signs, q + 32 * j + 8 * i);
+      copy_signed<uint32_t>(grid.iq3_xxs[indices[2 * i + 1]], signs >> 4, q + 32 * j + 8 * i + 4);
     }
   }
 }
@@ -76,7 +83,8 @@ void unpack_iq3_s(const uint8_t* block, int8_t* q, float* scale, float*) {
   const float d = half_at(block);
   const uint8_t *low = block + 2, *high = block + 66, *signs = block + 74, *scales = block + 106;
   for (int i = 0; i < 64; i++)
-    copy_signed(grid.iq3_s[low[i] | (high[i / 8] >> (i % 8) & 1) << 8], signs[i / 2] >> (i % 2 * 4), 4, q + 4 * i);
+    copy_signed<uint32_t>(grid.iq3_s[low[i] | (high[i / 8] >> (i % 8) & 1) << 8], signs[i / 2] >> (i % 2 * 4),
+                          q + 4 * i);
   for (int j = 0; j < 8; j++)
     scale[2 * j] = scale[2 * j + 1] = d * static_cast<float>(1 + 2 * (scales[j / 2] >> (j % 2 * 4) & 15));
 }
