@@ -76,7 +76,7 @@ class ContribBackend:
         # ONNX Runtime multiplies by a copy of a float weight, in the type and the order of its kernel.
         self.float_copies_bytes = 0
 
-    def linear(self, name: str) -> nn.Module:
+    def linear(self, name: str, *, fine: bool = False) -> nn.Module:
         """See `llama.Backend`."""
         tensor = self._file.tensors[f"{name}.weight"]
         bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
@@ -88,12 +88,14 @@ class ContribBackend:
         in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
         blocks = self._place_blocks(tensor, FLOAT16 if in_float16 else FLOAT)
         level = _ACCURACY_LEVEL[self._activations]
-        parts = [BlockQuantizedLinear(part, level) for part in blocks.parts]
+        # What fp16 is for, CUDA, rounds no activations to int8.
+        twice = fine and self._activations == "int8" and self._precision == "fp32"
+        parts = [BlockQuantizedLinear(part, level, twice=twice) for part in blocks.parts]
         return Linear(parts, blocks.remainder, bias, self._block_sums)
 
-    def linears(self, **names: str) -> nn.Module:
+    def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
         """See `llama.Backend`."""
-        return Linears({attribute: self.linear(name) for attribute, name in names.items()})
+        return Linears({attribute: self.linear(name, fine=fine) for attribute, name in names.items()})
 
     def embedding(self, name: str) -> nn.Module:
         """See `llama.Backend`. A tied head and the embedding point at the same bytes."""

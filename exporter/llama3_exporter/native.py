@@ -49,15 +49,15 @@ class NativeBackend:
         self.domains: Mapping[str, int] = {DOMAIN: 1}
         self.kv_type = FLOAT if activations == "float32" else ir.DataType.FLOAT16
 
-    def linear(self, name: str) -> nn.Module:
+    def linear(self, name: str, *, fine: bool = False) -> nn.Module:
         """See `llama.Backend`."""
-        return BlockQuantizedLinear(self._blocks(name), self._bias(name), self._activations)
+        return BlockQuantizedLinear(self._blocks(name), self._bias(name), self._linear_activations(fine))
 
-    def linears(self, **names: str) -> nn.Module:
+    def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
         """See `llama.Backend`. Together they quantize their input once."""
         biases = {attribute: bias for attribute, name in names.items() if (bias := self._bias(name)) is not None}
         weights = {attribute: self._blocks(name) for attribute, name in names.items()}
-        return BlockQuantizedLinears(weights, biases, self._activations)
+        return BlockQuantizedLinears(weights, biases, self._linear_activations(fine))
 
     def embedding(self, name: str) -> nn.Module:
         """See `llama.Backend`."""
@@ -74,6 +74,9 @@ class NativeBackend:
     def attention(self) -> nn.Module:
         """See `llama.Backend`."""
         return CachedAttention(self._config)
+
+    def _linear_activations(self, fine: bool) -> str:
+        return "int8x2" if fine and self._activations == "int8" else self._activations
 
     def _bias(self, name: str) -> nn.Parameter | None:
         return self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None

@@ -58,17 +58,15 @@ def test_float32_activations_are_exact(exports: dict[str, Path], passages: list[
         assert (found.argmax(-1) == expected.argmax(-1)).all()
 
 
-def test_int8_activations_lose_no_more_than_llama_cpp_s(
+def test_int8_activations_lose_less_than_llama_cpp_s(
     exports: dict[str, Path], passages: list[tuple[list[int], np.ndarray]]
 ) -> None:
-    """Both round to int8 in blocks of 32; which roundings flip is chance, a tenth of the divergence on a passage."""
+    """Both round to int8 in blocks of 32; ours keeps more bits where rounding is felt most."""
     graph = Graph(exports["int8"])
-    ours = np.mean([kl_divergence(expected, graph(ids)[0][0]) for ids, expected in passages])
-    theirs = np.mean(
-        [kl_divergence(expected, llama_cpp_oracle.logits(smollm2_gguf(), ids)) for ids, expected in passages]
-    )
-    assert ours <= 1.1 * theirs, (ours, theirs)
-    assert ours < 4e-3
+    ours = [kl_divergence(expected, graph(ids)[0][0]) for ids, expected in passages]
+    theirs = [kl_divergence(expected, llama_cpp_oracle.logits(smollm2_gguf(), ids)) for ids, expected in passages]
+    assert max(ours) <= 2e-3, ours
+    assert all(a < b for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
 
 
 def test_greedy_text_is_llama_cpp_s(exports: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cpu.h"
+#include "kernels/int8x2.h"
 #include "kernels/matmul_kernels.h"
 #include "kernels/work.h"
 
@@ -19,11 +20,13 @@ const MatmulKernels& kernels() {
 }  // namespace
 
 size_t matmul_scratch_bytes(std::span<const Product> products, int64_t M, Activations activations, size_t width) {
+  if (activations == Activations::kInt8x2) return int8x2::scratch_bytes(kernels(), products, M, width);
   return kernels().scratch_bytes(products, M, activations, width);
 }
 
 void matmul(std::span<const Product> products, const float* A, int64_t M, Activations activations, Parallel& parallel,
             std::byte* scratch) {
+  if (activations == Activations::kInt8x2) return int8x2::multiply(kernels(), products, A, M, parallel, scratch);
   kernels().multiply(products, A, M, activations, parallel, scratch);
 }
 

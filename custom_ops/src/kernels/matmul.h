@@ -4,7 +4,8 @@
 // Activations::kInt8 quantizes A to int8 with one scale for every 256 values where the format's blocks have 256 weights
 // and for every 32 values otherwise, and multiplies integers. A group of activations that holds a NaN or an infinity
 // makes its row of the output NaN; one whose largest magnitude is below 2^-120 counts as zero. Formats f32, f16 and
-// bf16 use float32 activations always. Activations::kFloat32 multiplies the dequantized weights with A in float32.
+// bf16 use float32 activations always. Activations::kInt8x2 adds the product of what that rounding leaves, rounded
+// likewise. Activations::kFloat32 multiplies the dequantized weights with A in float32.
 //
 // The result depends neither on the number of threads nor on the rows that share a call, but few
 // rows may take another path than many, which rounds differently.
@@ -29,7 +30,7 @@ struct Matrix {
   }
 };
 
-enum class Activations { kInt8, kFloat32 };
+enum class Activations { kInt8, kInt8x2, kFloat32 };
 
 struct Product {
   Matrix weight;

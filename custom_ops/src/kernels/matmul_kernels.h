@@ -5,6 +5,7 @@
 
 namespace llama3 {
 
+// Their activations are kInt8 or kFloat32.
 struct MatmulKernels {
   decltype(matmul_scratch_bytes)* scratch_bytes;
   decltype(matmul)* multiply;

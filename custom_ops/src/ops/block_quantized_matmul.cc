@@ -13,8 +13,9 @@ constexpr ort::Element kOutputs[] = {ort::Element::kFloat};
 Activations activations_of(const Node& node) {
   const std::string name = node.string_attribute("activations", "int8");
   if (name == "int8") return Activations::kInt8;
+  if (name == "int8x2") return Activations::kInt8x2;
   if (name == "float32") return Activations::kFloat32;
-  throw Failure{"activations is '" + name + "', not int8 or float32"};
+  throw Failure{"activations is '" + name + "', not int8, int8x2 or float32"};
 }
 
 std::vector<std::string_view> split(std::string_view text) {

@@ -13,7 +13,7 @@
 namespace llama3 {
 
 // (A float [..., K], B uint8 [N, blocks, bytes], bias? float [N]) -> float [..., N].
-// Attributes K, N, format, block_layout_version = 1, activations = "int8" or "float32".
+// Attributes K, N, format, block_layout_version = 1, activations = "int8", "int8x2" or "float32".
 class BlockQuantizedMatMul {
  public:
   static const OpSpec kSpec;
