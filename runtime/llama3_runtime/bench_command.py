@@ -1,4 +1,4 @@
-"""The command `llama3-bench`: how fast a model runs here, and how well, beside llama.cpp on the same file if asked."""
+"""The command `llama3-bench`: how fast a model runs here, and how well, beside other engines on the same file."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def bench(
     provider: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
     chunk_size: int = 512,
-    compare: Literal["llama.cpp"] | None = None,
+    compare: str | None = None,
     json: bool = False,
 ) -> int:
     """Measures how fast a model runs, or with --perplexity how well.
 
     Speed is counted as llama-bench counts it, in tokens per second: pp512 is a prompt of 512 tokens, tg128 are 128
-    tokens generated one by one. With --compare llama.cpp the two take turns, and the ratio is of their medians.
+    tokens generated one by one. With --compare the engines take turns, and the ratios are of their medians.
 
     Args:
         model: A model of the catalogue by name, such as smollm2-135m.
@@ -77,7 +77,8 @@ def bench(
         provider: Where to compute.
         threads: Threads of the CPU (default: one for each CPU that this process may use).
         chunk_size: How many tokens of a prompt are evaluated at a time.
-        compare: Measure this one, too, on the same GGUF; it needs the package llama-cpp-python.
+        compare: Measure this, too, on the same GGUF: llama.cpp, which needs the package llama-cpp-python, or the path
+            of a library made from runtime/peers, or both with a comma between them.
         json: Print one JSON object, and nothing else.
 
     Examples:
@@ -103,14 +104,20 @@ def bench(
         raise UsageError("--prompt-size and --output-size are both 0, which leaves nothing to measure")
     if kl and perplexity is None:
         raise UsageError("--kl needs --perplexity with a text to compute on")
-    if compare is not None and provider != "cpu":
-        raise UsageError("--compare measures llama.cpp on the CPU; leave --provider out")
+    peers = [] if compare is None else compare.split(",")
+    for peer in peers:
+        if peer != LLAMA_CPP and not Path(peer).is_file():
+            raise UsageError(f"--compare: {peer!r} is neither llama.cpp nor the path of a library")
+    if peers and provider != "cpu":
+        raise UsageError("--compare measures on the CPU; leave --provider out")
+    if perplexity is not None and peers not in ([], [LLAMA_CPP]):
+        raise UsageError("--perplexity compares with llama.cpp alone")
 
     if model is not None and model_path is None:
         model_path, model = locate_model(model), None
     if gguf is None and model_path is not None and model_path.suffix == ".gguf":
         gguf = model_path
-    if gguf is None and (kl or compare is not None):
+    if gguf is None and (kl or peers):
         raise Llama3Error(f"{model_path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
     text = _read_text(perplexity) if perplexity is not None else None
     if provider == "cuda":
@@ -139,14 +146,22 @@ def bench(
         )
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
-        if compare is not None and gguf is not None:
-            from llama3_runtime.llama_cpp_peer import LlamaCpp
-
+        for peer in peers:
+            assert gguf is not None
             # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
             chunk = max(chunk_size, window) if text is not None else chunk_size
-            peer = stack.enter_context(LlamaCpp(gguf, threads=threads, max_length=max_length, chunk_size=chunk))
-            engines[LLAMA_CPP] = peer
-            versions[LLAMA_CPP] = f"llama-cpp-python {peer.version}, cpu"
+            if peer == LLAMA_CPP:
+                from llama3_runtime.llama_cpp_peer import LlamaCpp
+
+                llama_cpp = LlamaCpp(gguf, threads=threads, max_length=max_length, chunk_size=chunk)
+                engines[LLAMA_CPP] = stack.enter_context(llama_cpp)
+                versions[LLAMA_CPP] = f"llama-cpp-python {llama_cpp.version}, cpu"
+            else:
+                from llama3_runtime.library_peer import LibraryPeer
+
+                other = LibraryPeer(Path(peer), gguf, threads=threads, max_length=max_length, chunk_size=chunk)
+                engines[other.name] = stack.enter_context(other)
+                versions[other.name] = f"{peer}, cpu"
 
         report: dict[str, Any] = {"model": str(model_path), "threads": threads, "engines": versions}
         if text is None:
@@ -233,14 +248,14 @@ def _as_data(result: Measurement) -> dict[str, Any]:
     return {**asdict(result), **figures}
 
 
-def _ratios(measurements: Sequence[Measurement]) -> dict[str, float]:
-    """Our median over llama.cpp's, by test, where both were measured."""
-    peers = {result.test: result.median for result in measurements if result.engine == LLAMA_CPP}
-    return {
-        result.test: result.median / peers[result.test]
-        for result in measurements
-        if result.engine == OURS and result.test in peers
-    }
+def _ratios(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
+    """Our median over each other engine's, by test and engine."""
+    ours = {result.test: result.median for result in measurements if result.engine == OURS}
+    ratios: dict[str, dict[str, float]] = {}
+    for result in measurements:
+        if result.engine != OURS:
+            ratios.setdefault(result.test, {})[result.engine] = ours[result.test] / result.median
+    return ratios
 
 
 def _speed_table(measurements: Sequence[Measurement]) -> str:
@@ -250,7 +265,9 @@ def _speed_table(measurements: Sequence[Measurement]) -> str:
         rows.append([test, result.engine, f"{result.median:.2f}", f"{result.mean:.2f} ± {result.deviation:.2f}"])
     table = _table(rows)
     ratios = "\n".join(
-        f"{test}: {ratio:.2f} times as fast as {LLAMA_CPP}" for test, ratio in _ratios(measurements).items()
+        f"{test}: {ratio:.2f} times as fast as {engine}"
+        for test, peers in _ratios(measurements).items()
+        for engine, ratio in peers.items()
     )
     return f"{table}\n\n{ratios}" if ratios else table
 
