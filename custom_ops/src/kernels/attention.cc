@@ -170,17 +170,8 @@ void attention_with(const AttentionKernels& kernels, const AttentionShape& shape
                     shape.head_dim, output + (query * shape.num_heads + head) * shape.head_dim);
     }
   };
-  // Streaming, each thread takes a long run of neighbours first, so that it reads long stretches of the cache, and the
-  // last quarter one by one, so that all end together. Tiles read little: one by one from the start.
-  const int64_t items = blocks * plan.splits, width = static_cast<int64_t>(parallel.width());
-  const int64_t run = plan.streamed ? items * 3 / 4 / width : 0;
-  const int64_t runs = run > 0 ? width : 0;
-  for_each_item(parallel, static_cast<size_t>(runs + items - runs * run), [&](size_t slot, size_t index) {
-    const int64_t turn = static_cast<int64_t>(index);
-    const int64_t first = turn < runs ? turn * run : turn - runs + runs * run;
-    const int64_t end = turn < runs ? first + run : first + 1;
-    for (int64_t item = first; item < end; item++) work(slot, item);
-  });
+  for_each_item(parallel, static_cast<size_t>(blocks * plan.splits),
+                [&](size_t slot, size_t item) { work(slot, static_cast<int64_t>(item)); });
 }
 
 void attention(const AttentionShape& shape, const double* inv_freq, const AttentionInput& input, const KVCache& cache,
