@@ -9,6 +9,7 @@
 #include "ops/block_quantized_gather.h"
 #include "ops/block_quantized_matmul.h"
 #include "ops/cached_attention.h"
+#include "ops/elementwise.h"
 #include "ort_op.h"
 
 namespace llama3 {
@@ -18,7 +19,7 @@ namespace {
 // destroyed, nor is the library unloaded (-z nodelete): sessions keep pointing in.
 struct Registration {
   Host host;
-  std::array<Op, 5> ops;
+  std::array<Op, 7> ops;
   ort::Domain* llama3 = nullptr;
   ort::Domain* nxrt = nullptr;
 
@@ -26,7 +27,7 @@ struct Registration {
       : host(h),
         ops{make_op<BlockQuantizedMatMul>(host), make_op<BlockQuantizedMatMuls>(host),
             make_op<BlockQuantizedGather>(host), make_op<CachedAttentionFloat16>(host),
-            make_op<CachedAttentionFloat32>(host)} {
+            make_op<CachedAttentionFloat32>(host), make_op<SwiGLU>(host), make_op<AddRMSNorm>(host)} {
     check(host.api, ort::create_domain(host.api, "llama3", &llama3));
     for (const Op& op : ops) check(host.api, ort::domain_add_op(host.api, llama3, &op));
     // mobius's domain, so that its exports run as well.

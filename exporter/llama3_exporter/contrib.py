@@ -32,6 +32,8 @@ from llama3_exporter.contrib_modules import (
     Linears,
     QuantizedPart,
     RotaryTables,
+    SkipRMSNorm,
+    SwiGLU,
 )
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, split_nibbles
 from llama3_exporter.modules import FLOAT, parameter
@@ -109,9 +111,13 @@ class ContribBackend:
             parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
         return Embedding(parts, blocks.remainder)
 
-    def norm_weight(self, name: str) -> nn.Parameter:
+    def norm(self, name: str) -> nn.Module:
         """See `llama.Backend`."""
-        return self._float32(f"{name}.weight")
+        return SkipRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def swiglu(self) -> nn.Module:
+        """See `llama.Backend`."""
+        return SwiGLU()
 
     def rotary(self) -> nn.Module:
         """See `llama.Backend`."""

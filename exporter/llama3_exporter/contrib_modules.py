@@ -16,7 +16,7 @@ from llama3_models.hyperparameters import Hyperparameters
 from onnxscript import OpBuilder, nn
 
 from llama3_exporter.llama import Chunk, LayerCache, Rotary
-from llama3_exporter.modules import FLOAT, add_bias, cast, parameter, typed
+from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, cast, parameter, typed
 
 CONTRIB = "com.microsoft"
 
@@ -179,6 +179,31 @@ class FloatLinear(nn.Module):
         """[batch, seq, K] -> [batch, seq, N], float32."""
         y = cast(op, matmul_transposed(op, cast(op, x, self.compute), cast(op, self.weight, self.compute)), FLOAT)
         return add_bias(op, y, self.bias)
+
+
+class SkipRMSNorm(RMSNorm):
+    """With the fusion that ONNX Runtime would make of it."""
+
+    def add_and_norm(self, op: OpBuilder, x: ir.Value, branch: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """See `RMSNorm`."""
+        normed, _, _, total = op.SkipSimplifiedLayerNormalization(
+            x,
+            branch,
+            self.weight,
+            epsilon=self.epsilon,
+            _domain=CONTRIB,
+            # The two outputs between are for training; an empty name leaves them out.
+            _outputs=["normed", ir.Value(name=""), ir.Value(name=""), "sum"],
+        )
+        return normed, total
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) * up."""
+
+    def forward(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+        """Each [batch, seq, n]."""
+        return op.Mul(op.Mul(gate, op.Sigmoid(gate)), up)
 
 
 def add_all(op: OpBuilder, terms: list[ir.Value]) -> ir.Value:

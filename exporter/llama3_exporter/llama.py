@@ -57,8 +57,11 @@ class Backend(Protocol):
     def embedding(self, name: str) -> nn.Module:
         """A module ids [batch, seq] -> [batch, seq, hidden], float32."""
 
-    def norm_weight(self, name: str) -> nn.Parameter:
-        """A norm's weight, float32 [hidden]."""
+    def norm(self, name: str) -> nn.Module:
+        """A module (x, branch) -> (RMS norm of x + branch, x + branch), as x; a branch of None adds nothing."""
+
+    def swiglu(self) -> nn.Module:
+        """A module (gate, up) -> silu(gate) * up."""
 
     def rotary(self) -> nn.Module:
         """A module () -> the values that `attention` needs to rotate queries and keys."""
@@ -75,7 +78,7 @@ class Llama(nn.Module):
         self.embed_tokens = backend.embedding("token_embd")
         self.rotary = backend.rotary()
         self.layers = nn.ModuleList([Block(config, backend, i) for i in range(config.num_layers)])
-        self.norm = RMSNorm(config, backend, "output_norm")
+        self.norm = backend.norm("output_norm")
         self.lm_head = backend.linear("token_embd" if config.tied else "output", fine=True)
 
     def forward(
@@ -107,9 +110,9 @@ class Block(nn.Module):
     def __init__(self, config: Hyperparameters, backend: Backend, index: int) -> None:
         super().__init__()
         block = f"blk.{index}."
-        self.input_layernorm = RMSNorm(config, backend, f"{block}attn_norm")
+        self.input_layernorm = backend.norm(f"{block}attn_norm")
         self.self_attn = Attention(backend, block, fine_input=index == 0)
-        self.post_attention_layernorm = RMSNorm(config, backend, f"{block}ffn_norm")
+        self.post_attention_layernorm = backend.norm(f"{block}ffn_norm")
         self.mlp = MLP(backend, block, fine=index == config.num_layers - 1)
 
     def forward(
@@ -159,36 +162,10 @@ class MLP(nn.Module):
         super().__init__()
         names = {"gate_proj": f"{block}ffn_gate", "up_proj": f"{block}ffn_up"}
         self.gate_up_proj = backend.linears(names, fine=fine)
+        self.swiglu = backend.swiglu()
         self.down_proj = backend.linear(f"{block}ffn_down", fine=fine)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, hidden] -> [batch, seq, hidden]."""
         gate, up = self.gate_up_proj(op, x)
-        silu = op.Mul(gate, op.Sigmoid(gate))
-        return self.down_proj(op, op.Mul(silu, up))
-
-
-class RMSNorm(nn.Module):
-    """Adds the branch to the residual stream, and norms the sum."""
-
-    def __init__(self, config: Hyperparameters, backend: Backend, name: str) -> None:
-        super().__init__()
-        self.weight = backend.norm_weight(name)
-        self.epsilon = config.rms_norm_eps
-
-    def forward(self, op: OpBuilder, x: ir.Value, branch: ir.Value | None) -> tuple[ir.Value, ir.Value]:
-        """[batch, seq, hidden] -> the normed sum and the sum."""
-        if branch is None:
-            return op.RMSNormalization(x, self.weight, epsilon=self.epsilon), x
-        normed, _, _, total = op.SkipSimplifiedLayerNormalization(
-            x,
-            branch,
-            self.weight,
-            epsilon=self.epsilon,
-            _domain="com.microsoft",
-            # The two outputs between are for training; an empty name leaves them out.
-            _outputs=["normed", ir.Value(name=""), ir.Value(name=""), "sum"],
-        )
-        for value in (normed, total):
-            value.type, value.shape = x.type, x.shape
-        return normed, total
+        return self.down_proj(op, self.swiglu(op, gate, up))

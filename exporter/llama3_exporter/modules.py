@@ -23,6 +23,28 @@ def add_bias(op: OpBuilder, y: ir.Value, bias: nn.Parameter | None) -> ir.Value:
     return y if bias is None else op.Add(y, bias)
 
 
+class RMSNorm(nn.Module):
+    """The norm of the residual stream, which a branch joins before; how both are one op is the backend's business."""
+
+    def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.epsilon = epsilon
+
+    def forward(self, op: OpBuilder, x: ir.Value, branch: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+        """[batch, seq, hidden] -> the normed sum and the sum."""
+        if branch is None:
+            return op.RMSNormalization(x, self.weight, epsilon=self.epsilon), x
+        normed, total = self.add_and_norm(op, x, branch)
+        for value in (normed, total):
+            value.type, value.shape = x.type, x.shape
+        return normed, total
+
+    def add_and_norm(self, op: OpBuilder, x: ir.Value, branch: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """The same where there is a branch."""
+        raise NotImplementedError
+
+
 def typed(value: ir.Value, like: ir.Value, last_dim: int | ir.SymbolicDim, dtype: ir.DataType) -> ir.Value:
     """State what shape inference does not know of contrib ops: `value` is [batch, seq, last_dim] as `like` is."""
     value.type = ir.TensorType(dtype)

@@ -18,12 +18,14 @@ from onnxscript import nn
 from llama3_exporter.modules import FLOAT, parameter
 from llama3_exporter.native_modules import (
     DOMAIN,
+    AddRMSNorm,
     BlockQuantizedEmbedding,
     BlockQuantizedLinear,
     BlockQuantizedLinears,
     Blocks,
     CachedAttention,
     InverseFrequencies,
+    SwiGLU,
 )
 from llama3_exporter.options import Activations
 
@@ -63,9 +65,13 @@ class NativeBackend:
         """See `llama.Backend`."""
         return BlockQuantizedEmbedding(self._blocks(name))
 
-    def norm_weight(self, name: str) -> nn.Parameter:
+    def norm(self, name: str) -> nn.Module:
         """See `llama.Backend`."""
-        return self._float32(f"{name}.weight")
+        return AddRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def swiglu(self) -> nn.Module:
+        """See `llama.Backend`."""
+        return SwiGLU()
 
     def rotary(self) -> nn.Module:
         """See `llama.Backend`."""

@@ -1,0 +1,8 @@
+#include <bit>
+#include <cmath>
+
+#include "kernels/elementwise_kernels.h"
+
+namespace llama3::avx2 {
+#include "kernels/elementwise_loops.h"
+}
