@@ -31,7 +31,8 @@ const FormatKernels& format_kernels(Format format);  // f32, f16 and bf16 have b
 FormatKernels q4_0_kernels(), q4_1_kernels(), q5_0_kernels(), q5_1_kernels(), q8_0_kernels();
 FormatKernels q2_k_kernels(), q3_k_kernels(), q4_k_kernels(), q5_k_kernels(), q6_k_kernels();
 FormatKernels iq4_nl_kernels(), iq4_xs_kernels(), mxfp4_kernels();
-FormatKernels unpacked_kernels(Format format);  // those that come through their scalar code
+FormatKernels iq1_s_kernels(), iq1_m_kernels(), iq2_xxs_kernels(), iq2_xs_kernels(), iq2_s_kernels();
+FormatKernels iq3_xxs_kernels(), iq3_s_kernels(), nvfp4_kernels(), tq1_0_kernels(), tq2_0_kernels();
 
 Dequantize dequantize_f32, dequantize_f16, dequantize_bf16;
 

@@ -385,9 +385,28 @@ FormatKernels make_kernels(Format format) {
       return iq4_xs_kernels();
     case Format::kMXFP4:
       return mxfp4_kernels();
-    default:
-      return unpacked_kernels(format);
+    case Format::kNVFP4:
+      return nvfp4_kernels();
+    case Format::kIQ1_S:
+      return iq1_s_kernels();
+    case Format::kIQ1_M:
+      return iq1_m_kernels();
+    case Format::kIQ2_XXS:
+      return iq2_xxs_kernels();
+    case Format::kIQ2_XS:
+      return iq2_xs_kernels();
+    case Format::kIQ2_S:
+      return iq2_s_kernels();
+    case Format::kIQ3_XXS:
+      return iq3_xxs_kernels();
+    case Format::kIQ3_S:
+      return iq3_s_kernels();
+    case Format::kTQ1_0:
+      return tq1_0_kernels();
+    case Format::kTQ2_0:
+      return tq2_0_kernels();
   }
+  return {};
 }
 
 }  // namespace

@@ -21,8 +21,8 @@ constexpr Row row() {
 constexpr Row kRows[] = {
     row<32, false, Minima::kInteger, false>(),  // q4_k, q5_k
     row<16, false, Minima::kInteger, false>(),  // q2_k
-    row<16, true, Minima::kNone, false>(),      // q3_k, q6_k, iq1 to iq3, tq
-    row<32, true, Minima::kNone, false>(),      // iq4_xs
+    row<16, true, Minima::kNone, false>(),      // q3_k, q6_k, iq1_m, iq2_xs, iq2_s
+    row<32, true, Minima::kNone, false>(),      // iq4_xs, iq1_s, iq2_xxs, iq3, tq
     row<32, true, Minima::kNone, true>(),       // q4_0, q5_0, q8_0, iq4_nl, mxfp4
     row<32, false, Minima::kFloat, true>(),     // q4_1, q5_1
     row<16, true, Minima::kNone, true>(),       // nvfp4
