@@ -1,0 +1,66 @@
+"""Every GGML type beside other engines: two layers in the shapes of Llama 3.1 8B, all of one type.
+
+    python custom_ops/bench/formats.py FOLDER [PEERS] [TYPE ...]
+
+writes the models to FOLDER (400 MB at a time), runs `llama3-bench --compare PEERS` on each, and prints a row a type:
+tokens per second of a prompt of 512 and of 64 tokens one by one, and how many times a peer's that is.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from gguf import GGMLQuantizationType
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.llama_gguf import write_llama_gguf
+
+TYPES = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"),
+    *("NVFP4", "F16", "BF16", "F32", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
+    *("TQ1_0", "TQ2_0"),
+)
+
+
+def measure(folder: Path, type_name: str, peers: str) -> dict[str, dict[str, float]]:
+    """Tokens per second by test and engine; empty for an engine that cannot load the type."""
+    path = write_llama_gguf(
+        folder / f"{type_name.lower()}.gguf",
+        hidden_size=4096,
+        num_layers=2,
+        num_heads=32,
+        num_kv_heads=8,
+        intermediate_size=14_336,
+        types={"blk.*": GGMLQuantizationType[type_name], "*": GGMLQuantizationType.Q8_0},
+        context_length=8192,
+        share_bytes=True,
+    )
+    try:
+        results: dict[str, dict[str, float]] = {"pp512": {}, "tg64": {}}
+        for peer in peers.split(",") if peers else [""]:
+            command = ["llama3-bench", "--model-path", str(path), "--output-size", "64", "--repetitions", "3", "--json"]
+            run = subprocess.run([*command, *(["--compare", peer] if peer else [])], capture_output=True, text=True)
+            for result in json.loads(run.stdout)["results"] if run.returncode == 0 else ():
+                results[result["test"]].setdefault(result["engine"], result["median"])
+        return results
+    finally:
+        path.unlink()
+
+
+def main() -> None:
+    """Prints the table, row by row."""
+    folder = Path(sys.argv[1])
+    peers = sys.argv[2] if len(sys.argv) > 2 else ""
+    folder.mkdir(parents=True, exist_ok=True)
+    for type_name in sys.argv[3:] or TYPES:
+        cells = []
+        for engines in measure(folder, type_name, peers).values():
+            ours = engines.pop("llama3-onnx", float("nan"))
+            ratios = ", ".join(f"{ours / other:.2f} x {name}" for name, other in engines.items())
+            cells.append(f"{ours:.1f}" + (f" ({ratios})" if ratios else ""))
+        print(f"| {type_name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
