@@ -13,6 +13,8 @@ namespace {
 const MatmulKernels& kernels() {
 #if defined(__x86_64__)
   if (instruction_set() == InstructionSet::kAVX512) return avx512::kMatmul;
+#elif defined(__aarch64__)
+  if (instruction_set() == InstructionSet::kNEON) return neon::kMatmul;
 #endif
   return scalar::kMatmul;
 }

@@ -18,5 +18,8 @@ extern const MatmulKernels kMatmul;
 namespace avx512 {
 extern const MatmulKernels kMatmul;
 }
+namespace neon {
+extern const MatmulKernels kMatmul;
+}
 
 }  // namespace llama3

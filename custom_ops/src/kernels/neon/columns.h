@@ -1,0 +1,28 @@
+// Activations as the NEON kernels read them: 256 values of one row of A. A row of A is a column here, since the kernels
+// compute the product's transpose, weight rows times columns.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/activations.h"
+
+namespace llama3::neon {
+
+// Integers 128 * high + low, so that the dot product of bytes can multiply them with a format's minima.
+struct SplitSums {
+  int8_t high[16], low[16];
+};
+
+struct alignas(64) Column {
+  int8_t q[kSuperBlock];
+  float scale[8];      // of each 32 values
+  float sums_32[8];    // the sum of each 32 integers, times their scale
+  SplitSums split_16;  // the sum of each 16 integers
+  SplitSums split_32;  // of each 32; 8 are used, the others are 0
+};
+
+// Quantizes `count` <= 256 values and fills the rest with zeros. Integers and scales are those of
+// llama3::quantize_activations.
+void quantize_column(const float* values, int count, bool per_32, Column& column);
+
+}  // namespace llama3::neon

@@ -1,0 +1,36 @@
+// <arm_neon.h>, and the few operations that it lacks.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+
+#include "kernels/half.h"
+
+// Always inlined, so that nothing compiled with the dot product is left for the linker to merge with portable code.
+#define LLAMA3_INLINE static inline __attribute__((always_inline))
+
+namespace llama3::neon {
+
+LLAMA3_INLINE float load_half(const uint8_t* at) { return static_cast<float>(load<__fp16>(at)); }
+
+// Byte by byte, also by 0, which the intrinsic does not take.
+template <int kBits>
+LLAMA3_INLINE uint8x16_t shift_right(uint8x16_t bytes) {
+  if constexpr (kBits == 0) return bytes;
+  return vshrq_n_u8(bytes, kBits);
+}
+
+// Bits kFirst and up of each byte, as many as the mask `low_bits` has.
+template <int kFirst>
+LLAMA3_INLINE uint8x16_t bits_of(uint8x16_t bytes, uint8_t low_bits) {
+  return vandq_u8(shift_right<kFirst>(bytes), vdupq_n_u8(low_bits));
+}
+
+LLAMA3_INLINE uint8x16_t low_nibbles(uint8x16_t bytes) { return bits_of<0>(bytes, 15); }
+LLAMA3_INLINE uint8x16_t high_nibbles(uint8x16_t bytes) { return vshrq_n_u8(bytes, 4); }
+
+LLAMA3_INLINE int8x16_t as_signed(uint8x16_t bytes) { return vreinterpretq_s8_u8(bytes); }
+LLAMA3_INLINE int8x16_t minus(uint8x16_t bytes, int8_t zero) { return vsubq_s8(as_signed(bytes), vdupq_n_s8(zero)); }
+
+}  // namespace llama3::neon

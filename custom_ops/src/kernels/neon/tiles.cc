@@ -1,0 +1,198 @@
+#include "kernels/neon/tiles.h"
+
+#include "kernels/neon/intrinsics.h"
+
+namespace llama3::neon {
+namespace {
+
+constexpr int kGroups = kTileRows / 4;  // registers that hold a word of each row
+
+// dot[g][c] += four weights of each row times word kWord of a[c].
+template <int kWord, int kColumns>
+LLAMA3_INLINE void add_words(const int8_t (&w)[kTileRows][4], const int8x16_t (&a)[kColumns],
+                             int32x4_t (&dot)[kGroups][kColumns]) {
+#pragma GCC unroll 2
+  for (int g = 0; g < kGroups; g++) {
+    const int8x16_t rows = vld1q_s8(w[4 * g]);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; c++) dot[g][c] = vdotq_laneq_s32(dot[g][c], rows, a[c], kWord);
+  }
+}
+
+template <int kColumns>
+LLAMA3_INLINE void set_zero(int32x4_t (&v)[kGroups][kColumns]) {
+  for (auto& group : v)
+    for (int32x4_t& lanes : group) lanes = vdupq_n_s32(0);
+}
+
+// The integer products of sub-block j.
+template <int kSubBlock, int kColumns>
+LLAMA3_INLINE void dot_of_sub_block(const Tile& tile, const Column* columns, size_t j,
+                                    int32x4_t (&dot)[kGroups][kColumns]) {
+  set_zero(dot);
+#pragma GCC unroll 2
+  for (size_t part = 0; part < kSubBlock / 16; part++) {
+    const size_t k = j * kSubBlock + 16 * part;
+    int8x16_t a[kColumns];
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; c++) a[c] = vld1q_s8(columns[c].q + k);
+    const auto* w = tile.q + k / 4;
+    add_words<0>(w[0], a, dot);
+    add_words<1>(w[1], a, dot);
+    add_words<2>(w[2], a, dot);
+    add_words<3>(w[3], a, dot);
+  }
+}
+
+// The sum of minimum codes times the sums of their sub-blocks' activations.
+template <int kSubBlock, int kColumns>
+LLAMA3_INLINE void dot_of_minima(const Tile& tile, const Column* columns, int32x4_t (&dot)[kGroups][kColumns]) {
+  const auto& codes = tile.min_codes;
+  int8x16_t high[kColumns], low[kColumns];
+#pragma GCC unroll 4
+  for (int c = 0; c < kColumns; c++) {
+    const SplitSums& sums = kSubBlock == 32 ? columns[c].split_32 : columns[c].split_16;
+    high[c] = vld1q_s8(sums.high);
+    low[c] = vld1q_s8(sums.low);
+  }
+  const auto add_all = [&](const int8x16_t(&sums)[kColumns]) {
+    add_words<0>(codes[0], sums, dot);
+    add_words<1>(codes[1], sums, dot);
+    if constexpr (kSubBlock == 16) {
+      add_words<2>(codes[2], sums, dot);
+      add_words<3>(codes[3], sums, dot);
+    }
+  };
+  set_zero(dot);
+  add_all(high);
+  for (auto& group : dot)
+    for (int32x4_t& lanes : group) lanes = vshlq_n_s32(lanes, 7);
+  add_all(low);
+}
+
+// Scales are integers: the totals of 256 weights are, too.
+template <int kSubBlock, bool kMinima, int kColumns>
+void multiply_integers(const TileCall& call) {
+  const auto [tile_address, columns, weights, sums, stride] = call;
+  const Tile& tile = *tile_address;
+  int32x4_t totals[kGroups][kColumns];
+  set_zero(totals);
+#pragma GCC unroll 1
+  for (size_t j = 0; j < kSuperBlock / kSubBlock; j++) {
+    int32x4_t dot[kGroups][kColumns];
+    dot_of_sub_block<kSubBlock>(tile, columns, j, dot);
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; g++) {
+      const int32x4_t codes = vld1q_s32(tile.codes[j] + 4 * g);
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; c++) totals[g][c] = vmlaq_s32(totals[g][c], dot[g][c], codes);
+    }
+  }
+  int32x4_t minima[kGroups][kColumns];
+  if constexpr (kMinima) dot_of_minima<kSubBlock>(tile, columns, minima);
+#pragma GCC unroll 2
+  for (int g = 0; g < kGroups; g++) {
+    const float32x4_t factor = vld1q_f32(tile.factor + 4 * g);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; c++) {
+      float32x4_t value = vmulq_f32(vcvtq_f32_s32(totals[g][c]), factor);
+      if constexpr (kMinima) value = vfmsq_f32(value, vcvtq_f32_s32(minima[g][c]), vld1q_f32(tile.min_factor + 4 * g));
+      float* sum = sums + c * stride + 4 * g;
+      vst1q_f32(sum, vfmaq_n_f32(vld1q_f32(sum), value, columns[c].scale[0]));
+    }
+  }
+}
+
+// Each sub-block has a scale of its own in both operands.
+template <int kSubBlock, bool kMinima, int kColumns>
+void multiply_floats(const TileCall& call) {
+  const auto [tile_address, columns, weights, sums, stride] = call;
+  const Tile& tile = *tile_address;
+  float32x4_t totals[kGroups][kColumns];
+  for (auto& group : totals)
+    for (float32x4_t& total : group) total = vdupq_n_f32(0);
+#pragma GCC unroll 1
+  for (size_t j = 0; j < static_cast<size_t>(weights) / kSubBlock; j++) {
+    int32x4_t dot[kGroups][kColumns];
+    dot_of_sub_block<kSubBlock>(tile, columns, j, dot);
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; g++) {
+      const float32x4_t scale = vld1q_f32(tile.scale[j] + 4 * g);
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; c++) {
+        const float32x4_t both = vmulq_n_f32(scale, columns[c].scale[j * kSubBlock / 32]);
+        totals[g][c] = vfmaq_f32(totals[g][c], vcvtq_f32_s32(dot[g][c]), both);
+        if constexpr (kMinima)
+          totals[g][c] = vfmsq_n_f32(totals[g][c], vld1q_f32(tile.min[j] + 4 * g), columns[c].sums_32[j]);
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int g = 0; g < kGroups; g++)
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; c++) {
+      float* sum = sums + c * stride + 4 * g;
+      vst1q_f32(sum, vaddq_f32(vld1q_f32(sum), totals[g][c]));
+    }
+}
+
+template <bool kIntegerScales, int kSubBlock, bool kMinima, int kColumns>
+void multiply_tile(const TileCall& call) {
+  if constexpr (kIntegerScales)
+    multiply_integers<kSubBlock, kMinima, kColumns>(call);
+  else
+    multiply_floats<kSubBlock, kMinima, kColumns>(call);
+}
+
+}  // namespace
+
+template <bool kIntegerScales, int kSubBlock, bool kMinima>
+TileKernel* const TileKernels<kIntegerScales, kSubBlock, kMinima>::for_columns[kTileColumns] = {
+    multiply_tile<kIntegerScales, kSubBlock, kMinima, 1>, multiply_tile<kIntegerScales, kSubBlock, kMinima, 2>,
+    multiply_tile<kIntegerScales, kSubBlock, kMinima, 3>, multiply_tile<kIntegerScales, kSubBlock, kMinima, 4>};
+
+template struct TileKernels<true, 32, true>;    // q4_k, q5_k
+template struct TileKernels<true, 16, true>;    // q2_k
+template struct TileKernels<true, 16, false>;   // q3_k, q6_k
+template struct TileKernels<true, 32, false>;   // iq4_xs
+template struct TileKernels<false, 32, false>;  // q4_0, q5_0, q8_0, iq4_nl, mxfp4
+template struct TileKernels<false, 32, true>;   // q4_1, q5_1
+template struct TileKernels<false, 16, false>;  // what the portable code unpacks
+
+void transpose_words(const void* rows, size_t stride, int words, void* tile) {
+  const auto* from = static_cast<const uint8_t*>(rows);
+  auto* to = static_cast<uint8_t*>(tile);
+  const auto row = [&](int r) { return vreinterpretq_u32_u8(vld1q_u8(from + static_cast<size_t>(r) * stride)); };
+  const auto store = [](uint8_t* at, uint32x4_t low, uint32x4_t high, bool upper) {
+    const uint64x2_t a = vreinterpretq_u64_u32(low), b = vreinterpretq_u64_u32(high);
+    vst1q_u8(at, vreinterpretq_u8_u64(upper ? vzip2q_u64(a, b) : vzip1q_u64(a, b)));
+  };
+  constexpr size_t kTileStride = kTileRows * 4;
+  for (int i = 0; i < words; i += 4, from += 16, to += 4 * kTileStride) {
+    const uint32x4_t low_01 = vzip1q_u32(row(0), row(1)), high_01 = vzip2q_u32(row(0), row(1));
+    const uint32x4_t low_23 = vzip1q_u32(row(2), row(3)), high_23 = vzip2q_u32(row(2), row(3));
+    store(to, low_01, low_23, false);
+    store(to + kTileStride, low_01, low_23, true);
+    store(to + 2 * kTileStride, high_01, high_23, false);
+    store(to + 3 * kTileStride, high_01, high_23, true);
+  }
+}
+
+void pack_tile(UnpackRow* unpack, Format format, const uint8_t* rows, size_t row_bytes, int valid_rows, int weights,
+               Tile& tile) {
+  constexpr size_t kStride = sizeof(UnpackedRow);
+  UnpackedRow unpacked[4] = {};
+  for (int g = 0; g < kGroups; g++) {
+    for (int i = 0; i < 4; i++) {
+      const int r = 4 * g + i < valid_rows ? 4 * g + i : valid_rows - 1;
+      unpack(format, rows + static_cast<size_t>(r) * row_bytes, weights, unpacked[i]);
+      tile.factor[4 * g + i] = unpacked[i].factor;
+      tile.min_factor[4 * g + i] = unpacked[i].min_factor;
+    }
+    transpose_words(unpacked[0].q, kStride, 64, tile.q[0][4 * g]);
+    transpose_words(unpacked[0].codes, kStride, 16, tile.codes[0] + 4 * g);
+    transpose_words(unpacked[0].min_codes, kStride, 8, tile.min_codes[0][4 * g]);
+  }
+}
+
+}  // namespace llama3::neon

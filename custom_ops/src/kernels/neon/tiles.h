@@ -1,0 +1,64 @@
+// Many rows of A: eight weight rows x 256 are unpacked and interleaved once into a tile that stays in the first-level
+// cache, and every row of A is multiplied with it. A register holds four consecutive weights of four rows.
+#pragma once
+
+#include "kernels/neon/columns.h"
+#include "kernels/neon/formats.h"
+
+namespace llama3::neon {
+
+inline constexpr int kTileRows = 8;
+inline constexpr int kTileColumns = 4;  // rows of A at once: 8 integer sums and 8 totals, of 32 registers
+
+// 256 weights of a row. Where scales are integers they are `codes` times `factor`, and likewise minima.
+struct alignas(64) UnpackedRow {
+  int8_t q[kSuperBlock];
+  union {
+    int32_t codes[16];
+    float scale[16];
+  };
+  union {
+    int8_t min_codes[32];  // 8 or 16 of them
+    float min[8];
+  };
+  float factor, min_factor;
+};
+using UnpackRow = void(Format format, const uint8_t* blocks, int weights, UnpackedRow& out);
+
+// The same of eight rows.
+struct alignas(64) Tile {
+  int8_t q[64][kTileRows][4];
+  union {
+    int32_t codes[16][kTileRows];
+    float scale[16][kTileRows];
+  };
+  union {
+    int8_t min_codes[8][kTileRows][4];
+    float min[8][kTileRows];
+  };
+  float factor[kTileRows], min_factor[kTileRows];
+};
+
+struct TileCall {
+  const Tile* tile;
+  const Column* columns;  // as many as the kernel is for
+  int weights;            // 256, or fewer at a row's end: a multiple of 32
+  float* sums;            // [column][stride]: kTileRows of each column are added to
+  int64_t stride;
+};
+using TileKernel = void(const TileCall& call);
+
+// The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them.
+template <bool kIntegerScales, int kSubBlock, bool kMinima>
+struct TileKernels {
+  static TileKernel* const for_columns[kTileColumns];
+};
+
+// `words` words (a multiple of 4) of four rows, each `stride` bytes behind the other, to a tile's rows of eight words.
+void transpose_words(const void* rows, size_t stride, int words, void* tile);
+
+// Fills a tile with rows from `unpack`. Rows past the last valid one repeat it.
+void pack_tile(UnpackRow* unpack, Format format, const uint8_t* rows, size_t row_bytes, int valid_rows, int weights,
+               Tile& tile);
+
+}  // namespace llama3::neon

@@ -1,0 +1,40 @@
+"""The NEON kernels against the scalar ones on an emulated aarch64, by the programs that the sanitizers run too."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.custom_ops.kernel_programs import build_kernel_programs, run
+
+COMPILER = "aarch64-linux-gnu-g++"
+EMULATOR = "qemu-aarch64"
+CROSS_BUILD = (
+    "-DCMAKE_SYSTEM_NAME=Linux",
+    "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+    f"-DCMAKE_CXX_COMPILER={COMPILER}",
+    "-DCMAKE_EXE_LINKER_FLAGS=-static",
+)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs for aarch64."""
+    if not (shutil.which(COMPILER) and shutil.which(EMULATOR)):
+        pytest.skip("no cross compiler or no emulator for aarch64")
+    return build_kernel_programs(tmp_path_factory.mktemp("aarch64"), *CROSS_BUILD)
+
+
+def test_matmul_equals_scalar(programs: Path) -> None:
+    """Every format with activations of each kind: to 1e-6 of the sum of the magnitudes."""
+    assert run([EMULATOR, str(programs / "llama3_matmul_sanitize"), "156"]) == "156 calls\n"
+
+
+def test_attention_equals_scalar(programs: Path) -> None:
+    """To 1e-6 of the output's norm."""
+    assert run([EMULATOR, str(programs / "llama3_attention_sanitize"), "10"]) == "10 calls\n"
+
+
+def test_a_processor_without_dot_products_takes_portable_kernels(programs: Path) -> None:
+    """A Cortex-A53 meets no instruction that it lacks."""
+    assert run([EMULATOR, "-cpu", "cortex-a53", str(programs / "llama3_matmul_sanitize"), "26"]) == "26 calls\n"

@@ -1,0 +1,15 @@
+"""The kernels, on several threads, under gcc's sanitizers: no access out of bounds, nothing undefined, no data race."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.custom_ops.kernel_programs import build_kernel_programs, run
+
+
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_kernels_are_clean(tmp_path: Path, sanitizers: str) -> None:
+    """Every format, activations of each kind and every cache type, by a program that ends at the first report."""
+    folder = build_kernel_programs(tmp_path, f"-DLLAMA3_CUSTOM_OPS_SANITIZE={sanitizers}")
+    assert run([str(folder / "llama3_matmul_sanitize"), "78"]) == "78 calls\n"
+    assert run([str(folder / "llama3_attention_sanitize"), "10"]) == "10 calls\n"
