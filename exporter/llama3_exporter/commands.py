@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,19 +10,24 @@ from typing import Literal
 
 from llama3_models import command_line
 from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.exports import Activations, Logits, Ops, Precision
 from llama3_models.locate import locate_model
+
+_SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(MB|GB)")
 
 
 def llama3_export(
     model: str,
     *,
     output: Path | None = None,
-    ops: Literal["contrib", "native"] = "contrib",
-    activations: Literal["int8", "float32"] = "int8",
-    precision: Literal["fp32", "fp16"] = "fp32",
-    logits: Literal["last", "all", "selected"] = "last",
+    ops: Ops = "contrib",
+    activations: Activations = "int8",
+    precision: Precision = "fp32",
+    logits: Logits = "last",
     max_length: int | None = None,
+    shard_size: str | None = None,
     quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
+    tokenizer_graph: bool = False,
     verify: bool = False,
     copy: bool = False,
     force: bool = False,
@@ -39,7 +45,10 @@ def llama3_export(
         precision: fp16 is for CUDA: attention and KV cache in float16, and every linear that loses nothing by it.
         logits: Positions that get logits: the last one, all, or as many as the input logits_to_keep says.
         max_length: Positions that the graph can reach; the model's whole context by default.
+        shard_size: Largest file of weights, 500MB or 2GB, for browsers and the like; one file of any size by default.
         quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
+        tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions and no
+            tokenizer library.
         verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
         copy: Copy the GGUF into the folder of a native export, where a link would do.
         force: Replace an earlier export.
@@ -51,6 +60,7 @@ def llama3_export(
     """
     if output is None and ops == "contrib":
         raise UsageError("missing --output: contrib ops repack the weights into a folder")
+    shard_bytes = None if shard_size is None else _bytes(shard_size)
     gguf = locate_model(model, quantization_encoding)
     # Heavy imports wait until the command line is known to be right.
     from llama3_exporter.export_model import export
@@ -65,6 +75,8 @@ def llama3_export(
             precision=precision,
             logits=logits,
             max_length=max_length,
+            shard_size=shard_bytes,
+            tokenizer_graph=tokenizer_graph,
             copy=copy,
             force=force,
             progress=progress,
@@ -74,6 +86,13 @@ def llama3_export(
         _verify(summary.output, gguf)
     print(f'\nRun it:  llama3-run --model-path {shlex.quote(str(summary.output))} --prompt "I believe"')
     return 0
+
+
+def _bytes(shard_size: str) -> int:
+    match = _SIZE.fullmatch(shard_size)
+    if match is None:
+        raise UsageError(f"--shard-size: expected a size such as 500MB or 2GB, not {shard_size!r}")
+    return round(float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]])
 
 
 def _verify(output: Path, gguf: Path) -> None:

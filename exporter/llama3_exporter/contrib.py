@@ -7,7 +7,7 @@ remainder C of the weight, the same for the whole block, and the linear adds blo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile, GGUFTensor
 from llama3_models.hyperparameters import Hyperparameters
 from llama3_models.reference import dequantize
+from llama3_models.units import format_bytes
 from onnxscript import nn
 
 from llama3_exporter.contrib_modules import (
@@ -45,6 +46,9 @@ FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 # MatMulNBits's attribute: 4 quantizes its input to int8 by blocks, 1 computes in float32.
 _ACCURACY_LEVEL = {"int8": 4, "float32": 1}
 
+# Two million positions of Llama 3, whose own context takes 67 MB. ONNX Runtime takes several times as much meanwhile.
+_MAX_ROTARY_BYTES = 1 << 30
+
 
 @dataclass(frozen=True)
 class _Blocks:
@@ -71,7 +75,7 @@ class ContribBackend:
         self._precision = options.precision
         self._max_length = options.max_length
         self._block_sums = BlockSums()
-        self._blocks: dict[tuple[str, ir.DataType], _Blocks] = {}
+        self._blocks: dict[str, dict[ir.DataType, _Blocks]] = {}
         self._floats: dict[str, ir.ExternalTensor] = {}
         self.domains: Mapping[str, int] = {}
         self.kv_type = FLOAT16 if options.precision == "fp16" else FLOAT
@@ -87,8 +91,8 @@ class ContribBackend:
             compute = FLOAT16 if in_float16 else FLOAT
             self.float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
             return FloatLinear(self._place_floats(tensor), bias, compute)
-        in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
-        blocks = self._place_blocks(tensor, FLOAT16 if in_float16 else FLOAT)
+        scale_type = self._linear_scale_type(tensor)
+        blocks = self._place_blocks(tensor, [scale_type])[scale_type]
         level = _ACCURACY_LEVEL[self._activations]
         # What fp16 is for, CUDA, rounds no activations to int8.
         twice = fine and self._activations == "int8" and self._precision == "fp32"
@@ -104,7 +108,9 @@ class ContribBackend:
         tensor = self._file.tensors[f"{name}.weight"]
         if tensor.type in FLOAT_TYPES:
             return FloatEmbedding(self._place_floats(tensor))
-        blocks = self._place_blocks(tensor, FLOAT)  # float16 scales would round the rows that are gathered
+        # Float16 scales would round the rows that are gathered. A head that multiplies by the same codes may want them.
+        head = [self._linear_scale_type(tensor)] if self._config.tied else []
+        blocks = self._place_blocks(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
         parts = []
         for part in blocks.parts:
             matrix = self._weights.same_bytes(part.weight, (part.num_rows, part.row_size * part.bits // 8))
@@ -120,7 +126,17 @@ class ContribBackend:
         return SwiGLU()
 
     def rotary(self) -> nn.Module:
-        """See `llama.Backend`."""
+        """See `llama.Backend`.
+
+        Raises:
+            Llama3Error: the tables of so many positions would not fit into any memory.
+        """
+        n_bytes = self._max_length * self._config.rope_dim * int(self.kv_type.itemsize)
+        if n_bytes > _MAX_ROTARY_BYTES:
+            raise Llama3Error(
+                f"{self._file.path}: the rotary tables of {self._max_length:,} positions would take "
+                f"{format_bytes(n_bytes)}; export it with a smaller --max-length, or with --ops native, which has none"
+            )
         return RotaryTables(self._config, self._max_length, self.kv_type)
 
     def attention(self) -> nn.Module:
@@ -153,10 +169,17 @@ class ContribBackend:
             self._floats[tensor.name] = placed[0]
         return self._floats[tensor.name]
 
-    def _place_blocks(self, tensor: GGUFTensor, scale_type: ir.DataType) -> _Blocks:
-        """Places for the arrays that `pack` makes of a quantized tensor, once for each type of scales."""
-        if (tensor.name, scale_type) in self._blocks:
-            return self._blocks[tensor.name, scale_type]
+    def _linear_scale_type(self, tensor: GGUFTensor) -> ir.DataType:
+        in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
+        return FLOAT16 if in_float16 else FLOAT
+
+    def _place_blocks(self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]) -> dict[ir.DataType, _Blocks]:
+        """Places for the arrays that `pack` makes of a quantized tensor, by the type of the scales.
+
+        Codes are placed once. Of a tensor that is used twice, the first call has to name the types for both.
+        """
+        if tensor.name in self._blocks:
+            return self._blocks[tensor.name]
         form = FORMATS[tensor.type]
         num_rows, row_size = tensor.shape
         num_blocks = row_size // form.block_size
@@ -169,7 +192,7 @@ class ContribBackend:
         destinations: list[tuple[str, ir.DataType, tuple[int, ...]]] = []
         for _ in constants:
             destinations.append((tensor.name, UINT8, (num_rows, num_blocks, form.block_size * bits // 8)))
-            destinations.append((tensor.name, scale_type, (num_rows, num_blocks)))
+            destinations += [(tensor.name, scale_type, (num_rows, num_blocks)) for scale_type in scale_types]
             if form.zero_point is None:
                 destinations.append((tensor.name, UINT8, zero_point_shape))
         if form.has_minimum:
@@ -179,19 +202,24 @@ class ContribBackend:
             packed = pack(form, rows)
             result: list[Array] = []
             for part in split_nibbles(packed) if split else (packed,):
-                result += [part.B, part.scales.astype(scale_type.numpy(), copy=False)]
+                result.append(part.B)
+                result += [part.scales.astype(scale_type.numpy(), copy=False) for scale_type in scale_types]
                 if form.zero_point is None:
                     result.append(part.zero_points)
             return result if packed.C is None else [*result, packed.C]
 
         places = iter(self._weights.add_packing(tensor, arrays, destinations))
-        parts = []
+        parts: dict[ir.DataType, list[QuantizedPart]] = {scale_type: [] for scale_type in scale_types}
         for byte in constants:
-            weight, scales = next(places), next(places)
+            weight = next(places)
+            scales = {scale_type: next(places) for scale_type in scale_types}
             zero_points = next(places) if byte is None else self._weights.add_fill(tensor.name, byte, zero_point_shape)
-            parts.append(QuantizedPart(weight, scales, zero_points, num_rows, row_size, bits, form.block_size))
-        blocks = _Blocks(tuple(parts), next(places) if form.has_minimum else None)
-        self._blocks[tensor.name, scale_type] = blocks
+            for scale_type, placed in scales.items():
+                part = QuantizedPart(weight, placed, zero_points, num_rows, row_size, bits, form.block_size)
+                parts[scale_type].append(part)
+        remainder = next(places) if form.has_minimum else None
+        blocks = {scale_type: _Blocks(tuple(parts[scale_type]), remainder) for scale_type in scale_types}
+        self._blocks[tensor.name] = blocks
         return blocks
 
 

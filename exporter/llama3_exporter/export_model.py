@@ -2,81 +2,52 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import FACTS, GRAPH, Activations, Logits, Ops, Precision
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.hyperparameters import Hyperparameters
+from llama3_models.unfinished import refuse_unfinished
 from llama3_models.units import format_bytes
 
-from llama3_exporter import weights_file
 from llama3_exporter.contrib import ContribBackend
-from llama3_exporter.facts import TypeUse, facts_of, serialized, types_of
-from llama3_exporter.folder import FACTS, Content, check_output, publish_folder, unnamed_file
+from llama3_exporter.facts import facts_of, serialized, types_of
+from llama3_exporter.folder import Content, check_output, publish_file, publish_folder, unnamed_file
 from llama3_exporter.gguf_placement import graph_beside, place_gguf
 from llama3_exporter.graph import build_graph
-from llama3_exporter.host_files import host_files, to_json
+from llama3_exporter.host_files import host_files, read_tokenizer, to_json
 from llama3_exporter.native import NativeBackend
-from llama3_exporter.options import Activations, ExportOptions, Logits, Ops, Precision
+from llama3_exporter.options import ExportOptions
+from llama3_exporter.progress import Progress
+from llama3_exporter.summary import ExportSummary
+from llama3_exporter.tokenizer_graph import tokenizer_graphs
 from llama3_exporter.weights_file import WeightsFile
 
-GRAPH = "model.onnx"
+__all__ = ["ExportSummary", "export", "export_native_graph"]
 
-Progress = Callable[[int, int], None]
+# ONNX Runtime's attention and ours count positions in 32 bits.
+_MAX_POSITIONS = (1 << 31) - 1
+
+# A process may have 1,024 files open, unless its limit was raised, and whoever loads the model has others, too.
+_MAX_SHARDS = 500
 
 
 @dataclass(frozen=True)
-class ExportSummary:
-    """What an export wrote, and how long it took (seconds). Sizes are in bytes.
+class _Written:
+    """What one kind of export did: see `ExportSummary` for the sizes."""
 
-    `output` is the folder, or the graph beside its GGUF; `written_bytes` leaves out what was only linked.
-    `memory_bytes` is what ONNX Runtime holds of the weights on a CPU, copies of float weights included.
-    """
-
-    output: Path
-    source: Path
-    source_bytes: int
     written_bytes: int
-    types: dict[str, TypeUse]
-    max_length: int
-    kv_cache_bytes_per_position: int
     memory_bytes: int
-    seconds: float
+    kv_item_bytes: float
     remarks: tuple[str, ...] = ()
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(use.parameters for use in self.types.values())
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits per weight in the GGUF: its tensors' bytes, without metadata."""
-        return 8 * sum(use.bytes for use in self.types.values()) / self.parameters
-
-    def describe(self) -> str:
-        """The summary as a few lines of text."""
-        tensors = sum(use.tensors for use in self.types.values())
-        types = ", ".join(f"{name} {format_bytes(use.bytes)} ({use.tensors})" for name, use in self.types.items())
-        cache = self.kv_cache_bytes_per_position
-        lines = [
-            f"{self.source.name} ({format_bytes(self.source_bytes)}) -> {self.output} "
-            f"({format_bytes(self.written_bytes)} written) in {self.seconds:.1f} s",
-            f"  weights  {self.parameters / 1e6:,.1f} M in {tensors} tensors, {self.bits_per_weight:.2f} bits each",
-            f"  types    {types}",
-            f"  context  {self.max_length:,} positions; the KV cache takes {format_bytes(cache)} for each "
-            f"({format_bytes(cache * min(512, self.max_length))} for {min(512, self.max_length)})",
-            f"  memory   about {format_bytes(self.memory_bytes)} to run, without the KV cache",
-        ]
-        return "\n".join([*lines, *(f"  note     {remark}" for remark in self.remarks)])
 
 
 def export(
@@ -88,6 +59,8 @@ def export(
     precision: Precision = "fp32",
     logits: Logits = "last",
     max_length: int | None = None,
+    shard_size: int | None = None,
+    tokenizer_graph: bool = False,
     copy: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -104,6 +77,9 @@ def export(
         precision: `fp16`: attention, KV cache and the linears that lose nothing by it are float16 (contrib, for CUDA).
         logits: Which positions get logits: `last`, `all`, or `selected` by the input `logits_to_keep`.
         max_length: Positions that the graph can reach; None for the model's context length.
+        shard_size: Bytes of weights in a file of a contrib export, for hosts that take no larger ones; a tensor that
+            is larger still lies in one. None for a single file.
+        tokenizer_graph: Add the tokenizer as two graphs of onnxruntime-extensions' ops.
         copy: Copy the GGUF into the folder of a native export, where a link would do.
         force: Replace an earlier export. Whatever else is there is never replaced.
         progress: Called with the bytes of the GGUF that are packed or copied, and their total.
@@ -116,27 +92,45 @@ def export(
         raise Llama3Error("contrib ops repack the weights: give a folder for them, --output DIR")
     if ops == "native" and precision != "fp32":
         raise Llama3Error("native ops run on the CPU, in float32 with a float16 KV cache; fp16 is for contrib ops")
+    if shard_size is not None and ops == "native":
+        raise Llama3Error("native ops read the weights in the GGUF; a shard size is for contrib ops, leave it out")
+    if shard_size is not None and shard_size < 1:
+        raise Llama3Error(f"a shard size of {shard_size} bytes holds nothing; give a larger one, or none")
     if copy and (ops == "contrib" or output is None):
         raise Llama3Error("copy is about the GGUF in the folder of a native export; leave it out")
+    if tokenizer_graph and output is None:
+        raise Llama3Error("the tokenizer's graphs need a folder; give --output DIR, or leave --tokenizer-graph out")
     if output is not None:
-        check_output(Path(output), force=force)
+        output = Path(output)
+        check_output(output, force=force)
     with GGUFFile.open(model) as file:
+        refuse_unfinished(file)
         config = Hyperparameters.from_gguf(file)
         options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
-        if ops == "contrib":
-            assert output is not None
-            summary = _export_contrib(file, config, options, Path(output), force=force, progress=progress)
-        elif output is not None:
-            summary = _export_native(file, config, options, Path(output), copy=copy, force=force, progress=progress)
+        graphs = _tokenizer_graphs(file) if tokenizer_graph else {}
+        if output is None:
+            output = graph_beside(file, force=force)
+            names = {part: part.name for part in file.parts}
+            written = _write_native_graph(file, config, options, output, names)
+            written = replace(written, remarks=read_tokenizer(file)[1])
+        elif ops == "native":
+            written = _export_native(file, config, options, output, graphs, copy=copy, force=force, progress=progress)
         else:
-            summary = export_native_graph(
-                file,
-                graph_beside(file, force=force),
-                activations=activations,
-                logits=logits,
-                max_length=max_length,
-            )
-    return replace(summary, seconds=time.perf_counter() - start)
+            weights = WeightsFile(shard_size)
+            written = _export_contrib(file, config, options, weights, output, graphs, force=force, progress=progress)
+        per_position = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * written.kv_item_bytes
+        return ExportSummary(
+            output=output,
+            source=file.path,
+            source_bytes=file.size,
+            written_bytes=written.written_bytes,
+            types=types_of(file),
+            max_length=options.max_length,
+            kv_cache_bytes_per_position=int(per_position),
+            memory_bytes=written.memory_bytes,
+            seconds=time.perf_counter() - start,
+            remarks=written.remarks,
+        )
 
 
 def export_native_graph(
@@ -147,11 +141,10 @@ def export_native_graph(
     logits: Logits = "last",
     max_length: int | None = None,
     resolve_links: bool = False,
-) -> ExportSummary:
-    """Write a native graph alone, whose weights stay where they are.
+) -> None:
+    """Write a native graph alone, for a GGUF that stays where it is.
 
-    It runs beside the GGUF, or wherever the session option `session.model_external_initializers_file_folder_path`
-    names the GGUF's folder.
+    It runs where the session option `session.model_external_initializers_file_folder_path` names the GGUF's folder.
 
     Args:
         file: The GGUF.
@@ -162,41 +155,48 @@ def export_native_graph(
         resolve_links: Call the GGUF by the name of the file that a link leads to.
 
     Raises:
-        Llama3Error: the file is no Llama that we support.
+        Llama3Error: the file is no Llama that we support, or the graph cannot be written.
     """
-    start = time.perf_counter()
+    refuse_unfinished(file)
     config = Hyperparameters.from_gguf(file)
     options = ExportOptions("native", activations, "fp32", logits, _positions(file, config, max_length))
     names = {part: part.resolve().name if resolve_links else part.name for part in file.parts}
+    _write_native_graph(file, config, options, path, names)
+
+
+def _write_native_graph(
+    file: GGUFFile, config: Hyperparameters, options: ExportOptions, path: Path, names: Mapping[Path, str]
+) -> _Written:
     backend = NativeBackend(file, config, options.activations, names)
     graph = serialized(build_graph(config, backend, options.logits), facts_of(file, options, _fingerprints(names)))
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(graph)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return _summary(file, config, options, path, backend.kv_type.itemsize, len(graph), file.size, start)
+    publish_file(path, graph)
+    return _Written(len(graph), file.size, backend.kv_type.itemsize)
 
 
 def _export_contrib(
     file: GGUFFile,
     config: Hyperparameters,
     options: ExportOptions,
+    weights: WeightsFile,
     output: Path,
+    graphs: Mapping[str, bytes],
     *,
     force: bool,
     progress: Progress | None,
-) -> ExportSummary:
-    start = time.perf_counter()
-    weights = WeightsFile()
+) -> _Written:
+    if output.resolve() in (part.resolve().parent for part in file.parts):
+        raise Llama3Error(f"{output}: the GGUF lies in this folder, which would be replaced; give another --output")
     backend = ContribBackend(file, config, weights, options)
     model = build_graph(config, backend, options.logits)
+    if len(weights.sizes) > _MAX_SHARDS:
+        raise Llama3Error(
+            f"{output}: --shard-size cuts {format_bytes(weights.size)} of weights into {len(weights.sizes)} files; "
+            f"give one that makes {_MAX_SHARDS} or fewer"
+        )
     hosts, remarks = host_files(file, config, options.max_length)
-    with ThreadPoolExecutor(1) as pool, unnamed_file(output, weights.size) as data:
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        # Each asks for the room of all: what has no bytes yet takes none from the next.
+        shards = {name: stack.enter_context(unnamed_file(output, weights.size)) for name in weights.sizes}
         digests = pool.submit(lambda: [{"name": part.name, "sha256": sha256(part)} for part in file.parts])
         done = 0
 
@@ -206,19 +206,29 @@ def _export_contrib(
             if progress is not None:
                 progress(done, weights.source_bytes)
 
-        weights.write(data.descriptor, packed)
+        weights.write({name: shard.descriptor for name, shard in shards.items()}, packed)
         facts = facts_of(file, options, digests.result())
+        if weights.shard_size is not None:  # of several files, a host has to know the names
+            facts["weights"] = [{"name": name, "size": size} for name, size in weights.sizes.items()]
         files: dict[str, Content] = {
             GRAPH: serialized(model, facts),
-            weights_file.NAME: data.publish,
+            **{name: shard.publish for name, shard in shards.items()},
             FACTS: to_json(facts),
             **hosts,
+            **graphs,
         }
         publish_folder(output, files, force=force)
     memory = weights.size + backend.float_copies_bytes
-    written = weights.size + _small_bytes(files)
-    summary = _summary(file, config, options, output, backend.kv_type.itemsize, written, memory, start)
-    return replace(summary, remarks=remarks)
+    remarks = (*remarks, *_oversized(weights))
+    return _Written(weights.size + _small_bytes(files), memory, backend.kv_type.itemsize, remarks)
+
+
+def _oversized(weights: WeightsFile) -> list[str]:
+    return [
+        f"{name} has {format_bytes(size)}, more than --shard-size asks for: it holds a tensor, which is not split"
+        for name, size in weights.sizes.items()
+        if weights.shard_size is not None and size > weights.shard_size
+    ]
 
 
 def _export_native(
@@ -226,12 +236,12 @@ def _export_native(
     config: Hyperparameters,
     options: ExportOptions,
     output: Path,
+    graphs: Mapping[str, bytes],
     *,
     copy: bool,
     force: bool,
     progress: Progress | None,
-) -> ExportSummary:
-    start = time.perf_counter()
+) -> _Written:
     names = {part: part.name for part in file.parts}
     backend = NativeBackend(file, config, options.activations, names)
     facts = facts_of(file, options, _fingerprints(names))
@@ -251,18 +261,31 @@ def _export_native(
         GRAPH: serialized(model, facts),
         FACTS: to_json(facts),
         **hosts,
+        **graphs,
         **{part.name: placed(part) for part in file.parts},
     }
     publish_folder(output, files, force=force)
-    summary = _summary(file, config, options, output, backend.kv_type.itemsize, _small_bytes(files), file.size, start)
-    return replace(summary, remarks=tuple(remarks))
+    return _Written(_small_bytes(files), file.size, backend.kv_type.itemsize, tuple(remarks))
+
+
+def _tokenizer_graphs(file: GGUFFile) -> dict[str, bytes]:
+    vocabulary, remarks = read_tokenizer(file)
+    if vocabulary is None:
+        raise Llama3Error(f"{file.path}: no tokenizer graph: {remarks[0]}")
+    return tokenizer_graphs(vocabulary)
 
 
 def _positions(file: GGUFFile, config: Hyperparameters, max_length: int | None) -> int:
     if max_length is None:
-        return config.context_length
-    if not 1 <= max_length <= config.context_length:
-        raise Llama3Error(f"max-length {max_length} is not in 1 .. {config.context_length}, the context of {file.path}")
+        max_length = config.context_length
+        if max_length > _MAX_POSITIONS:
+            raise Llama3Error(
+                f"{file.path}: llama.context_length is {max_length:,}, and a graph reaches at most {_MAX_POSITIONS:,} "
+                "positions; export it with a smaller --max-length"
+            )
+    limit = min(config.context_length, _MAX_POSITIONS)
+    if not 1 <= max_length <= limit:
+        raise Llama3Error(f"max-length {max_length} is not in 1 .. {limit}, the context of {file.path}")
     return max_length
 
 
@@ -274,27 +297,3 @@ def _fingerprints(names: Mapping[Path, str]) -> list[dict[str, Any]]:
 
 def _small_bytes(files: dict[str, Content]) -> int:
     return sum(len(content) for content in files.values() if isinstance(content, bytes))
-
-
-def _summary(
-    file: GGUFFile,
-    config: Hyperparameters,
-    options: ExportOptions,
-    output: Path,
-    kv_item_bytes: float,
-    written_bytes: int,
-    memory_bytes: int,
-    start: float,
-) -> ExportSummary:
-    per_position = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * kv_item_bytes
-    return ExportSummary(
-        output=output,
-        source=file.path,
-        source_bytes=file.size,
-        written_bytes=written_bytes,
-        types=types_of(file),
-        max_length=options.max_length,
-        kv_cache_bytes_per_position=int(per_position),
-        memory_bytes=memory_bytes,
-        seconds=time.perf_counter() - start,
-    )

@@ -7,15 +7,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from llama3_models.errors import Llama3Error
+from llama3_models.exports import METADATA_KEY
 from llama3_models.gguf_file import GGUFFile
+from llama3_models.regular_files import read_regular
 
 from llama3_exporter.options import ExportOptions
 
 PRODUCER = "llama3-onnx"
-METADATA_KEY = "llama3"
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,25 @@ def serialized(model: ir.Model, facts: dict[str, Any]) -> bytes:
             del node.metadata_props[key]  # the builder's notes to itself, half of the file
     data: bytes = ir.to_proto(model).SerializeToString()
     return data
+
+
+def read_graph(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Read a graph back, without its weights, and the facts in its metadata.
+
+    Raises:
+        Llama3Error: there is no graph, or none of ours.
+    """
+    try:
+        model = onnx.ModelProto.FromString(read_regular(path))
+        text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "{}")
+        facts = json.loads(text)
+    except OSError as error:
+        raise Llama3Error(f"{path}: cannot be read ({error.strerror}); export the GGUF again") from error
+    except (DecodeError, ValueError, RecursionError):
+        facts = None
+    if not is_ours(facts):
+        raise Llama3Error(f"{path}: no graph that llama3-export wrote, or a damaged one; export the GGUF again")
+    return model, facts
 
 
 def is_ours(facts: object) -> bool:

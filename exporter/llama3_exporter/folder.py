@@ -1,28 +1,32 @@
 """The export folder: it appears whole or not at all, and replaces nothing that is not ours.
 
 The weights, gigabytes of them, are written to a file without a name: whatever ends the export, be it `kill -9`, the
-kernel takes the space back. Only when all is written does the file get a name, in a folder that is then renamed.
+kernel takes the space back. Only when all is written does the file get a name, in a hidden folder beside the output,
+which then takes the output's place in one step. What a killed export leaves there, the next one removes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import FACTS, GRAPH
+from llama3_models.regular_files import read_regular
+from llama3_models.units import format_bytes
 
 from llama3_exporter.facts import is_ours
 
-FACTS = "llama3.json"
-
 _NAMES = (
-    "model.onnx",
+    GRAPH,
     "model.onnx.data",
     FACTS,
     "config.json",
@@ -31,6 +35,15 @@ _NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+
+# How everything is called that has no place yet. Who is still at work on it holds a lock.
+_UNFINISHED = ".llama3-export-"
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# <fcntl.h>, <linux/fs.h>
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 Content = bytes | Callable[[Path], None]
 """Of a file in the folder: its bytes, or what makes it at a path."""
@@ -42,36 +55,51 @@ def check_output(output: Path, *, force: bool) -> None:
     Raises:
         Llama3Error: something is there already that `force` does not cover, or the place cannot be written.
     """
-    if output.exists() or output.is_symlink():
-        if not output.is_dir():
-            raise Llama3Error(f"{output}: there is a file of that name; give another --output")
-        if any(output.iterdir()):
-            if not is_export(output):
-                raise Llama3Error(f"{output}: this folder was not written by llama3-export; give another --output")
-            if strangers := sorted({path.name for path in output.iterdir()} - _written_names(output)):
-                raise Llama3Error(f"{output}: holds {strangers[0]}, which no export wrote; give another --output")
-            if not force:
-                raise Llama3Error(f"{output}: there is an export already; --force replaces it")
-    anchor = _anchor(output)
-    if not anchor.is_dir():
-        raise Llama3Error(f"{anchor}: not a folder, so that {output} cannot be made in it; give another --output")
-    if not os.access(anchor, os.W_OK | os.X_OK):
-        raise Llama3Error(f"{anchor}: no permission to write there; give another --output")
+    with writing(output):
+        if output.exists() or output.is_symlink():
+            if not output.is_dir():
+                raise Llama3Error(f"{output}: there is a file of that name; give another --output")
+            if found := {path.name for path in output.iterdir()}:
+                _check_replaceable(output, found, force=force)
+        anchor = _anchor(output)
+        if not anchor.is_dir():
+            raise Llama3Error(f"{anchor}: not a folder, so that {output} cannot be made in it; give another --output")
+        if not os.access(anchor, os.W_OK | os.X_OK):
+            raise Llama3Error(f"{anchor}: no permission to write there; give another --output")
 
 
-def is_export(folder: Path) -> bool:
-    """Whether `folder` holds the facts that an export leaves."""
+def _check_replaceable(output: Path, found: set[str], *, force: bool) -> None:
+    written = _written_names(output)
+    if written is None:
+        raise Llama3Error(f"{output}: this folder was not written by llama3-export; give another --output")
+    if strangers := sorted(found - written):
+        raise Llama3Error(f"{output}: holds {strangers[0]}, which no export wrote; give another --output")
+    if not force:
+        raise Llama3Error(f"{output}: there is an export already; --force replaces it")
+
+
+def _written_names(folder: Path) -> set[str] | None:
+    """The names of all files that an export writes into `folder`, its GGUF's among them; None if it is no export."""
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return is_ours(facts)
+        facts = json.loads(read_regular(folder / FACTS))
+        return {*_NAMES, *(str(part["name"]) for part in facts["source"]["parts"])} if is_ours(facts) else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
-def _written_names(folder: Path) -> set[str]:
-    """The names of all files that an export writes into its folder, the GGUF's own among them."""
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    return {*_NAMES, *(str(part["name"]) for part in facts["source"]["parts"])}
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Turn what the system refuses meanwhile into one line.
+
+    Raises:
+        Llama3Error: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise Llama3Error(f"{output}: the disk got full; free some space, or give another --output") from error
+        raise Llama3Error(f"{output}: cannot be written ({error.strerror or error}); give another --output") from error
 
 
 class UnnamedFile:
@@ -107,21 +135,22 @@ def unnamed_file(output: Path, size: int) -> Iterator[UnnamedFile]:
     """A file of up to `size` bytes on the file system where `output` will be.
 
     Raises:
-        Llama3Error: the disk has no room for it.
+        Llama3Error: the disk has no room for it, or refuses to be written meanwhile.
     """
-    anchor = _anchor(output)
-    free = shutil.disk_usage(anchor).free
-    if size > free:
-        raise Llama3Error(f"{anchor}: the export takes {size / 1e9:.2f} GB and {free / 1e9:.2f} GB are free there")
-    file = _open_unnamed(anchor)
-    try:
-        yield file
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Llama3Error(f"{anchor}: the disk got full; the export takes {size / 1e9:.2f} GB") from error
-        raise
-    finally:
-        file.discard()
+    with writing(output):
+        anchor = _anchor(output)
+        free = shutil.disk_usage(anchor).free
+        if size > free:
+            raise Llama3Error(
+                f"{anchor}: the export takes {format_bytes(size)} and {format_bytes(free)} are free there; "
+                "free some space, or give another --output"
+            )
+        _remove_leftovers(anchor)
+        file = _open_unnamed(anchor)
+        try:
+            yield file
+        finally:
+            file.discard()
 
 
 def _open_unnamed(folder: Path) -> UnnamedFile:
@@ -130,42 +159,122 @@ def _open_unnamed(folder: Path) -> UnnamedFile:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
             raise
-    descriptor, name = tempfile.mkstemp(prefix=".llama3-export-", dir=folder)
-    return UnnamedFile(descriptor, Path(name))
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
+        if _claimed(descriptor, Path(name)):
+            return UnnamedFile(descriptor, Path(name))
+        os.close(descriptor)
 
 
 def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -> None:
-    """Make `output` of `files` (name to content), in the place of an earlier export or an empty folder."""
-    output = output.resolve()  # of a link to a folder, the folder is replaced and the link stays
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    """Make `output` of `files` (name to content), in the place of an earlier export or an empty folder.
+
+    Raises:
+        Llama3Error: something is there that must not be replaced, or the system refuses.
+    """
+    with writing(output):
+        output = _resolved(output)  # of a link to a folder, the folder is replaced and the link stays
+        for parent in reversed(output.parents):
+            if not parent.is_dir():
+                parent.mkdir(exist_ok=True)
+        _remove_leftovers(output.parent)
+        with _staging_folder(output.parent) as staging:
+            for name, content in files.items():
+                if isinstance(content, bytes):
+                    (staging / name).write_bytes(content)
+                else:
+                    content(staging / name)
+            staging.chmod(0o777 & ~_umask())
+            check_output(output, force=force)  # once more: somebody may have come first
+            _replace(output, staging)
+
+
+def publish_file(path: Path, content: bytes) -> None:
+    """Make the file `path`, or put it in the place of an earlier one.
+
+    Raises:
+        Llama3Error: the system refuses.
+    """
+    with writing(path):
+        _remove_leftovers(path.parent)
+        with _staging_folder(path.parent) as staging:
+            (staging / path.name).write_bytes(content)
+            (staging / path.name).replace(path)
+
+
+@contextmanager
+def _staging_folder(parent: Path) -> Iterator[Path]:
+    """A hidden folder that is gone afterwards, unless it became something else."""
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+        descriptor = os.open(staging, os.O_RDONLY)
+        if _claimed(descriptor, staging):
+            break
+        os.close(descriptor)
     try:
-        for name, content in files.items():
-            if isinstance(content, bytes):
-                (staging / name).write_bytes(content)
-            else:
-                content(staging / name)
-        staging.chmod(0o777 & ~_umask())
-        check_output(output, force=force)  # once more: somebody may have come first
-        _replace(output, staging)
-    except BaseException:
+        yield staging
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
+        os.close(descriptor)
+
+
+def _claimed(descriptor: int, path: Path) -> bool:
+    """Lock what was just made; false if another export took it for a leftover in between."""
+    with suppress(OSError):  # where there are no locks, nothing is taken for a leftover
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return path.exists()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what exports left that were killed: nobody holds a lock on it."""
+    for path in folder.iterdir():
+        if not path.name.startswith(_UNFINISHED) or path.is_symlink():
+            continue
+        with suppress(OSError):  # still in use, or somebody else's
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _replace(output: Path, staging: Path) -> None:
-    if output.is_dir() and any(output.iterdir()):
-        aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        output.rename(aside)
+    """Put `staging` in the place of `output`; what was there is then where `staging` was."""
+    if not output.is_dir() or not any(output.iterdir()):
         staging.rename(output)
-        shutil.rmtree(aside)
-    else:
-        staging.rename(output)
+    elif not _exchange(output, staging):
+        with _staging_folder(output.parent) as aside:
+            output.rename(aside)
+            try:
+                staging.rename(output)
+            except OSError:
+                aside.rename(output)
+                raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; false where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    status: int = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return status == 0
 
 
 def _anchor(output: Path) -> Path:
     """The nearest folder above `output` that exists."""
-    return next(parent for parent in output.resolve().parents if parent.exists())
+    return next(parent for parent in _resolved(output).parents if parent.exists())
+
+
+def _resolved(output: Path) -> Path:
+    try:
+        return output.resolve()
+    except RuntimeError:  # what Python before 3.13 says of links in a circle
+        raise Llama3Error(f"{output}: its links lead in a circle; give another --output") from None
 
 
 def _umask() -> int:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-import onnx
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 
-from llama3_exporter.facts import METADATA_KEY
-
-Progress = Callable[[int, int], None]
+from llama3_exporter.facts import read_graph
+from llama3_exporter.progress import Progress
 
 _FICLONE = 0x40049409  # <linux/fs.h>: share the blocks of another file
 _COPY_BYTES = 8 << 20
@@ -50,10 +47,10 @@ def graph_beside(file: GGUFFile, *, force: bool) -> Path:
 
 def _is_our_graph(path: Path) -> bool:
     try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception:  # protobuf raises what it likes for a file that is no model
+        read_graph(path)
+    except Llama3Error:
         return False
-    return any(entry.key == METADATA_KEY for entry in model.metadata_props)
+    return True
 
 
 def place_gguf(source: Path, target: Path, *, copy: bool, progress: Progress | None = None) -> str | None:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
+from llama3_models.exports import Logits
 from llama3_models.hyperparameters import Hyperparameters
 from onnxscript import GraphBuilder, OpBuilder
 
 from llama3_exporter.llama import Backend, Chunk, LayerCache, Llama, Select
-from llama3_exporter.options import Logits
 
 OPSET = 23  # the first with RMSNormalization
 IR_VERSION = 11

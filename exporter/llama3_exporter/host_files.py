@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llama3_models.byte_ranks import tokens_by_rank
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import GRAPH
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.hyperparameters import Hyperparameters
-from llama3_models.vocabulary import Vocabulary
+from llama3_models.vocabulary import ByteLevelBPE, Vocabulary
 
 from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
 
@@ -25,30 +27,39 @@ def to_json(content: object) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, tuple[str, ...]]:
+    """The vocabulary of a GGUF, if it has one that is supported, and remarks on what cannot be done without."""
+    if "tokenizer.ggml.model" not in file.metadata:
+        return None, ("the GGUF has no tokenizer; llama3-run needs --tokenizer-path",)
+    try:
+        vocabulary = Vocabulary.from_gguf(file)
+    except Llama3Error as error:
+        return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)
+    if isinstance(vocabulary.model, ByteLevelBPE):
+        try:
+            tokens_by_rank(vocabulary.normal_ids(), vocabulary.model, vocabulary.source)
+        except Llama3Error as error:
+            return vocabulary, (f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})",)
+    return vocabulary, ()
+
+
 def host_files(file: GGUFFile, config: Hyperparameters, max_length: int) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Name and content of each file, and remarks on what is missing.
 
     A GGUF without a tokenizer, or with one that is not supported, gets none of the tokenizer's files: the weights are
     as good without them.
     """
-    vocabulary: Vocabulary | None = None
-    tokenizer: dict[str, bytes] = {}
-    remarks: tuple[str, ...] = ()
-    if "tokenizer.ggml.model" in file.metadata:
-        try:
-            vocabulary = Vocabulary.from_gguf(file)
-            # Hundreds of thousands of lines gain nothing by indentation.
-            tokenizer["tokenizer.json"] = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False).encode()
-            tokenizer["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
-        except Llama3Error as error:
-            vocabulary, tokenizer = None, {}
-            remarks = (f"no tokenizer was written; llama3-run needs --tokenizer-path ({error})",)
+    vocabulary, remarks = read_tokenizer(file)
     files = {
         "config.json": to_json(_config(config, vocabulary, max_length)),
         "generation_config.json": to_json(_special_ids(vocabulary)),
         "genai_config.json": to_json(_genai_config(config, vocabulary, max_length)),
     }
-    return files | tokenizer, remarks
+    if vocabulary is not None:
+        # Hundreds of thousands of lines gain nothing by indentation.
+        files["tokenizer.json"] = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False).encode()
+        files["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
+    return files, remarks
 
 
 def _special_ids(vocabulary: Vocabulary | None) -> dict[str, Any]:
@@ -93,7 +104,7 @@ def _genai_config(config: Hyperparameters, vocabulary: Vocabulary | None, max_le
         "context_length": max_length,
         "vocab_size": config.vocab_size,
         "decoder": {
-            "filename": "model.onnx",
+            "filename": GRAPH,
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
             "head_size": config.head_dim,
             "hidden_size": config.hidden_size,

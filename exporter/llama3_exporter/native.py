@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from llama3_models.exports import Activations
 from llama3_models.gguf_file import GGUFFile, GGUFTensor
 from llama3_models.hyperparameters import Hyperparameters
 from llama3_models.reference import dequantize
@@ -27,7 +28,6 @@ from llama3_exporter.native_modules import (
     InverseFrequencies,
     SwiGLU,
 )
-from llama3_exporter.options import Activations
 
 
 class NativeBackend:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from tqdm import tqdm
 
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the bytes that are done, and the bytes in all."""
+
 
 @contextmanager
-def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function (bytes done, bytes in all) that draws the bar with the rate and the time left."""
+def byte_progress(title: str) -> Iterator[Progress]:
+    """Give a function that draws the bar with the rate and the time left."""
     with tqdm(
         desc=title, unit="B", unit_scale=True, leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()
     ) as bar:

@@ -10,7 +10,6 @@ is run once more with its linears switched to float32 activations: over the same
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ import numpy.typing as npt
 import onnx
 from llama3_models.divergence import kl_divergence, log_softmax
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import GRAPH
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.reference import forward
 
-from llama3_exporter.facts import METADATA_KEY
+from llama3_exporter.facts import read_graph
 from llama3_exporter.native_modules import DOMAIN
 
 Rows = npt.NDArray[np.float32]
@@ -85,11 +85,11 @@ def verify(export: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKEN
         num_tokens: Positions to compare, fewer where the export's context is shorter.
 
     Raises:
-        Llama3Error: the export cannot be loaded.
+        Llama3Error: the export or the GGUF cannot be loaded.
     """
-    graph = Path(export) / "model.onnx" if Path(export).is_dir() else Path(export)
-    model = onnx.load(graph, load_external_data=False)
-    options = next(json.loads(entry.value)["options"] for entry in model.metadata_props if entry.key == METADATA_KEY)
+    graph = Path(export) / GRAPH if Path(export).is_dir() else Path(export)
+    model, facts = read_graph(graph)
+    options = facts["options"]
     exact = EXACT_BOUNDS[options["precision"]]
     ids, from_graph = _draw(_runner(model, graph), min(num_tokens, int(options["max_length"])))
     _use_float32_activations(model)
@@ -140,6 +140,12 @@ def _last_of_chunks(run: Run, ids: list[int]) -> tuple[list[int], Rows]:
 
 def _runner(model: onnx.ModelProto, graph: Path) -> Run:
     import onnxruntime as ort  # the exporter alone needs none
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+    # What ONNX Runtime raises shares no base class but Exception.
+    errors: tuple[type[Exception], ...] = tuple(
+        kind for kind in vars(ort_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    )
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -148,8 +154,10 @@ def _runner(model: onnx.ModelProto, graph: Path) -> Run:
         llama3_custom_ops.register(options)
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # what ONNX Runtime raises shares no other base class
-        raise Llama3Error(f"{graph}: ONNX Runtime {ort.__version__} cannot load the export: {error}") from error
+    except errors as error:
+        raise Llama3Error(
+            f"{graph}: ONNX Runtime {ort.__version__} cannot load the export; export the GGUF again ({error})"
+        ) from error
     past_nodes = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
     empty = [np.zeros((1, node.shape[1], 0, node.shape[3]), dtype=_NUMPY_TYPES[node.type]) for node in past_nodes]
     outputs = ["logits", *(node.name.replace("past_key_values", "present") for node in past_nodes)]

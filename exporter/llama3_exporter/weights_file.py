@@ -1,4 +1,4 @@
-"""The file of weights beside a graph: every tensor gets its place first, its bytes are written later.
+"""The files of weights beside a graph: every tensor gets its place first, its bytes are written later.
 
 The graph only ever sees `onnx_ir.ExternalTensor`s, so that building it costs no memory. Writing then goes through the
 weights once, in slices of rows, on all cores: each slice is read from the GGUF (never mapped: mapped pages would
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -32,28 +32,35 @@ Pack = Callable[[npt.NDArray[np.uint8]], Sequence[Array]]
 Progress = Callable[[int], None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Packing:
     """One GGUF tensor and where the arrays go that `pack` makes of its rows: a row of each per row of the GGUF."""
 
     source: GGUFTensor
     pack: Pack
     destinations: Sequence[ir.ExternalTensor]
-    has_content: bool = False  # whether any of its bytes was not zero
 
 
 @dataclass
 class WeightsFile:
-    """The plan of one file of external data.
+    """The plan of the external data: one file, or several of up to `shard_size` bytes.
 
-    `size` is what the file takes, `source_bytes` what is read from the GGUF to fill it.
+    A tensor lies in one file, so that the file of a tensor that is larger than `shard_size` is larger, too.
+
+    `sizes` are the bytes of each file by its name, `source_bytes` those that are read from the GGUF to fill them all.
     """
 
-    size: int = 0
+    shard_size: int | None = None
+    sizes: dict[str, int] = field(default_factory=lambda: {NAME: 0})
     source_bytes: int = 0
     _arrays: list[tuple[ir.ExternalTensor, Array]] = field(default_factory=list)
     _packings: list[_Packing] = field(default_factory=list)
     _fills: dict[int, ir.ExternalTensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.sizes.values())
 
     def add_array(self, name: str, array: Array) -> ir.ExternalTensor:
         """Place a small array that is already there (a norm, a bias)."""
@@ -82,41 +89,48 @@ class WeightsFile:
         known = self._fills.get(byte)
         if known is None or (known.length or 0) < length:
             known = self._fills[byte] = self.add_array(name, np.full(shape, byte, dtype=np.uint8))
-        return ir.ExternalTensor(NAME, known.offset, length, ir.DataType.UINT8, shape=ir.Shape(shape), name=name)
+        return ir.ExternalTensor(
+            known.location, known.offset, length, ir.DataType.UINT8, shape=ir.Shape(shape), name=name
+        )
 
     def same_bytes(self, tensor: ir.ExternalTensor, shape: Sequence[int]) -> ir.ExternalTensor:
         """The bytes of `tensor` once more, in another shape."""
         return ir.ExternalTensor(
-            NAME, tensor.offset, tensor.length, tensor.dtype, shape=ir.Shape(shape), name=tensor.name
+            tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=ir.Shape(shape), name=tensor.name
         )
 
     def _place(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.ExternalTensor:
         length = int(math.prod(shape) * dtype.itemsize)
-        offset = -(-self.size // _ALIGNMENT) * _ALIGNMENT
-        self.size = offset + length
-        return ir.ExternalTensor(NAME, offset, length, dtype, shape=ir.Shape(shape), name=name)
+        location = next(reversed(self.sizes))
+        offset = -(-self.sizes[location] // _ALIGNMENT) * _ALIGNMENT
+        if self.shard_size is not None and offset > 0 and offset + length > self.shard_size:
+            location, offset = f"{NAME}_{len(self.sizes)}", 0
+        self.sizes[location] = offset + length
+        return ir.ExternalTensor(location, offset, length, dtype, shape=ir.Shape(shape), name=name)
 
-    def write(self, descriptor: int, progress: Progress) -> None:
-        """Fill the open file `descriptor`.
+    def write(self, descriptors: Mapping[str, int], progress: Progress) -> None:
+        """Fill the open files.
 
         Args:
-            descriptor: Open for writing; written at absolute offsets, so that its position does not matter.
+            descriptors: Of each file by its name, open for writing; written at absolute offsets, so that positions do
+                not matter.
             progress: Called with the number of bytes of the GGUF that were packed since the last call.
 
         Raises:
-            Llama3Error: the GGUF got shorter since it was opened, or was never there in whole.
-            OSError: it cannot be read, or the file cannot be written (a full disk).
+            Llama3Error: the GGUF cannot be read, or got shorter since it was opened.
+            OSError: a file cannot be written (a full disk).
         """
-        os.ftruncate(descriptor, self.size)
+        for name, size in self.sizes.items():
+            os.ftruncate(descriptors[name], size)
         for tensor, array in self._arrays:
-            _write_at(descriptor, np.ascontiguousarray(array), tensor.offset or 0)
+            _write(descriptors, tensor, array)
         workers = os.cpu_count() or 1
         pending: deque[Future[int]] = deque()
         pool = ThreadPoolExecutor(workers)
         try:
             for packing in self._packings:
                 for start, stop in _slices(packing.source):
-                    pending.append(pool.submit(_pack_slice, descriptor, packing, start, stop))
+                    pending.append(pool.submit(_pack_slice, descriptors, packing, start, stop))
                     # Two slices a worker keep all busy; more would only take memory.
                     while len(pending) > 2 * workers:
                         progress(pending.popleft().result())
@@ -124,12 +138,6 @@ class WeightsFile:
                 progress(pending.popleft().result())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        for packing in self._packings:
-            if not packing.has_content:
-                raise Llama3Error(
-                    f"{packing.source.part}: tensor {packing.source.name} holds only zero bytes, as a file does whose "
-                    "download goes on or broke off; fetch it again"
-                )
 
 
 def _num_rows(tensor: GGUFTensor) -> int:
@@ -142,24 +150,30 @@ def _slices(source: GGUFTensor) -> list[tuple[int, int]]:
     return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
-def _pack_slice(descriptor: int, packing: _Packing, start: int, stop: int) -> int:
+def _pack_slice(descriptors: Mapping[str, int], packing: _Packing, start: int, stop: int) -> int:
     source = packing.source
     row_bytes = source.n_bytes // _num_rows(source)
     count = (stop - start) * row_bytes
-    rows = np.fromfile(source.part, dtype=np.uint8, count=count, offset=source.offset + start * row_bytes)
+    try:
+        rows = np.fromfile(source.part, dtype=np.uint8, count=count, offset=source.offset + start * row_bytes)
+    except OSError as error:
+        raise Llama3Error(
+            f"{source.part}: cannot be read (tensor {source.name}: {error.strerror or error}); export again"
+        ) from error
     if rows.size != count:
         raise Llama3Error(f"{source.part}: the file got shorter during the export (tensor {source.name}); export again")
-    if not packing.has_content and rows.any():
-        packing.has_content = True
     arrays = packing.pack(rows.reshape(stop - start, row_bytes))
     for tensor, array in zip(packing.destinations, arrays, strict=True):
         bytes_per_row = (tensor.length or 0) // _num_rows(source)
-        _write_at(descriptor, np.ascontiguousarray(array), (tensor.offset or 0) + start * bytes_per_row)
+        _write(descriptors, tensor, array, start * bytes_per_row)
     return count
 
 
-def _write_at(descriptor: int, array: Array, offset: int) -> None:
-    data = array.reshape(-1).view(np.uint8).data
+def _write(descriptors: Mapping[str, int], tensor: ir.ExternalTensor, array: Array, start: int = 0) -> None:
+    """Write `array` into the place of `tensor`, `start` bytes from its beginning."""
+    descriptor = descriptors[str(tensor.location)]
+    offset = (tensor.offset or 0) + start
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written

@@ -77,11 +77,6 @@ class Model:
         return encoding
 
 
-def names() -> tuple[str, ...]:
-    """The names of all models, in the catalogue's order."""
-    return tuple(_catalogue())
-
-
 def find(name: str) -> Model:
     """Finds a model by its name.
 

@@ -66,6 +66,17 @@ def run(
         _discard_unwritable_output()
 
 
+def check_ranges(options: Mapping[str, tuple[int | None, int]]) -> None:
+    """Holds each option's value, where it has one, against the least that it may be.
+
+    Raises:
+        UsageError: One is less.
+    """
+    for name, (value, least) in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{name} must be {least} or more, not {value}")
+
+
 def _execute(
     command: Callable[..., int | None], words: list[str], name: str, groups: Mapping[str, Sequence[str]]
 ) -> int:

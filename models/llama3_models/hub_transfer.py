@@ -10,7 +10,6 @@ This goes over plain HTTP, which the hub offers for every file below 50 GB, also
 """
 
 import errno
-import hashlib
 import logging
 import re
 import shutil
@@ -32,8 +31,10 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
 from llama3_models.catalogue import Source
+from llama3_models.digests import sha256
 from llama3_models.download import INSTEAD, SourceRefusedError
 from llama3_models.errors import Llama3Error
+from llama3_models.units import format_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -129,14 +130,14 @@ def _bring_into_cache(file: _HubFile) -> None:
             return
         missing, free = file.size - _size(partial), shutil.disk_usage(blob.parent).free
         if missing > free:
-            raise _no_room(file.source, f"it needs {missing / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free")
+            raise _no_room(file.source, f"it needs {format_bytes(missing)}, and {format_bytes(free)} are free")
         _transfer(file, partial)
-        came, sha256 = _size(partial), _sha256(partial)
-        if sha256 != file.sha256:
+        came, digest = _size(partial), sha256(partial)
+        if digest != file.sha256:
             partial.unlink()
             raise SourceRefusedError(
                 f"{file.source.repository}/{file.source.file} came with other content than the hub names "
-                f"({came:,} of {file.size:,} bytes, SHA-256 {sha256[:12]}... for {file.sha256[:12]}...) and was removed"
+                f"({came:,} of {file.size:,} bytes, SHA-256 {digest[:12]}... for {file.sha256[:12]}...) and was removed"
             )
         partial.replace(blob)
 
@@ -172,11 +173,3 @@ def _no_room(source: Source, why: str) -> Llama3Error:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

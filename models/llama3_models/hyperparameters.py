@@ -22,8 +22,7 @@ from llama3_models.gguf_part import quoted
 
 ARCHITECTURE = "llama"
 
-# Positions. No Llama reaches a tenth of it, and the angles of so many already take gigabytes.
-_MAX_CONTEXT_LENGTH = 1 << 24
+_CONVERT = "download or convert the model again"
 
 # Converters of 2023 stored the rotation's table as a tensor; llama.cpp has never read it.
 _IGNORED_SUFFIXES = ("attn_rot_embd.weight", "attention.rotary_emb.inv_freq")
@@ -66,7 +65,7 @@ class Hyperparameters:
         if architecture != ARCHITECTURE:
             raise Llama3Error(
                 f"{file.path}: the architecture is {quoted(architecture)}, and only {ARCHITECTURE!r} is supported "
-                "(Llama 3, 3.1, 3.2, 3.3 and what shares their architecture)"
+                "(Llama 3, 3.1, 3.2, 3.3 and what shares their architecture); give a GGUF of such a model"
             )
         _refuse_what_would_change_the_result(file)
 
@@ -107,26 +106,28 @@ def _refuse_what_would_change_the_result(file: GGUFFile) -> None:
     """Refuse settings that llama.cpp obeys for this architecture and that we do not implement."""
     num_experts = file.get_int("llama.expert_count", default=0)
     if num_experts > 0:
-        raise Llama3Error(f"{file.path}: a mixture of {num_experts} experts is not supported, only dense Llama models")
+        raise Llama3Error(f"{file.path}: a mixture of {num_experts} experts is not supported; give a dense Llama model")
     if not file.get_bool("llama.attention.causal", default=True):
-        raise Llama3Error(f"{file.path}: llama.attention.causal is false: only causal (text generating) models run")
+        raise Llama3Error(f"{file.path}: llama.attention.causal is false; give a causal (text generating) model")
     for key, neutral in (("llama.attention.scale", 0.0), ("llama.rope.scaling.attn_factor", 1.0)):
         value = file.get_float(key, default=neutral)
         if value != neutral:
-            raise Llama3Error(f"{file.path}: {key} = {value:g} is not supported (only {neutral:g}, or no such key)")
+            raise Llama3Error(
+                f"{file.path}: {key} = {value:g} is not supported; give a model with {neutral:g}, or without that key"
+            )
 
 
 def _positive_int(file: GGUFFile, key: str, *, default: int | None = None) -> int:
     value = file.get_int(key) if default is None else file.get_int(key, default=default)
     if value < 1:
-        raise Llama3Error(f"{file.path}: {key} is {value}, expected at least 1")
+        raise Llama3Error(f"{file.path}: {key} is {value}, expected at least 1; {_CONVERT}")
     return value
 
 
 def _positive_float(file: GGUFFile, key: str, *, default: float | None = None) -> float:
     value = file.get_float(key) if default is None else file.get_float(key, default=default)
     if value <= 0:
-        raise Llama3Error(f"{file.path}: {key} is {value}, expected a positive number")
+        raise Llama3Error(f"{file.path}: {key} is {value}, expected a positive number; {_CONVERT}")
     return value
 
 
@@ -140,7 +141,7 @@ def _vocab_size(file: GGUFFile) -> int:
         return len(tokens)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
-        raise Llama3Error(f"{file.path}: the tensor token_embd.weight is missing")
+        raise Llama3Error(f"{file.path}: the tensor token_embd.weight is missing; {_CONVERT}")
     return embedding.shape[0]
 
 
@@ -150,13 +151,15 @@ def _rope_scaling(file: GGUFFile) -> float:
     if kind == "none":
         return 1.0
     if kind != "linear":
-        raise Llama3Error(f"{file.path}: RoPE scaling {quoted(kind)} is not supported, only 'none' and 'linear'")
+        raise Llama3Error(
+            f"{file.path}: RoPE scaling {quoted(kind)} is not supported, only 'none' and 'linear'; give another model"
+        )
     key = "llama.rope.scaling.factor"
     if key not in file.metadata:
         key = "llama.rope.scale_linear"  # its name before GGUF had types of scaling
     factor = file.get_float(key, default=0.0)
     if factor < 0:
-        raise Llama3Error(f"{file.path}: {key} is {factor}, expected a positive number")
+        raise Llama3Error(f"{file.path}: {key} is {factor}, expected a positive number; {_CONVERT}")
     return factor or 1.0
 
 
@@ -165,10 +168,14 @@ def _rope_factors(file: GGUFFile) -> tuple[float, ...] | None:
     if tensor is None:
         return None
     if tensor.type != gguf.GGMLQuantizationType.F32:
-        raise Llama3Error(f"{file.path}: tensor rope_freqs.weight has type {tensor.type.name}, expected F32")
+        raise Llama3Error(
+            f"{file.path}: tensor rope_freqs.weight has type {tensor.type.name}, expected F32; {_CONVERT}"
+        )
     factors = np.ascontiguousarray(tensor.data).view("<f4").reshape(-1)
     if not (np.isfinite(factors).all() and (factors > 0).all()):
-        raise Llama3Error(f"{file.path}: tensor rope_freqs.weight holds values that are not positive numbers")
+        raise Llama3Error(
+            f"{file.path}: tensor rope_freqs.weight holds values that are not positive numbers; {_CONVERT}"
+        )
     return tuple(float(factor) for factor in factors)
 
 
@@ -177,20 +184,17 @@ def _check_numbers(file: GGUFFile, h: Hyperparameters) -> None:
     if value_dim != h.head_dim:
         raise Llama3Error(
             f"{file.path}: keys of {h.head_dim} and values of {value_dim} elements a head are not supported, "
-            "only equal lengths"
+            "only equal lengths; give another model"
         )
     if h.num_attention_heads % h.num_key_value_heads:
         raise Llama3Error(
-            f"{file.path}: {h.num_attention_heads} attention heads cannot share {h.num_key_value_heads} key-value heads"
-        )
-    if h.context_length > _MAX_CONTEXT_LENGTH:
-        raise Llama3Error(
-            f"{file.path}: llama.context_length is {h.context_length}, expected at most {_MAX_CONTEXT_LENGTH}"
+            f"{file.path}: {h.num_attention_heads} attention heads cannot share {h.num_key_value_heads} "
+            f"key-value heads; {_CONVERT}"
         )
     if h.rope_dim % 2 or h.rope_dim > h.head_dim:
         raise Llama3Error(
             f"{file.path}: llama.rope.dimension_count is {h.rope_dim}, expected an even number up to {h.head_dim}, "
-            "the length of a head"
+            f"the length of a head; {_CONVERT}"
         )
 
 
@@ -225,7 +229,7 @@ def _check_tensors(file: GGUFFile, h: Hyperparameters) -> None:
     known: set[str] = set()
     for name, shape in _required_tensors(h):
         if name not in file.tensors:
-            raise Llama3Error(f"{file.path}: the tensor {name} is missing")
+            raise Llama3Error(f"{file.path}: the tensor {name} is missing; {_CONVERT}")
         _check_tensor(file, name, shape)
         known.add(name)
     for name, shape in _optional_tensors(h):
@@ -236,14 +240,16 @@ def _check_tensors(file: GGUFFile, h: Hyperparameters) -> None:
         if name not in known and not name.endswith(_IGNORED_SUFFIXES):
             raise Llama3Error(
                 f"{file.path}: the tensor {quoted(name)} is not part of a Llama model of {h.num_layers} layers, "
-                "and leaving it out could change the result"
+                "and leaving it out could change the result; give a plain Llama model"
             )
 
 
 def _check_tensor(file: GGUFFile, name: str, expected: tuple[int, ...]) -> None:
     tensor = file.tensors[name]
     if tensor.shape != expected:
-        raise Llama3Error(f"{file.path}: tensor {name} has shape {list(tensor.shape)}, expected {list(expected)}")
+        raise Llama3Error(
+            f"{file.path}: tensor {name} has shape {list(tensor.shape)}, expected {list(expected)}; {_CONVERT}"
+        )
     if not _holds_weights(tensor.type):
         raise Llama3Error(
             f"{file.path}: tensor {name} has type {tensor.type.name}, in which no weights are read; "

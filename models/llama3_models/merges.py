@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 
 def all_merges(tokens: Iterable[str], parts: Collection[str]) -> list[str]:
@@ -49,6 +49,27 @@ def complete_products(merges: Sequence[str], parts: Collection[str]) -> list[str
         token[:middle] in parts and token[middle:] in parts for token in products for middle in range(1, len(token))
     )
     return products if pairs == len(merges) else None
+
+
+def formed_products(products: Sequence[str]) -> list[str]:
+    """Those of a complete list's tokens that merging forms.
+
+    Llama 3's list has 588 others: the merges within each of them end at two or more parts. Only a tokenizer that looks
+    for whole pieces first knows them.
+    """
+    rank = {token: place for place, token in enumerate(products)}
+    return [token for token in products if _comes_down_to_one(token, rank)]
+
+
+def _comes_down_to_one(token: str, rank: dict[str, int]) -> bool:
+    never = len(rank)
+    parts = list(token)
+    while len(parts) > 1:
+        lowest, i = min((rank.get(left + right, never), i) for i, (left, right) in enumerate(pairwise(parts)))
+        if lowest == never:
+            return False
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return True
 
 
 def reached_products(merges: Sequence[str]) -> list[str] | None:

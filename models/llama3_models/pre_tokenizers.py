@@ -1,9 +1,9 @@
 r"""How a byte-level tokenizer cuts text into pieces before it merges bytes.
 
 A GGUF does not carry its regular expression, only a name (`tokenizer.ggml.pre`); llama.cpp's `llama-vocab.cpp` is where
-the names come from. Each expression here matches every character of any text, so the pieces are just its matches. Names
-whose tokenizers also normalize text, or whose expression could not be checked against the original, are left out: an
-unknown name is an error, since a wrong guess would give a model slightly wrong prompts without a word.
+the names come from and what each means. Each expression here matches every character of any text, so the pieces are
+just its matches. Names of encoders, and those that take several expressions in a row (DeepSeek's, Falcon's), are left
+out: an unknown name is an error, since a wrong guess would give a model slightly wrong prompts without a word.
 """
 
 from collections.abc import Mapping
@@ -26,10 +26,26 @@ _LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# A number is cut off first, three digits at a time, so that white space before it stays whole, as above.
+_NUMBERS_THEN_LLAMA3 = _LLAMA3.replace(r"|\s+(?!\S)", r"|\s++(?=\p{N})|\s+(?!\S)")
+
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+_SEED_CODER = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
 _TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_GPT4O = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -52,9 +68,12 @@ class PreTokenizer:
     adds_bos: bool
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, _byte_level(use_regex=False)]}
+def _splits(*patterns: str) -> dict[str, Any]:
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
+    return {"type": "Sequence", "pretokenizers": [*splits, _byte_level(use_regex=False)]}
 
 
 def _byte_level(*, use_regex: bool) -> dict[str, Any]:
@@ -63,8 +82,18 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
 
 _DIGITS = {"type": "Digits", "individual_digits": True}
 
-LLAMA3: Final = PreTokenizer(_LLAMA3, _split(_LLAMA3), whole_pieces=True, adds_bos=True)
-TEKKEN: Final = PreTokenizer(_TEKKEN, _split(_TEKKEN), whole_pieces=True, adds_bos=True)
+LLAMA3: Final = PreTokenizer(_LLAMA3, _splits(_LLAMA3), whole_pieces=True, adds_bos=True)
+GPT4: Final = replace(LLAMA3, whole_pieces=False, adds_bos=False)
+NUMBERS_THEN_LLAMA3: Final = PreTokenizer(
+    _NUMBERS_THEN_LLAMA3,
+    _splits(r"\p{N}{1,3}", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}+")),
+    whole_pieces=True,
+    adds_bos=False,
+)
+TEKKEN: Final = PreTokenizer(_TEKKEN, _splits(_TEKKEN), whole_pieces=True, adds_bos=True)
+GPT4O: Final = PreTokenizer(_GPT4O, _splits(_GPT4O), whole_pieces=False, adds_bos=False)
+QWEN2: Final = PreTokenizer(_QWEN2, _splits(_QWEN2), whole_pieces=False, adds_bos=False)
+SEED_CODER: Final = PreTokenizer(_SEED_CODER, _splits(_SEED_CODER), whole_pieces=False, adds_bos=False)
 GPT2: Final = PreTokenizer(_GPT2, _byte_level(use_regex=True), whole_pieces=False, adds_bos=False)
 DIGITS_THEN_GPT2: Final = PreTokenizer(
     _DIGITS_THEN_GPT2,
@@ -73,19 +102,20 @@ DIGITS_THEN_GPT2: Final = PreTokenizer(
     adds_bos=False,
 )
 
+_BY_KIND: Final = (
+    (LLAMA3, "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2"),
+    (GPT4, "dbrx smaug-bpe glm4 chatglm-bpe"),
+    (NUMBERS_THEN_LLAMA3, "minicpm5"),
+    (TEKKEN, "tekken"),
+    (GPT4O, "gpt-4o llama4 kanana2 talkie minimax-m2"),
+    (QWEN2, "qwen2 deepseek-r1-qwen kormo stablelm2 megrez hunyuan solar-open grok-2"),
+    (SEED_CODER, "seed-coder"),
+    (GPT2, "gpt-2 phi-2 mpt olmo jais trillion gigachat a.x-4.0 mellum exaone4 granite-docling"),
+    (DIGITS_THEN_GPT2, "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"),
+)
+
 PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
-    "llama-bpe": LLAMA3,
-    "llama3": LLAMA3,
-    "llama-v3": LLAMA3,
-    "smaug-bpe": LLAMA3,
-    "tekken": TEKKEN,
-    "gpt-2": GPT2,
-    "phi-2": GPT2,
-    "smollm": DIGITS_THEN_GPT2,
-    "starcoder": DIGITS_THEN_GPT2,
-    "refact": DIGITS_THEN_GPT2,
-    "command-r": DIGITS_THEN_GPT2,
-    "codeshell": DIGITS_THEN_GPT2,
+    name: pre_tokenizer for pre_tokenizer, names in _BY_KIND for name in names.split()
 }
 
 
@@ -102,9 +132,8 @@ def pre_tokenizer_named(name: str, source: object) -> PreTokenizer:
     try:
         return PRE_TOKENIZERS[name]
     except KeyError:
-        known = ", ".join(PRE_TOKENIZERS)
         raise Llama3Error(
-            f"{source}: the pre-tokenizer {quoted(name)} (tokenizer.ggml.pre) is not one that is known ({known}); "
+            f"{source}: the pre-tokenizer {quoted(name)} (tokenizer.ggml.pre) is not one that is known; "
             "give the model's tokenizer.json with --tokenizer-path"
         ) from None
 
@@ -120,11 +149,11 @@ def pre_tokenizer_of(hugging_face: object, *, whole_pieces: bool, source: object
     Raises:
         Llama3Error: It cuts unlike every pre-tokenizer of the table.
     """
-    for known in (LLAMA3, TEKKEN, GPT2, DIGITS_THEN_GPT2):
+    for known, _ in _BY_KIND:
         if _cuts_alike(hugging_face, known.hugging_face):
             return replace(known, whole_pieces=whole_pieces)
     raise Llama3Error(
-        f"{source}: its pre_tokenizer is not one that is known (those of Llama 3, Mistral's Tekken, GPT-2 and SmolLM); "
+        f"{source}: its pre_tokenizer is not one that is known (such as those of Llama 3, Tekken, GPT-2 and SmolLM); "
         "give the GGUF of the model as --tokenizer-path instead"
     )
 

@@ -25,15 +25,12 @@ _ELEMENTS_PER_SLICE = 1 << 23
 _QUERIES_PER_BLOCK = 128
 
 
-def forward(
-    file: GGUFFile, ids: Sequence[int], *, positions_offset: int = 0, last_only: bool = False
-) -> npt.NDArray[np.float32]:
+def forward(file: GGUFFile, ids: Sequence[int], *, last_only: bool = False) -> npt.NDArray[np.float32]:
     """Run `ids` through the model of `file`, without a cache.
 
     Args:
         file: A Llama that `Hyperparameters.from_gguf` accepts.
-        ids: The tokens, at least one; the first stands at position `positions_offset`.
-        positions_offset: The first token's position.
+        ids: The tokens, at least one; the first stands at position 0.
         last_only: Compute the head for the last token alone.
 
     Returns:
@@ -48,7 +45,7 @@ def forward(
         raise Llama3Error(f"{file.path}: expected one or more token ids from 0 to {h.vocab_size - 1}")
     weights = file.tensors
     embedding = weights["token_embd.weight"]
-    angles = np.outer(np.arange(positions_offset, positions_offset + len(tokens)), h.inverse_frequencies)
+    angles = np.outer(np.arange(len(tokens)), h.inverse_frequencies)
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)  # [n, rope_dim / 2]
 
     x = _dequantize(embedding, embedding.data[tokens])  # [n, hidden]

@@ -20,6 +20,7 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.merges import complete_products
 from llama3_models.pre_tokenizers import LLAMA3, pre_tokenizer_of
+from llama3_models.regular_files import open_regular, read_regular
 from llama3_models.vocabulary import (
     ByteLevelBPE,
     SentencePieceBPE,
@@ -57,7 +58,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     if path.is_dir():
         path = _tokenizer_in(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(4096)
             reader = next((reader for is_kind, reader in _KINDS if is_kind(head)), None)
             if reader is not None:
@@ -197,13 +198,32 @@ def _sentencepiece_of_json(described: _Json, ids: Mapping[str, int], types: list
     scores = [0.0] * len(types)
     for place, token in enumerate(formed):
         scores[ids[token]] = -float(place)
-    return SentencePieceBPE(scores, _adds_space_prefix(described))
+    return SentencePieceBPE(scores, _adds_space_prefix(described, path))
 
 
-def _adds_space_prefix(described: _Json) -> bool:
-    """Whether the normalizer prepends U+2581, or a Metaspace pre-tokenizer does."""
-    text = json.dumps([described.get("normalizer"), described.get("pre_tokenizer")], ensure_ascii=False)
-    return '"type": "Prepend"' in text or ('"type": "Metaspace"' in text and '"prepend_scheme": "never"' not in text)
+_PREPEND: Final = {"type": "Prepend", "prepend": "\u2581"}
+_REPLACE: Final = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+_METASPACE: Final = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False}
+
+# The normalizers and pre-tokenizers that do what SentencePiece does to spaces, and whether one is put before text. A
+# Metaspace that prepends is none of them: it leaves a text alone that begins with a space.
+_SPACE_RULES: Final[tuple[tuple[object, object, bool], ...]] = (
+    ({"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}, None, True),
+    ({"type": "Sequence", "normalizers": [_REPLACE]}, None, False),
+    (_REPLACE, None, False),
+    (None, _METASPACE, False),
+)
+
+
+def _adds_space_prefix(described: _Json, path: Path) -> bool:
+    found = described.get("normalizer"), described.get("pre_tokenizer")
+    for normalizer, pre_tokenizer, adds_space_prefix in _SPACE_RULES:
+        if found == (normalizer, pre_tokenizer):
+            return adds_space_prefix
+    raise Llama3Error(
+        f"{path}: a SentencePiece vocabulary whose normalizer and pre_tokenizer are none that is known; "
+        "give the model's tokenizer.model or GGUF as --tokenizer-path"
+    )
 
 
 def _template_bos(post_processor: object) -> str | None:
@@ -226,7 +246,7 @@ def _text_of(token: object) -> str | None:
 def _json_beside(path: Path, name: str) -> dict[str, Any]:
     other = path.with_name(name)
     try:
-        return _parse_json(other.read_bytes(), other)
+        return _parse_json(read_regular(other), other)
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -94,6 +94,14 @@ class Vocabulary:
     adds_bos: bool
     chat_template: str | None
 
+    def normal_ids(self) -> dict[str, int]:
+        """The ids of the tokens of type normal by their text; of two with the same text, the first."""
+        ids: dict[str, int] = {}
+        for token_id, (token, type_) in enumerate(zip(self.tokens, self.types, strict=True)):
+            if type_ == TokenType.NORMAL:
+                ids.setdefault(token, token_id)
+        return ids
+
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Vocabulary:
         """Reads the vocabulary of a model.

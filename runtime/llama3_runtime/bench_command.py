@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json as json_format
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama3_models.command_line import run
+from llama3_models.command_line import check_ranges, run
 from llama3_models.errors import Llama3Error, UsageError
-from llama3_models.gguf_file import GGUFFile
-from llama3_models.locate import locate_model
+from llama3_models.exports import Ops
+from llama3_models.regular_files import open_regular
 
-from llama3_runtime.model_source import find_export
+from llama3_runtime import defaults
+from llama3_runtime.model_source import find_export, find_model, is_export
 
 if TYPE_CHECKING:
+    from llama3_models.gguf_file import GGUFFile
+
     from llama3_runtime.bench import Engine, Measurement
+    from llama3_runtime.library_peer import LibraryPeer
+    from llama3_runtime.llama_cpp_peer import LlamaCpp
     from llama3_runtime.perplexity import Quality
 
 GROUPS = {
-    "Model": ["model", "model_path", "gguf", "custom_ops_path"],
+    "Model": ["model", "model_path", "gguf", "custom_ops_path", "ops"],
     "Speed": ["prompt_size", "output_size", "depth", "repetitions"],
     "Quality": ["perplexity", "kl", "window", "max_windows"],
     "Machine": ["provider", "threads", "chunk_size"],
@@ -32,6 +36,9 @@ GROUPS = {
 
 OURS, LLAMA_CPP = "llama3-onnx", "llama.cpp"
 
+# A hundred times the WikiText-2 test; the windows of more would take days.
+_MAX_TEXT_BYTES = 128 << 20
+
 
 def bench(
     *,
@@ -39,7 +46,7 @@ def bench(
     model_path: Path | None = None,
     gguf: Path | None = None,
     custom_ops_path: Path | None = None,
-    ops: Literal["contrib", "native"] | None = None,
+    ops: Ops | None = None,
     prompt_size: int = 512,
     output_size: int = 128,
     depth: int = 0,
@@ -50,7 +57,7 @@ def bench(
     max_windows: int | None = None,
     provider: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
-    chunk_size: int = 512,
+    chunk_size: int = defaults.CHUNK_SIZE,
     compare: str | None = None,
     json: bool = False,
 ) -> int:
@@ -88,7 +95,7 @@ def bench(
     """
     if model is None and model_path is None:
         raise UsageError("missing --model or --model-path")
-    _check_ranges(
+    check_ranges(
         {
             "prompt-size": (prompt_size, 0),
             "output-size": (output_size, 0),
@@ -113,28 +120,33 @@ def bench(
     if perplexity is not None and peers not in ([], [LLAMA_CPP]):
         raise UsageError("--perplexity compares with llama.cpp alone")
 
-    if model is not None and model_path is None:
-        model_path, model = locate_model(model), None
-    if gguf is None and model_path is not None and model_path.suffix == ".gguf":
-        gguf = model_path
+    path = find_model(model_path=model_path, model=model)
+    if gguf is None and not is_export(path):
+        gguf = path
     if gguf is None and (kl or peers):
-        raise Llama3Error(f"{model_path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
+        raise Llama3Error(f"{path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
     text = _read_text(perplexity) if perplexity is not None else None
-    if provider == "cuda":
-        export = find_export(model_path=model_path, model=model, ops="contrib", precision="fp16")
-    else:
-        export = find_export(model_path=model_path, model=model, ops=ops)
-
-    threads = threads or _usable_cpus()
     max_length = window if text is not None else depth + max(prompt_size, output_size)
     engines: dict[str, Engine] = {}
     versions: dict[str, str] = {}
+
+    # Late, so that --help and a wrong option need not wait for onnxruntime.
+    import onnxruntime
+    from llama3_models.gguf_file import GGUFFile
+
+    from llama3_runtime.model import Model
+    from llama3_runtime.session import has_cuda
+
     with contextlib.ExitStack() as stack:
-        # Late, so that --help and a wrong option need not wait for onnxruntime.
-        import onnxruntime
-
-        from llama3_runtime.model import Model
-
+        # Before anything else, since it says best what is wrong with a file.
+        file = stack.enter_context(GGUFFile.open(gguf)) if gguf is not None and (kl or peers) else None
+        export = find_export(
+            path,
+            ops="contrib" if has_cuda(provider) else ops,
+            precision="fp16" if has_cuda(provider) else "fp32",
+            # A perplexity needs the logits of many positions; with the last one's alone each token is a call.
+            logits="last" if text is None else "selected",
+        )
         ours = Model.from_folder(
             export.path,
             provider=provider,
@@ -146,24 +158,16 @@ def bench(
         )
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
+        # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
+        chunk = chunk_size if text is None else max(chunk_size, window)
         for peer in peers:
             assert gguf is not None
-            # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
-            chunk = max(chunk_size, window) if text is not None else chunk_size
-            if peer == LLAMA_CPP:
-                from llama3_runtime.llama_cpp_peer import LlamaCpp
+            other = _open_peer(peer, gguf, threads=ours.threads, max_length=max_length, chunk_size=chunk)
+            stack.enter_context(other)
+            engines[other.name] = other
+            versions[other.name] = f"{other.origin}, cpu"
 
-                llama_cpp = LlamaCpp(gguf, threads=threads, max_length=max_length, chunk_size=chunk)
-                engines[LLAMA_CPP] = stack.enter_context(llama_cpp)
-                versions[LLAMA_CPP] = f"llama-cpp-python {llama_cpp.version}, cpu"
-            else:
-                from llama3_runtime.library_peer import LibraryPeer
-
-                other = LibraryPeer(Path(peer), gguf, threads=threads, max_length=max_length, chunk_size=chunk)
-                engines[other.name] = stack.enter_context(other)
-                versions[other.name] = f"{peer}, cpu"
-
-        report: dict[str, Any] = {"model": str(model_path), "threads": threads, "engines": versions}
+        report: dict[str, Any] = {"model": str(path), "threads": ours.threads, "engines": versions}
         if text is None:
             from llama3_runtime.bench import measure
 
@@ -178,9 +182,8 @@ def bench(
             }
             table = _speed_table(measurements)
         else:
-            windows = _cut(text, ours.tokenizer_path, window, max_windows)
-            file = stack.enter_context(GGUFFile.open(gguf)) if kl and gguf is not None else None
-            qualities = _evaluate(engines, windows, file)
+            windows = _cut(text, ours.path, window, max_windows)
+            qualities = _evaluate(engines, windows, file if kl else None)
             report |= {
                 "window": window,
                 "windows": len(windows),
@@ -190,7 +193,7 @@ def bench(
     if json:
         print(json_format.dumps(report))
     else:
-        heading = [f"{model_path}, {threads} threads", *(f"{name}: {version}" for name, version in versions.items())]
+        heading = [f"{path}, {ours.threads} threads", *(f"{name}: {version}" for name, version in versions.items())]
         print("\n".join([*heading, "", table]))
     return 0
 
@@ -200,32 +203,33 @@ def main() -> int:
     return run(bench, name="llama3-bench", groups=GROUPS)
 
 
-def _check_ranges(options: Mapping[str, tuple[int | None, int]]) -> None:
-    """Hold each option's value, where it has one, against the least that it may be."""
-    for name, (value, least) in options.items():
-        if value is not None and value < least:
-            raise UsageError(f"--{name} must be {least} or more, not {value}")
+def _open_peer(name: str, gguf: Path, *, threads: int, max_length: int, chunk_size: int) -> LlamaCpp | LibraryPeer:
+    if name == LLAMA_CPP:
+        from llama3_runtime.llama_cpp_peer import LlamaCpp
 
+        return LlamaCpp(gguf, threads=threads, max_length=max_length, chunk_size=chunk_size)
+    from llama3_runtime.library_peer import LibraryPeer
 
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return LibraryPeer(Path(name), gguf, threads=threads, max_length=max_length, chunk_size=chunk_size)
 
 
 def _read_text(path: Path) -> str:
+    with open_regular(path) as file:
+        data = file.read(_MAX_TEXT_BYTES + 1)
+    if len(data) > _MAX_TEXT_BYTES:
+        raise Llama3Error(f"{path}: has more than {_MAX_TEXT_BYTES:,} bytes; give --perplexity a part of it")
     try:
-        return path.read_bytes().decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise Llama3Error(f"{path}: not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
 
 
-def _cut(text: str, tokenizer_path: Path, window: int, max_windows: int | None) -> list[list[int]]:
+def _cut(text: str, model: Path, window: int, max_windows: int | None) -> list[list[int]]:
     """The windows of a text, with the model's tokenizer."""
     from llama3_runtime.perplexity import cut_windows
     from llama3_runtime.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.from_path(tokenizer_path)
+    tokenizer = Tokenizer.from_path(model)
     bos = tokenizer.bos_id if tokenizer.adds_bos else None
     return cut_windows(tokenizer.encode(text), window=window, bos=bos, limit=max_windows)
 

@@ -5,20 +5,23 @@ import json as json_format
 import logging
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llama3_models.command_line import INTERRUPTED, run
-from llama3_models.errors import Llama3Error
+from llama3_models.command_line import INTERRUPTED, check_ranges, run
+from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.exports import Ops
 
+from llama3_runtime import defaults
 from llama3_runtime.metrics import Metrics, peak_memory_bytes
-from llama3_runtime.model_source import Encoding, Version, find_export
-from llama3_runtime.sampling import SamplingParams
+from llama3_runtime.model_source import Encoding, Version, find_export, find_model
+from llama3_runtime.sampling_params import SamplingParams
 from llama3_runtime.text_stream import TextStream
 
 if TYPE_CHECKING:
-    from llama3_runtime.generator import Generator
+    from llama3_runtime.generator import FinishReason, Generator
 
 DEFAULT_PROMPT = "I believe the meaning of life is"
 
@@ -44,21 +47,21 @@ def run_model(
     version: Version | None = None,
     tokenizer_path: Path | None = None,
     custom_ops_path: Path | None = None,
-    ops: Literal["contrib", "native"] | None = None,
+    ops: Ops | None = None,
     prompt: str = DEFAULT_PROMPT,
     max_length: int | None = None,
-    max_new_tokens: int = -1,
+    max_new_tokens: int = SamplingParams.max_new_tokens,
     stop: tuple[str, ...] = (),
     ignore_eos: bool = False,
-    temperature: float = 0.5,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.05,
-    repeat_penalty: float = 1.0,
+    temperature: float = SamplingParams.temperature,
+    top_k: int = SamplingParams.top_k,
+    top_p: float = SamplingParams.top_p,
+    min_p: float = SamplingParams.min_p,
+    repeat_penalty: float = SamplingParams.repeat_penalty,
     seed: int | None = None,
     provider: Literal["cpu", "cuda", "auto"] = "cpu",
     threads: int | None = None,
-    chunk_size: int = 512,
+    chunk_size: int = defaults.CHUNK_SIZE,
     warmup_pipeline: bool = False,
     stream: bool = True,
     json: bool = False,
@@ -90,7 +93,7 @@ def run_model(
         repeat_penalty: Make the last 64 tokens less likely; 1 is off.
         seed: Repeat the same draws (default: new ones each time).
         provider: Where to compute; auto is cuda where it works.
-        threads: Threads of the CPU (default: one a core).
+        threads: Threads of the CPU (default: one for each CPU that this process may use).
         chunk_size: How many tokens of the prompt are evaluated at a time.
         warmup_pipeline: Run the model once before the clock starts.
         stream: Print the text as it comes, not all at the end.
@@ -101,20 +104,21 @@ def run_model(
         llama3-run --model-path llama-3.1-8b-q4_k_m.gguf --stop "User:" --seed 1
         cat story.txt | llama3-run --prompt - --max-length 4096 --json
     """
-    params = SamplingParams(
-        temperature=temperature,
-        min_p=min_p,
-        top_k=top_k,
-        top_p=top_p,
-        repeat_penalty=repeat_penalty,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        stop=stop,
-        ignore_eos=ignore_eos,
-    )
-    for name, value in {"max-length": max_length, "threads": threads, "chunk-size": chunk_size}.items():
-        if value is not None and value < 1:
-            raise Llama3Error(f"{name} must be 1 or more, not {value}")
+    try:
+        params = SamplingParams(
+            temperature=temperature,
+            min_p=min_p,
+            top_k=top_k,
+            top_p=top_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            ignore_eos=ignore_eos,
+        )
+    except Llama3Error as error:  # its message begins with the option's name
+        raise UsageError(f"--{error}") from error
+    check_ranges({"max-length": (max_length, 1), "threads": (threads, 1), "chunk-size": (chunk_size, 1)})
     if prompt == "-":
         prompt = _read_standard_input()
     _write_utf8()
@@ -125,10 +129,8 @@ def run_model(
     from llama3_runtime.tokenizer import Tokenizer
 
     export = find_export(
-        model_path=model_path,
-        model=model,
+        find_model(model_path=model_path, model=model, encoding=quantization_encoding, version=version),
         encoding=quantization_encoding,
-        version=version,
         # CUDA knows stock ops only, and its attention only float16.
         ops="contrib" if has_cuda(provider) else ops,
         precision="fp16" if has_cuda(provider) else "fp32",
@@ -187,7 +189,7 @@ class Output:
     prompt_size: int
     ids: list[int]
     text: str
-    finish_reason: str | None  # length, eos, stop or interrupt
+    finish_reason: "FinishReason | Literal['interrupt'] | None"
     tokenization_seconds: float
     prompt_seconds: float | None
     generation_seconds: float | None
@@ -202,37 +204,38 @@ def generate(generator: "Generator", prompt: str, params: SamplingParams, *, ech
         params: How tokens are chosen and when it ends.
         echo: Whether to print the prompt and then each piece of text as it comes.
     """
-
-    def show(text: str) -> None:
-        if echo and text:
-            print(text, end="", flush=True)
-        pieces.append(text)
-
+    arrivals: list[float] = []
+    ids: list[int] = []
     pieces: list[str] = []
+
+    def noted(tokens: Iterable[int]) -> Iterator[int]:
+        for token in tokens:
+            arrivals.append(time.perf_counter())
+            ids.append(token)
+            yield token
+
+    def show(piece: str) -> None:
+        if echo and piece:
+            print(piece, end="", flush=True)
+        pieces.append(piece)
+
     start = time.perf_counter()
     prompt_ids = generator.tokenizer.encode(prompt)
     tokenized = time.perf_counter()
-    text_stream = TextStream(generator.tokenizer.token_bytes, params.stop)
-    ids: list[int] = []
-    arrivals: list[float] = []
+    text = TextStream(generator.tokenizer.token_bytes, params.stop)
     # A prompt that does not fit is an error here, before the echo; the model runs when the first token is asked for.
     tokens = generator.stream_ids(prompt_ids, params)
     if echo:
         print(prompt, end="", flush=True)
     evaluation = time.perf_counter()
-    finish_reason: str | None = None
+    finish_reason: FinishReason | Literal["interrupt"] | None
     try:
-        for token in tokens:
-            arrivals.append(time.perf_counter())
-            ids.append(token)
-            show(text_stream.push(token))
-            if text_stream.stopped:
-                break
+        for piece in text.pieces(noted(tokens)):
+            show(piece)
+        finish_reason = "stop" if text.stopped else generator.finish_reason
     except KeyboardInterrupt:
         finish_reason = "interrupt"
-    show(text_stream.finish())
-    if finish_reason is None:
-        finish_reason = "stop" if text_stream.stopped else generator.finish_reason
+        show(text.finish())
     return Output(
         prompt_size=len(prompt_ids),
         ids=ids,

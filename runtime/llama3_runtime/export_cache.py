@@ -6,6 +6,8 @@ does not (a copy, a touch), a contrib export is held against the content's SHA-2
 native one is only a graph, whose weights stay in the GGUF, and is made anew in a second.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import hashlib
@@ -17,14 +19,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from llama3_models.digests import sha256
 from llama3_models.errors import Llama3Error
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.exports import FACTS, GRAPH, Logits, Ops, Precision
 
-Ops: TypeAlias = Literal["contrib", "native"]
-Precision: TypeAlias = Literal["fp32", "fp16"]
+if TYPE_CHECKING:
+    from llama3_models.gguf_file import GGUFFile
+
 Record: TypeAlias = dict[str, object]
 
 
@@ -44,7 +47,9 @@ class Export:
     weights_folder: Path | None = None
 
 
-def cached_export(file: GGUFFile, ops: Ops = "contrib", precision: Precision = "fp32") -> Export:
+def cached_export(
+    file: GGUFFile, ops: Ops = "contrib", precision: Precision = "fp32", logits: Logits = "last"
+) -> Export:
     """Returns the export of a GGUF, exporting it first if the cache has none of this content.
 
     Of two processes that need the same export one makes it, and the other waits and says so on standard error.
@@ -53,7 +58,8 @@ def cached_export(file: GGUFFile, ops: Ops = "contrib", precision: Precision = "
         Llama3Error: The cache cannot be written, or the file cannot be exported.
     """
     source = file.parts[0].resolve()
-    digest = hashlib.sha256(os.fsencode(source) + ops.encode() + precision.encode()).hexdigest()[:12]
+    kind = "/".join([ops, precision, logits])
+    digest = hashlib.sha256(os.fsencode(source) + kind.encode()).hexdigest()[:12]
     entry = cache_root() / "exports" / f"{source.stem[:100]}-{digest}"
     folder = entry / "onnx"
     export = Export(folder, source.parent if ops == "native" else None)
@@ -66,7 +72,7 @@ def cached_export(file: GGUFFile, ops: Ops = "contrib", precision: Precision = "
             return export
         files = _read_json(entry / "source.json").get("files")
         if files != _file_sizes(folder) or not _holds_content(folder, file):
-            _export_anew(file, folder, ops, precision)
+            _export_anew(file, folder, ops, precision, logits)
         _write_json(entry / "source.json", {**record, "files": _file_sizes(folder)})
     return export
 
@@ -92,7 +98,7 @@ def _file_sizes(folder: Path) -> dict[str, int] | None:
 
 def _holds_content(folder: Path, file: GGUFFile) -> bool:
     """Whether an export, by its own account, is this exporter's of just these bytes."""
-    facts = _read_json(folder / "llama3.json")
+    facts = _read_json(folder / FACTS)
     if facts.get("version") != importlib.metadata.version("llama3-onnx"):
         return False
     source = facts.get("source")
@@ -101,7 +107,7 @@ def _holds_content(folder: Path, file: GGUFFile) -> bool:
     return source.get("parts") == [{"name": path.name, "sha256": sha256(path)} for path in file.parts]
 
 
-def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision) -> None:
+def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, logits: Logits) -> None:
     (folder.parent / "source.json").unlink(missing_ok=True)  # first: it vouches for the rest
     for path in folder.parent.iterdir():  # an earlier content, or what a killed process left
         if path.is_dir():
@@ -114,11 +120,11 @@ def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision) -
 
     if ops == "native":
         folder.mkdir()
-        export_native_graph(file, folder / "model.onnx", resolve_links=True)
+        export_native_graph(file, folder / GRAPH, logits=logits, resolve_links=True)
         return
     print(f"Exporting {file.path.name} to {folder}, once", file=sys.stderr)
     with byte_progress("exporting") as progress:
-        export(file.path, folder, precision=precision, progress=progress)
+        export(file.path, folder, precision=precision, logits=logits, progress=progress)
 
 
 @contextlib.contextmanager

@@ -9,17 +9,23 @@ from typing import Any
 
 from llama3_models.digests import fingerprint
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import METADATA_KEY
 
-METADATA_KEY = "llama3"
+
+@dataclass(frozen=True)
+class Part:
+    """A file of the GGUF that the graph was made of; without a fingerprint the graph does not read it."""
+
+    name: str
+    fingerprint: str | None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The part of the facts that a run needs; `max_length` is how many positions the graph reaches."""
+    """The part of the facts that a run needs: how many positions the graph reaches, and the files of its GGUF."""
 
     max_length: int
-    ops: str
-    parts: tuple[dict[str, Any], ...]
+    parts: tuple[Part, ...]  # one or more
 
     @classmethod
     def of_session(cls, graph: Path, session: Any) -> Facts:
@@ -28,15 +34,13 @@ class Facts:
         Raises:
             Llama3Error: it has none, or they are damaged.
         """
-        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise Llama3Error(f"{graph}: no graph of llama3-export (its metadata say nothing); export the GGUF")
         try:
-            facts = json.loads(text)
-            options, source = facts["options"], facts["source"]
-            return cls(int(options["max_length"]), str(options["ops"]), tuple(source["parts"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Llama3Error(f"{graph}: damaged metadata ({error}); export the GGUF again") from error
+            facts = _parse(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise Llama3Error(f"{graph}: damaged metadata ({error!r:.200}); export the GGUF again") from error
+        if facts is None:
+            raise Llama3Error(f"{graph}: no graph of llama3-export (its metadata say nothing); export the GGUF")
+        return facts
 
     def check_weights(self, folder: Path) -> None:
         """Notice a GGUF that is another one than the graph was made for; only native graphs read one.
@@ -45,13 +49,27 @@ class Facts:
             Llama3Error: it is gone, or its content has changed.
         """
         for part in self.parts:
-            expected = part.get("fingerprint")
-            path = folder / str(part["name"])
-            if expected is None:
+            if part.fingerprint is None:
                 continue
+            path = folder / part.name
             if not path.is_file():
                 raise Llama3Error(
                     f"{path}: the weights of this graph are gone; put them back, or export the GGUF again"
                 )
-            if fingerprint(path) != expected:
+            if fingerprint(path) != part.fingerprint:
                 raise Llama3Error(f"{path}: changed since this graph was made of it; export it again")
+
+
+def _parse(text: str | None) -> Facts | None:
+    """The facts in a graph's metadata; whatever is wrong with them raises one of the errors of Python's own."""
+    if text is None:
+        return None
+    facts = json.loads(text)
+    parts = tuple(Part(part["name"], part.get("fingerprint")) for part in facts["source"]["parts"])
+    # A name is one of a file beside the others: a path would lead out of the folder.
+    if not parts or any(part.name != Path(part.name).name for part in parts):
+        raise ValueError("no usable names of its GGUF")
+    max_length = int(facts["options"]["max_length"])
+    if max_length < 1:
+        raise ValueError(f"a context of {max_length}")
+    return Facts(max_length, parts)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from llama3_models.errors import Llama3Error
 
-from llama3_runtime.model import DEFAULT_CHUNK_SIZE, Model
-from llama3_runtime.sampling import Sampler, SamplingParams
-from llama3_runtime.session import Provider
+from llama3_runtime.model import Model, ModelOptions
+from llama3_runtime.sampling import Sampler
+from llama3_runtime.sampling_params import SamplingParams
 from llama3_runtime.text_stream import TextStream
 from llama3_runtime.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 FinishReason: TypeAlias = Literal["eos", "stop", "length"]
+Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+
+_DEFAULT_PARAMS = SamplingParams()
 
 
 class Generator:
-    """Generates text from an exported model.
+    """Generates text from an exported model, one text at a time: there is one KV cache.
+
+    A stream that is continued after a later one was begun raises a RuntimeError.
 
     Attributes:
         model: The graph with its KV cache.
@@ -36,48 +47,26 @@ class Generator:
         self.model = model
         self.tokenizer = tokenizer
         self.finish_reason: FinishReason | None = None
+        self._generations = 0
 
     @classmethod
     def from_folder(
-        cls,
-        path: str | Path,
-        *,
-        provider: Provider = "cpu",
-        threads: int | None = None,
-        max_length: int | None = None,
-        chunk_size: int = DEFAULT_CHUNK_SIZE,
-        custom_ops_path: str | Path | None = None,
-        weights_folder: str | Path | None = None,
-        tokenizer: Tokenizer | None = None,
+        cls, path: str | Path, *, tokenizer: Tokenizer | None = None, **options: Unpack[ModelOptions]
     ) -> Generator:
-        """Load an export folder, or the .onnx file in it.
+        """Load an export: its folder, or the .onnx file in it.
 
         Args:
             path: The folder or the file.
-            provider: `cpu`, `cuda`, or `auto` for CUDA where there is one.
-            threads: For the work inside of an op; None for one a core.
-            max_length: Positions that the KV cache holds, for prompt and generated tokens together; None for 512, or
-                the context where that is shorter.
-            chunk_size: Tokens of a prompt that go through the graph at once.
-            custom_ops_path: A library of custom ops that the graph needs; our own for native ops needs no mention.
-            weights_folder: Where the graph's weights lie, if not beside it.
             tokenizer: Another tokenizer than the export's.
+            options: See `Model.from_folder`.
 
         Raises:
             Llama3Error: there is no export there, or it cannot be loaded or not run there.
         """
-        model = Model.from_folder(
-            path,
-            provider=provider,
-            threads=threads,
-            max_length=max_length,
-            chunk_size=chunk_size,
-            custom_ops_path=custom_ops_path,
-            weights_folder=weights_folder,
-        )
-        return cls(model, tokenizer or Tokenizer.from_path(model.tokenizer_path))
+        model = Model.from_folder(path, **options)
+        return cls(model, tokenizer or Tokenizer.from_path(model.path))
 
-    def stream(self, prompt: str, params: SamplingParams) -> Iterator[str]:
+    def stream(self, prompt: str, params: SamplingParams = _DEFAULT_PARAMS) -> Iterator[str]:
         """Generate from a text, with the BOS token before it where the model wants one.
 
         Yields:
@@ -85,22 +74,20 @@ class Generator:
 
         Raises:
             Llama3Error: the prompt does not fit.
+            RuntimeError: another generation has begun since this one did.
         """
         return self.stream_text(self.tokenizer.encode(prompt), params)
 
-    def stream_text(self, ids: Sequence[int], params: SamplingParams) -> Iterator[str]:
+    def stream_text(self, ids: Ids, params: SamplingParams = _DEFAULT_PARAMS) -> Iterator[str]:
         """`stream` from a prompt's ids."""
         text = TextStream(self.tokenizer.token_bytes, params.stop)
-        for token in self.stream_ids(ids, params):
-            if piece := text.push(token):
-                yield piece
+        for piece in text.pieces(self.stream_ids(ids, params)):
             if text.stopped:
                 self.finish_reason = "stop"
-                return
-        if piece := text.finish():
-            yield piece
+            if piece:
+                yield piece
 
-    def stream_ids(self, ids: Sequence[int], params: SamplingParams) -> Iterator[int]:
+    def stream_ids(self, ids: Ids, params: SamplingParams = _DEFAULT_PARAMS) -> Iterator[int]:
         """Generate from a prompt's ids; stop texts play no part.
 
         Nothing runs before the first token is asked for, but a prompt that cannot be run is refused at once.
@@ -110,31 +97,43 @@ class Generator:
 
         Raises:
             Llama3Error: the prompt has no token, one that the model does not know, or more than fit.
+            RuntimeError: another generation has begun since this one did.
         """
-        self._check_prompt(ids)
+        tokens = [operator.index(token) for token in ids]
+        self._check_prompt(tokens)
         self.finish_reason = None
-        return self._generate(ids, params)
+        self._generations += 1
+        return self._generate(tokens, params, self._generations)
 
-    def _generate(self, ids: Sequence[int], params: SamplingParams) -> Iterator[int]:
-        model, sampler, tokens = self.model, Sampler(params), list(ids)
-        room = model.max_length - len(ids)
+    def _generate(self, tokens: list[int], params: SamplingParams, generation: int) -> Iterator[int]:
+        model, sampler = self.model, Sampler(params)
+        room = model.max_length - len(tokens)
         limit = room if params.max_new_tokens < 0 else min(params.max_new_tokens, room)
+        self._require_latest(generation)
         model.rewind()
-        logits = model.prefill(ids) if limit else None
-        for step in range(limit):
-            if step:
-                logits = model.forward(tokens[-1:])[0]
-            assert logits is not None
-            token = sampler.sample(logits, tokens)
+        chunk = tokens
+        for _ in range(limit):
+            logits = model.prefill(chunk)
+            try:
+                token = sampler.sample(logits, tokens)
+            except Llama3Error as error:
+                raise Llama3Error(f"{model.path}: {error}") from error
             if token in self.tokenizer.eog_ids and not params.ignore_eos:
                 self.finish_reason = "eos"
                 return
             tokens.append(token)
+            chunk = [token]
             yield token
+            self._require_latest(generation)
         self.finish_reason = "length"
+
+    def _require_latest(self, generation: int) -> None:
+        if generation != self._generations:
+            raise RuntimeError("a later generation has taken this Generator's KV cache; use a Generator for each")
 
     def warm_up(self) -> None:
         """Run the graph once, so that first-time costs (pages, thread pools, allocations) are paid."""
+        self._generations += 1
         self.model.rewind()
         self.model.forward([0])
         self.model.rewind()

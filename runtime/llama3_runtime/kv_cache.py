@@ -16,7 +16,7 @@ from llama3_models.units import format_bytes
 
 from llama3_runtime.session import ORT_ERRORS
 
-_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+KV_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class KVCache:
@@ -38,7 +38,7 @@ class KVCache:
         for node in session.get_inputs():
             if node.name.startswith("past_key_values."):
                 _, num_heads, _, head_dim = node.shape
-                shape, dtype = [1, num_heads, max_length, head_dim], _NUMPY_TYPES[node.type]
+                shape, dtype = [1, num_heads, max_length, head_dim], KV_TYPES[node.type]
                 layout[node.name] = shape, dtype
                 self.nbytes += math.prod(shape) * np.dtype(dtype).itemsize
         try:

@@ -26,6 +26,7 @@ class LibraryPeer:
     """A model loaded by the library; a context manager that frees it."""
 
     name: str
+    origin: str
     vocab_size: int
 
     def __init__(self, library: Path, gguf: Path, *, threads: int, max_length: int, chunk_size: int) -> None:
@@ -44,6 +45,7 @@ class LibraryPeer:
                 f"{library}: not a library to compare with ({error}); runtime/peers has the source of one"
             ) from error
         self.name = self._lib.peer_name().decode()
+        self.origin = str(library)
         self._chunk_size = chunk_size
         self._handle = self._lib.peer_open(str(gguf).encode(), threads, max_length, chunk_size)
         if not self._handle:

@@ -32,6 +32,8 @@ def _start(llama_cpp: Any) -> Any:
 class LlamaCpp:
     """A model and a context of llama.cpp; a context manager that frees both."""
 
+    name = "llama.cpp"
+    origin: str
     vocab_size: int
 
     def __init__(self, gguf: Path, *, threads: int, max_length: int, chunk_size: int) -> None:
@@ -47,7 +49,7 @@ class LlamaCpp:
                 f"llama.cpp cannot be compared: {error}; pip install llama-cpp-python builds it for this machine"
             ) from error
         self._lib = llama_cpp
-        self.version = str(llama_cpp.__version__)
+        self.origin = f"llama-cpp-python {llama_cpp.__version__}"
         self._position = 0
         self._chunk_size = chunk_size
         self._context: Any = None
@@ -58,7 +60,7 @@ class LlamaCpp:
         model_params.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(gguf).encode(), model_params)
         if not self._model:
-            raise Llama3Error(f"{gguf}: llama.cpp (llama-cpp-python {self.version}) cannot load this file")
+            raise Llama3Error(f"{gguf}: llama.cpp ({self.origin}) cannot load this file")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = max_length
         params.n_batch = params.n_ubatch = chunk_size

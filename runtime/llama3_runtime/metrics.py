@@ -9,6 +9,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llama3_models.units import format_bytes
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -89,11 +91,6 @@ def peak_memory_bytes() -> int:
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def format_bytes(size: int) -> str:
-    """A size in MB or, from a thousand of them, in GB; both are decimal."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _rate(count: int, seconds: float | None) -> float | None:

@@ -4,53 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import DEFAULT_MAX_LENGTH, GRAPH
 
+from llama3_runtime import defaults
 from llama3_runtime.facts import Facts
-from llama3_runtime.kv_cache import KVCache
+from llama3_runtime.kv_cache import KV_TYPES, KVCache
 from llama3_runtime.session import ORT_ERRORS, Provider, Session, open_session
 
-DEFAULT_GRAPH = "model.onnx"
-DEFAULT_MAX_LENGTH = 512
-DEFAULT_CHUNK_SIZE = 512
-
 Logits = npt.NDArray[np.float32]
+
+
+class ModelOptions(TypedDict, total=False):
+    """The options of `Model.from_folder`, for functions that pass them on."""
+
+    provider: Provider
+    threads: int | None
+    max_length: int | None
+    chunk_size: int
+    custom_ops_path: str | Path | None
+    weights_folder: str | Path | None
 
 
 class Model:
     """A session and its KV cache.
 
     Attributes:
+        path: The export folder, or the GGUF of a graph that stands alone; the tokenizer is there, too.
         context_length: Positions that the export reaches.
-        tokenizer_path: Where its tokenizer is: the export folder, or the GGUF of a graph that stands alone.
         max_length: Positions that the cache holds.
         position: Positions that are filled: the next token's position.
         vocab_size: Number of logits.
         kv_cache_bytes: Memory that the cache takes.
         device: `cpu` or `cuda`.
+        threads: For the work inside of an op.
         remark: Why it does not run where `auto` tried first, if so.
     """
 
     def __init__(
-        self, session: Session, facts: Facts, tokenizer_path: Path, max_length: int | None, chunk_size: int
+        self, session: Session, path: Path, context_length: int, max_length: int | None, chunk_size: int
     ) -> None:
-        context_length = facts.max_length
         if max_length is None:
             max_length = min(DEFAULT_MAX_LENGTH, context_length)
         if not 1 <= max_length <= context_length:
             raise Llama3Error(f"max-length must be in 1 .. {context_length} (the export's context), not {max_length}")
         if chunk_size < 1:
             raise Llama3Error(f"chunk-size must be 1 or more, not {chunk_size}")
+        self.path = path
         self.context_length = context_length
-        self.tokenizer_path = tokenizer_path
         self.max_length = max_length
         self.position = 0
         self.device = session.device
+        self.threads = session.threads
         self.remark = session.remark
         self._chunk_size = chunk_size
         self._ort = session.ort
@@ -76,7 +86,7 @@ class Model:
         provider: Provider = "cpu",
         threads: int | None = None,
         max_length: int | None = None,
-        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        chunk_size: int = defaults.CHUNK_SIZE,
         custom_ops_path: str | Path | None = None,
         weights_folder: str | Path | None = None,
     ) -> Model:
@@ -85,7 +95,7 @@ class Model:
         Args:
             path: The export folder, or the .onnx file in it.
             provider: `cpu`, `cuda`, or `auto` for CUDA where there is one.
-            threads: For the work inside of an op; None for one a core.
+            threads: For the work inside of an op; None for one for each CPU that this process may use.
             max_length: Positions that the KV cache holds, for prompt and generated tokens together; None for 512, or
                 the context where that is shorter.
             chunk_size: Tokens of a prompt that go through the graph at once.
@@ -107,9 +117,9 @@ class Model:
         weights = Path(weights_folder) if weights_folder else graph.parent
         facts.check_weights(weights)
         _check_contract(graph, session)
-        beside = graph.name == DEFAULT_GRAPH and weights_folder is None
-        tokenizer_path = graph.parent if beside else weights / str(facts.parts[0]["name"])
-        return cls(session, facts, tokenizer_path, max_length, chunk_size)
+        stands_alone = graph.name != GRAPH or weights_folder is not None
+        source = weights / facts.parts[0].name if stands_alone else graph.parent
+        return cls(session, source, facts.max_length, max_length, chunk_size)
 
     def prefill(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
         """Append `ids` in chunks and return the last one's logits, [vocab_size], valid until the next call."""
@@ -176,9 +186,9 @@ def find_graph(path: Path) -> Path:
         Llama3Error: there is none.
     """
     if path.is_dir():
-        graph = path / DEFAULT_GRAPH
+        graph = path / GRAPH
         if not graph.is_file():
-            raise Llama3Error(f"{path}: there is no {DEFAULT_GRAPH} in this folder; llama3-export makes one of a GGUF")
+            raise Llama3Error(f"{path}: there is no {GRAPH} in this folder; llama3-export makes one of a GGUF")
         return graph
     if not path.is_file():
         raise Llama3Error(f"{path}: no such file or folder")
@@ -186,11 +196,25 @@ def find_graph(path: Path) -> Path:
 
 
 def _check_contract(graph: Path, session: Session) -> None:
-    names = {node.name for node in (*session.ort.get_inputs(), *session.ort.get_outputs())}
-    for name in ("input_ids", "attention_mask", "past_key_values.0.key", "present.0.key", "logits"):
-        if name not in names:
+    nodes = {node.name: node for node in (*session.ort.get_inputs(), *session.ort.get_outputs())}
+    for name in ("input_ids", "attention_mask", "past_key_values.0.key", "logits"):
+        if name not in nodes:
             raise Llama3Error(f"{graph}: the graph has no {name!r}, so that it is no graph of llama3-export")
-    if session.device == "cuda":
-        cache: Any = next(node for node in session.ort.get_inputs() if node.name == "past_key_values.0.key")
-        if cache.type != "tensor(float16)":
-            raise Llama3Error(f"{graph}: CUDA attends in float16; export the GGUF with --precision fp16")
+    for name, node in nodes.items():
+        if name == "logits":
+            expected = _has_sizes(node, 3, axes=[2])  # [batch, rows, vocab]
+        elif name.startswith("past_key_values."):
+            has_present = name.replace("past_key_values", "present") in nodes
+            # [batch, kv_heads, past, head_dim]
+            expected = _has_sizes(node, 4, axes=[1, 3]) and node.type in KV_TYPES and has_present
+        else:
+            continue
+        if not expected:
+            raise Llama3Error(f"{graph}: its {name!r} is none of llama3-export's; export the GGUF again")
+    if session.device == "cuda" and nodes["past_key_values.0.key"].type != "tensor(float16)":
+        raise Llama3Error(f"{graph}: CUDA attends in float16; export the GGUF with --precision fp16")
+
+
+def _has_sizes(node: Any, rank: int, *, axes: Sequence[int]) -> bool:
+    """Whether the shape of an input or output has so many axes, and numbers for some of them."""
+    return len(node.shape) == rank and all(isinstance(node.shape[axis], int) for axis in axes)

@@ -3,18 +3,25 @@
 An encoding chooses a download; of a file that is given it is a claim, which has to hold.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llama3_models import catalogue, download
 from llama3_models.errors import Llama3Error, UsageError
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.exports import FACTS, Logits, Ops, Precision
+from llama3_models.file_kinds import nothing_there
+from llama3_models.regular_files import read_regular
 
 from llama3_runtime import native_ops
-from llama3_runtime.export_cache import Export, Ops, Precision, cached_export
+from llama3_runtime.export_cache import Export, cached_export
+
+if TYPE_CHECKING:
+    from llama3_models.gguf_file import GGUFFile
 
 Encoding = Literal["q4_0", "q4_k", "q6_k", "float32"]
 Version = Literal["3.0", "3.1"]
@@ -24,47 +31,75 @@ DEFAULT_VERSION: Version = "3.1"
 logger = logging.getLogger(__name__)
 
 
-def find_export(
+def find_model(
     *,
     model_path: Path | None = None,
     model: str | None = None,
     encoding: Encoding | None = None,
     version: Version | None = None,
-    ops: Ops | None = None,
-    precision: Precision = "fp32",
-) -> Export:
-    """Finds the export of a model; downloads and exports it first where that has to be.
+) -> Path:
+    """Finds the file or folder that a command line means; downloads it where that has to be.
 
     Args:
         model_path: A .gguf file, an export folder, or the .onnx in one.
         model: A name of the catalogue. With neither, `version` and `encoding` choose a download.
-        encoding: How the weights must be encoded; None takes what is there, and q4_k of a download.
+        encoding: Which of its encodings to download; None for its default.
         version: Which Llama to download, 3.1 by default.
-        ops: What a GGUF is exported with; None for native ops where they were built.
-        precision: What a GGUF is exported with.
 
     Raises:
         UsageError: `model_path` and `model` are both given.
-        Llama3Error: There is no such model, or its encoding is another one.
+        Llama3Error: There is no such model, or it cannot be had.
     """
     if model_path is not None and model is not None:
         raise UsageError("--model-path and --model exclude each other")
     if version is not None and (model_path is not None or model is not None):
         logger.warning("--version chooses a download; %s is used whatever it says", model_path or model)
-    if model_path is None:
-        if encoding == "float32":
-            raise Llama3Error("--quantization-encoding float32 needs --model-path with a GGUF in float32")
-        entry = catalogue.find(model) if model is not None else catalogue.for_version(version or DEFAULT_VERSION)
-        model_path = download.fetch(entry, encoding)
-    if model_path.is_dir() or model_path.suffix == ".onnx":
+    if model_path is not None:
+        if not model_path.exists():
+            raise Llama3Error(f"{model_path}: {nothing_there(model_path)}")
+        return model_path
+    if encoding == "float32":
+        raise Llama3Error("--quantization-encoding float32 needs --model-path with a GGUF in float32")
+    entry = catalogue.find(model) if model is not None else catalogue.for_version(version or DEFAULT_VERSION)
+    return download.fetch(entry, encoding)
+
+
+def is_export(path: Path) -> bool:
+    """Whether a path that `find_model` gave is an export and not a GGUF."""
+    return path.is_dir() or path.suffix == ".onnx"
+
+
+def find_export(
+    path: Path,
+    *,
+    encoding: Encoding | None = None,
+    ops: Ops | None = None,
+    precision: Precision = "fp32",
+    logits: Logits = "last",
+) -> Export:
+    """Finds the export of a model; exports it first where that has to be.
+
+    Args:
+        path: From `find_model`.
+        encoding: How the weights must be encoded; None takes what is there.
+        ops: What a GGUF is exported with; None for native ops where they were built.
+        precision: What a GGUF is exported with.
+        logits: What a GGUF is exported with.
+
+    Raises:
+        Llama3Error: Its encoding is another one, or it cannot be exported.
+    """
+    if is_export(path):
         if encoding is not None:
-            folder = model_path if model_path.is_dir() else model_path.parent
-            _check_encoding(encoding, _exported_bytes(folder), model_path)
-        return Export(model_path)
-    with GGUFFile.open(model_path) as file:
+            _check_encoding(encoding, _exported_bytes(path if path.is_dir() else path.parent), path)
+        return Export(path)
+    # Late, since the commands' --help imports this module and need not wait for gguf.
+    from llama3_models.gguf_file import GGUFFile
+
+    with GGUFFile.open(path) as file:
         if encoding is not None:
-            _check_encoding(encoding, _bytes_by_type(file), model_path)
-        return cached_export(file, ops or _best_ops(), precision)
+            _check_encoding(encoding, _bytes_by_type(file), path)
+        return cached_export(file, ops or _best_ops(), precision, logits)
 
 
 def _bytes_by_type(file: GGUFFile) -> dict[str, int]:
@@ -76,12 +111,12 @@ def _bytes_by_type(file: GGUFFile) -> dict[str, int]:
 
 def _exported_bytes(folder: Path) -> dict[str, int]:
     try:
-        types = json.loads((folder / "llama3.json").read_text(encoding="utf-8"))["types"]
+        types = json.loads(read_regular(folder / FACTS))["types"]
         return {name: int(use["bytes"]) for name, use in types.items()}
     except FileNotFoundError:
-        raise Llama3Error(f"{folder}: no llama3.json there; give a folder that llama3-export made") from None
+        raise Llama3Error(f"{folder}: no {FACTS} there; give a folder that llama3-export made") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise Llama3Error(f"{folder / 'llama3.json'}: damaged; export the model again") from None
+        raise Llama3Error(f"{folder / FACTS}: damaged; export the model again") from None
 
 
 def _check_encoding(encoding: Encoding, sizes: Mapping[str, int], path: Path) -> None:

@@ -21,8 +21,6 @@ from llama3_models.gguf_file import GGUFFile
 
 from llama3_runtime.bench import Engine, Logits
 
-DEFAULT_WINDOW = 512
-
 REFERENCE = "float32 reference"
 
 
@@ -68,6 +66,9 @@ def evaluate(
         windows: From `cut_windows`.
         gguf: The file whose weights the engines run; the float32 reference of it is then evaluated too, comes first
             in the results, and is what the others' KL divergence is counted from.
+
+    Raises:
+        Llama3Error: an engine's logits are no numbers.
     """
     names = [*([REFERENCE] if gguf is not None else []), *engines]
     losses: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
@@ -79,9 +80,11 @@ def evaluate(
         targets = np.asarray(ids[-count:])
         expected = reference.forward(gguf, ids)[-count - 1 : -1] if gguf is not None else None
         if expected is not None:
+            _check_numbers(REFERENCE, expected)
             losses[REFERENCE].append(_losses(expected, targets))
         for name, engine in engines.items():
             found = _predictions(engine, ids, count, all_at_once=gives_rows[name])
+            _check_numbers(name, found)
             losses[name].append(_losses(found, targets))
             if expected is not None:
                 divergences[name].append(kl_divergence(expected, found))
@@ -90,6 +93,11 @@ def evaluate(
             _summarize(name, np.concatenate(losses[name]), divergences.get(name), agreements.get(name))
             for name in names
         ]
+
+
+def _check_numbers(name: str, logits: Logits) -> None:
+    if np.isnan(logits).any():
+        raise Llama3Error(f"the logits of {name} are NaN: the model's weights are damaged; download or export it again")
 
 
 def _gives_rows(engine: Engine, ids: Sequence[int]) -> bool:

@@ -2,60 +2,27 @@
 
 The order is temperature, softmax, top-k, top-p, min-p, draw. llama.cpp's default is the reverse (its min-p comes before
 the temperature), so the same numbers keep fewer or more tokens there: here min-p compares the probabilities that
-the draw really uses. Nothing sorts the vocabulary of 128,256 tokens; the defaults take 0.3 ms.
+the draw really uses. Each filter hands on only the tokens that it keeps, and a nucleus is looked for among the largest
+probabilities first, so that a row of 128,256 takes 0.3 to 0.5 ms, and twice that where most tokens are in the nucleus.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from llama3_models.errors import Llama3Error
 
-FloatRow = npt.NDArray[np.float32]  # [vocab_size]
+from llama3_runtime.sampling_params import SamplingParams
+
+FloatRow = npt.NDArray[np.float32]  # [vocab_size], or as many as are left
+Positions = npt.NDArray[np.intp]  # in a FloatRow, ascending
 
 REPEAT_WINDOW = 64  # how many of the last tokens the repeat penalty looks at, as in llama.cpp
 
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How tokens are chosen and when generation ends.
-
-    Attributes:
-        temperature: Divides the logits; 0 takes the most probable token, the lowest id among equals.
-        min_p: Drops tokens less probable than this share of the most probable one's probability; 0 is off.
-        top_k: Keeps the k most probable tokens; 0 is off.
-        top_p: Keeps the fewest tokens whose probabilities sum to at least this; 1 is off.
-        repeat_penalty: Above 1, makes the last 64 tokens less likely; 1 is off.
-        seed: Makes the draws repeatable; None takes a new seed from the system.
-        max_new_tokens: How many tokens to generate at most; -1 goes on to the end of the context.
-        stop: Texts that end the generation; they are not part of what is generated.
-        ignore_eos: Goes on at an end-of-generation token.
-
-    Raises:
-        Llama3Error: Where a number is out of its range.
-    """
-
-    temperature: float = 0.5
-    min_p: float = 0.05
-    top_k: int = 0
-    top_p: float = 1.0
-    repeat_penalty: float = 1.0
-    seed: int | None = None
-    max_new_tokens: int = -1
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 or more")
-        _require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 and 1")
-        _require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
-        _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1 (off)")
-        _require(0 < self.repeat_penalty < math.inf, "repeat-penalty", self.repeat_penalty, "above 0 (1 is off)")
-        _require(self.seed is None or self.seed >= 0, "seed", self.seed, "0 or more")
-        _require(self.max_new_tokens >= -1, "max-new-tokens", self.max_new_tokens, "-1 (to the context's end) or more")
-        _require("" not in self.stop, "stop", "", "a text of at least one character")
+_BLOCK = 512  # near the square root of a vocabulary, so that both steps of a search are short
 
 
 class Sampler:
@@ -63,6 +30,7 @@ class Sampler:
 
     def __init__(self, params: SamplingParams) -> None:
         self.params = params
+        self._filters = _filters(params)
         self._random = np.random.Generator(np.random.PCG64(params.seed))
 
     def sample(self, logits: FloatRow, recent_ids: Sequence[int] = ()) -> int:
@@ -86,14 +54,26 @@ class Sampler:
             raise Llama3Error("the model's logits are NaN or all -inf: its weights are damaged; export it again")
         if params.temperature == 0:
             return int(logits.argmax())
-        probabilities = softmax(apply_temperature(logits, params.temperature))
-        if params.top_k > 0:
-            probabilities = keep_top_k(probabilities, params.top_k)
-        if params.top_p < 1:
-            probabilities = keep_top_p(probabilities, params.top_p)
-        if params.min_p > 0:
-            probabilities = keep_min_p(probabilities, params.min_p)
-        return draw(probabilities, float(self._random.random()))
+        probabilities = softmax(logits, params.temperature)
+        ids: Positions | None = None  # of the probabilities, once they are not all
+        for kept in self._filters:
+            positions = kept(probabilities)
+            ids = positions if ids is None else ids[positions]
+            probabilities = probabilities[positions]
+        position = draw(probabilities, float(self._random.random()))
+        return position if ids is None else int(ids[position])
+
+
+def _filters(params: SamplingParams) -> list[Callable[[FloatRow], Positions]]:
+    """The filters that are on, in their order."""
+    filters: list[Callable[[FloatRow], Positions]] = []
+    if params.top_k > 0:
+        filters.append(partial(top_k, k=params.top_k))
+    if params.top_p < 1:
+        filters.append(partial(top_p, p=params.top_p))
+    if params.min_p > 0:
+        filters.append(partial(min_p, share=params.min_p))
+    return filters
 
 
 def penalize_repeats(logits: FloatRow, recent_ids: Sequence[int], penalty: float) -> FloatRow:
@@ -109,79 +89,93 @@ def penalize_repeats(logits: FloatRow, recent_ids: Sequence[int], penalty: float
     return penalized
 
 
-def apply_temperature(logits: FloatRow, temperature: float) -> FloatRow:
-    """Divides logits by a temperature above 0, once the largest is moved to 0.
+def softmax(logits: FloatRow, temperature: float = 1.0) -> FloatRow:
+    """Turns logits, divided by a temperature above 0, into probabilities.
 
-    The move changes no probability; without it a small temperature would overflow. Tokens with a logit of +inf
-    share all of the probability: they become 0 and the others -inf.
+    The largest is moved to 0 first, which changes no probability; without that a small temperature would overflow.
+    Tokens with a logit of +inf share all of the probability.
     """
     largest = logits.max()
     if np.isposinf(largest):
-        return np.where(np.isposinf(logits), np.float32(0), np.float32(-np.inf))
+        infinite = np.isposinf(logits)
+        return (infinite / np.count_nonzero(infinite)).astype(np.float32)
     limits = np.finfo(np.float32)
-    divisor = np.float32(min(max(temperature, float(limits.tiny)), float(limits.max)))
+    weights: FloatRow = logits - largest
     with np.errstate(over="ignore"):  # -inf is the right answer there
-        scaled: FloatRow = (logits - largest) / divisor
-    return scaled
+        weights /= np.float32(min(max(temperature, float(limits.tiny)), float(limits.max)))
+    np.exp(weights, out=weights)
+    weights /= weights.sum()
+    return weights
 
 
-def softmax(logits: FloatRow) -> FloatRow:
-    """Turns logits of which the largest is finite into probabilities."""
-    weights = np.exp(logits - logits.max())
-    probabilities: FloatRow = weights / weights.sum()
-    return probabilities
-
-
-def keep_top_k(probabilities: FloatRow, k: int) -> FloatRow:
-    """Zeroes all but the k largest probabilities; among equals at the border the lowest ids stay."""
+def top_k(probabilities: FloatRow, k: int) -> Positions:
+    """Where the k largest probabilities stand; of equals at the border, the first."""
     if k >= probabilities.size:
-        return probabilities
-    border = np.partition(probabilities, -k)[-k]
-    kept = probabilities > border
-    kept[np.flatnonzero(probabilities == border)[: k - int(np.count_nonzero(kept))]] = True
-    return np.where(kept, probabilities, np.float32(0))
+        return np.arange(probabilities.size)
+    return _largest(probabilities, k, np.partition(probabilities, -k)[-k])
 
 
-def keep_top_p(probabilities: FloatRow, p: float) -> FloatRow:
-    """Zeroes all but the fewest largest probabilities that sum to at least p of the whole row.
+def top_p(probabilities: FloatRow, p: float) -> Positions:
+    """Where the fewest largest probabilities stand that sum to at least p of all; of equals at the border, the first.
 
-    Among equals at the border the lowest ids stay. The likely tokens are few, so only the largest are sorted, and
-    more of them where their sum is not enough.
+    Source: https://arxiv.org/abs/1904.09751.
     """
     wanted = p * float(probabilities.sum(dtype=np.float64))
-    for count in (256, 4096, probabilities.size):
-        count = min(count, probabilities.size)
-        largest = np.sort(np.partition(probabilities, -count)[-count:])
-        sums = np.cumsum(largest[::-1], dtype=np.float64)
-        if sums[-1] >= wanted:
-            break
-    return keep_top_k(probabilities, int(np.searchsorted(sums, wanted)) + 1)
+    for count in (256, 4096):  # the likely tokens are few
+        if count < probabilities.size:
+            largest = np.partition(probabilities, -count)[-count:]
+            if largest.sum(dtype=np.float64) >= wanted:
+                break
+    else:
+        largest = probabilities
+    descending = np.sort(largest)[::-1]
+    last = _where_sum_comes_to(descending, wanted, "left")
+    return _largest(probabilities, last + 1, descending[last])
 
 
-def keep_min_p(probabilities: FloatRow, min_p: float) -> FloatRow:
-    """Zeroes the probabilities below `min_p` times the largest.
+def min_p(probabilities: FloatRow, share: float) -> Positions:
+    """Where the probabilities stand that are at least a share of the largest.
 
     Source: https://arxiv.org/abs/2407.01082.
     """
-    return np.where(probabilities >= np.float32(min_p) * probabilities.max(), probabilities, np.float32(0))
+    return np.flatnonzero(probabilities >= np.float32(share) * probabilities.max())
 
 
 def draw(probabilities: FloatRow, uniform: float) -> int:
-    """Picks the token at which the running sum of the probabilities passes a uniform number.
+    """Picks the position at which the running sum of the probabilities passes a uniform number.
 
     Args:
-        probabilities: [vocab_size], not negative and not all zero; they need not sum to 1.
+        probabilities: Not negative and not all zero; they need not sum to 1.
         uniform: A number in [0, 1).
 
     Returns:
-        An id whose probability is not zero.
+        A position whose probability is not zero.
     """
-    ids = np.flatnonzero(probabilities > 0)  # ten times as fast as on the floats themselves
-    sums = np.cumsum(probabilities[ids], dtype=np.float64)
-    position = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
-    return int(ids[min(position, ids.size - 1)])  # the product may round up to the whole sum
+    return _where_sum_comes_to(probabilities, uniform * float(probabilities.sum(dtype=np.float64)), "right")
 
 
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise Llama3Error(f"{name} must be {expected}, not {value!r}")
+def _largest(probabilities: FloatRow, count: int, border: np.float32) -> Positions:
+    """Where the `count` largest stand, the least of which is `border`; of several such, the first."""
+    positions = np.flatnonzero(probabilities >= border)
+    excess = positions.size - count
+    if excess > 0:
+        equals = np.flatnonzero(probabilities[positions] == border)
+        positions = np.delete(positions, equals[-excess:])
+    return positions
+
+
+def _where_sum_comes_to(weights: FloatRow, target: float, side: Literal["left", "right"]) -> int:
+    """The position at which the running sum is first at (`left`) or above (`right`) the target.
+
+    Block by block and then within one: a running sum of all 128,256 takes longer than the rest of the sampling. A
+    target that rounding put at or above the whole sum counts as just below it, so that the weight there is not zero.
+    """
+    sums = np.cumsum(np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK), dtype=np.float64))
+    target = min(target, float(np.nextafter(sums[-1], 0)))
+    block = int(np.searchsorted(sums, target, side))
+    within = weights[block * _BLOCK : (block + 1) * _BLOCK]
+    before = float(sums[block - 1]) if block else 0.0
+    position = int(np.searchsorted(np.cumsum(within, dtype=np.float64), target - before, side))
+    if position == within.size:  # the two sums round differently
+        position = int(np.flatnonzero(within)[-1])
+    return block * _BLOCK + position

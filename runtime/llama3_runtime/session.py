@@ -1,7 +1,7 @@
 """An ONNX Runtime session on the graph of an export folder, with the provider that was asked for or none.
 
-ONNX Runtime falls back to the CPU on its own, which on a machine with a broken CUDA set-up means a silent slow run;
-here `cuda` means CUDA, and only `auto` may fall back.
+ONNX Runtime falls back to the CPU on its own, which on a machine with a broken CUDA set-up means a slow run, and what
+it has to say of that goes to standard output. Here `cuda` means CUDA, and only `auto` may fall back.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ Provider: TypeAlias = Literal["cpu", "cuda", "auto"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+
+# Of ONNX Runtime's severities: its warnings are for a graph's author, and its errors also come as exceptions.
+_LOG_ERRORS, _NO_LOG = 3, 4
 
 # More are slower than as many as there are CPUs, and with thousands ONNX Runtime does not come to an end.
 _MAX_THREADS = max(256, os.cpu_count() or 1)
@@ -44,10 +47,18 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True)
 class Session:
-    """A loaded graph, where it runs (`cpu` or `cuda`), and a remark where that is not what `auto` tried first."""
+    """A loaded graph and how it runs.
+
+    Attributes:
+        ort: The onnxruntime.InferenceSession.
+        device: Where it computes.
+        threads: For the work inside of an op.
+        remark: Why it does not run where `auto` tried first, if so.
+    """
 
     ort: Any
     device: Literal["cpu", "cuda"]
+    threads: int
     remark: str | None = None
 
 
@@ -64,20 +75,20 @@ def open_session(
     Args:
         graph: A .onnx file; its weights lie beside it.
         provider: `cuda` fails where there is no CUDA; `auto` then takes the CPU and leaves a remark.
-        threads: For the work inside of an op; None for one a core.
+        threads: For the work inside of an op; None for one for each CPU that this process may use.
         custom_ops_path: A library of custom ops to register before.
         weights_folder: Where the graph's external weights lie, if not beside it.
 
     Raises:
         Llama3Error: ONNX Runtime cannot load it, or not where it was asked to.
     """
+    if threads is None:
+        threads = len(os.sched_getaffinity(0))  # ONNX Runtime's own default knows nothing of a container's share
+    if not 1 <= threads <= _MAX_THREADS:
+        raise Llama3Error(f"threads must be in 1 .. {_MAX_THREADS}, not {threads}")
     options = ort.SessionOptions()
-    # Warnings are for the graph's author, and errors come as exceptions but those of a CUDA that does not start.
-    options.log_severity_level = 3 if has_cuda(provider) else 4
-    if threads is not None:
-        if not 1 <= threads <= _MAX_THREADS:
-            raise Llama3Error(f"threads must be in 1 .. {_MAX_THREADS}, not {threads}")
-        options.intra_op_num_threads = threads
+    options.log_severity_level = _NO_LOG
+    options.intra_op_num_threads = threads
     # Ours in any case: which ops a graph needs is known only when it is loaded.
     for library in (native_ops.library(), custom_ops_path):
         if library is not None:
@@ -86,16 +97,15 @@ def open_session(
     if weights_folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _utf8(weights_folder))
         source = graph.read_bytes()  # the option is for graphs that come as bytes
-    if not has_cuda(provider):
-        remark = f"{_missing_cuda()}; running on the CPU" if provider == "auto" else None
-        return Session(_load(graph, source, options, [_CPU]), "cpu", remark)
-    session = _load(graph, source, options, [_CUDA, _CPU])
-    if session.get_providers()[0] == _CUDA:
-        return Session(session, "cuda")
-    problem = "ONNX Runtime could not start CUDA (its own message above says why)"
-    if provider == "cuda":
-        raise Llama3Error(f"provider cuda: {problem}; --provider cpu runs on the CPU")
-    return Session(session, "cpu", f"{problem}; running on the CPU")
+    remark = None
+    if provider != "cpu":
+        session, problem = _load_on_cuda(graph, source, options)
+        if session is not None:
+            return Session(session, "cuda", threads)
+        if provider == "cuda":
+            raise _no_cuda(problem)
+        remark = f"{problem}; running on the CPU"
+    return Session(_load_on_cpu(graph, source, options), "cpu", threads, remark)
 
 
 def has_cuda(provider: Provider) -> bool:
@@ -104,10 +114,14 @@ def has_cuda(provider: Provider) -> bool:
     Raises:
         Llama3Error: `provider` is `cuda`, and it was not.
     """
-    problem = None if provider == "cpu" else _missing_cuda()
-    if problem is not None and provider == "cuda":
-        raise Llama3Error(f"provider cuda: {problem}; --provider cpu runs on the CPU")
-    return provider != "cpu" and problem is None
+    missing = None if provider == "cpu" else _missing_cuda()
+    if missing is not None and provider == "cuda":
+        raise _no_cuda(missing)
+    return provider != "cpu" and missing is None
+
+
+def _no_cuda(problem: str) -> Llama3Error:
+    return Llama3Error(f"provider cuda: {problem}; --provider cpu runs on the CPU")
 
 
 def _missing_cuda() -> str | None:
@@ -125,10 +139,26 @@ def _register(options: Any, library: Path) -> None:
         raise Llama3Error(f"{library}: ONNX Runtime cannot load this library of custom ops: {error}") from error
 
 
-def _load(graph: Path, source: str | bytes, options: Any, providers: list[str]) -> Any:
+def _load_on_cuda(graph: Path, source: str | bytes, options: Any) -> tuple[Any | None, str]:
+    """The session, or None and why there is none."""
+    missing = _missing_cuda()
+    if missing is not None:
+        return None, missing
+    options.log_severity_level = _LOG_ERRORS  # why CUDA does not start is told in no other way
     try:
-        # ONNX Runtime's own second try prints on standard output, and on the CPU it would be the first one again.
-        return ort.InferenceSession(source, options, providers=providers, enable_fallback=providers != [_CPU])
+        session = ort.InferenceSession(source, options, providers=[_CUDA, _CPU], enable_fallback=False)
+    except ORT_ERRORS as error:
+        return None, f"ONNX Runtime cannot load {graph} on CUDA ({' '.join(str(error).split())})"
+    finally:
+        options.log_severity_level = _NO_LOG
+    if session.get_providers()[0] != _CUDA:
+        return None, "ONNX Runtime could not start CUDA (its own message above says why)"
+    return session, ""
+
+
+def _load_on_cpu(graph: Path, source: str | bytes, options: Any) -> Any:
+    try:
+        return ort.InferenceSession(source, options, providers=[_CPU], enable_fallback=False)
     except ORT_ERRORS as error:
         raise Llama3Error(
             f"{graph}: ONNX Runtime {ort.__version__} cannot load this graph; export it again if it or its weights "

@@ -5,7 +5,7 @@ become part of either is held back until the next token decides it.
 """
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class TextStream:
@@ -28,9 +28,17 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""  # the end of the text that may be the beginning of a stop string
 
-    def push(self, token: int) -> str:
-        """Adds a token and returns the text that is certain by now, perhaps none."""
-        return self._release(self._decoder.decode(self._token_bytes(token)))
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Takes tokens as they come, up to a stop string.
+
+        Yields:
+            The text that is certain after each token, perhaps none, and then what was held back.
+        """
+        for token in tokens:
+            yield self._release(self._decoder.decode(self._token_bytes(token)))
+            if self.stopped:
+                return
+        yield self.finish()
 
     def finish(self) -> str:
         """Ends the stream and returns the text that was still held back."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +50,28 @@ def test_help_fits_a_terminal_and_shows_defaults(
     assert max(map(len, text.splitlines())) <= 80
     for phrase in ("--activations int8|float32", "(default: int8)", "--logits last|all|selected", "MODEL"):
         assert phrase in text
+
+
+def test_help_does_not_wait_for_onnx() -> None:
+    code = (
+        "import sys; from llama3_exporter import commands; sys.argv = ['llama3-export', '--help']; commands.main();"
+        "sys.exit(any(name in sys.modules for name in ('onnx', 'onnx_ir', 'onnxscript', 'numpy', 'huggingface_hub')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_a_pipe_as_the_model_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, output: bool
+) -> None:
+    """Opening one would wait for its writer."""
+    pipe = tmp_path / "pipe.gguf"
+    os.mkfifo(pipe)
+    where = ["--output", tmp_path / "out"] if output else ["--ops", "native"]
+    assert run(monkeypatch, pipe, *where) == 1
+    assert (
+        capsys.readouterr().err == f"llama3-export: error: {pipe}: not a regular file; give the path of a .gguf file\n"
+    )
 
 
 def float_at(path: Path, key: bytes, value: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from gguf import GGMLQuantizationType as T
-from llama3_exporter import export
+from llama3_exporter import export, folder
 from llama3_exporter.folder import unnamed_file
 from llama3_models.errors import Llama3Error
 
@@ -87,6 +88,36 @@ def test_a_tokenizer_that_is_not_supported_costs_only_the_tokenizer(gguf: Path, 
     assert not (tmp_path / "out" / "tokenizer.json").exists()
 
 
+def test_merges_that_llama3_run_cannot_follow_are_a_remark(tmp_path: Path) -> None:
+    """Other apps can: they get the tokenizer."""
+    gguf = write_llama_gguf(tmp_path / "model.gguf")
+    data = gguf.read_bytes()
+    merge = b"in g"
+    assert data.count(merge) == 1
+    gguf.write_bytes(data.replace(merge, b"i ng"))  # no merge forms "ng"
+    for output, ops in ((tmp_path / "out", "contrib"), (None, "native")):
+        (remark,) = export(gguf, output, ops=ops).remarks
+        assert "llama3-run cannot use this tokenizer" in remark
+        assert "--tokenizer-path" in remark
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_a_gguf_without_a_tokenizer_is_a_remark(tmp_path: Path) -> None:
+    gguf = write_llama_gguf(tmp_path / "model.gguf", tokenizer=None)
+    (remark,) = export(gguf, tmp_path / "out").remarks
+    assert "no tokenizer" in remark
+
+
+def test_a_context_that_no_table_can_hold(tmp_path: Path) -> None:
+    """A file may say anything: --max-length says what is wanted."""
+    gguf = write_llama_gguf(tmp_path / "model.gguf", context_length=2**31)
+    for options in ({}, {"max_length": 2**25}, {"ops": "native"}):
+        with pytest.raises(Llama3Error, match=rf"^{gguf}: .*--max-length"):
+            export(gguf, tmp_path / "out", **options)
+    assert export(gguf, tmp_path / "out", max_length=1024).max_length == 1024
+    assert export(gguf, tmp_path / "native", ops="native", max_length=2**25).max_length == 2**25
+
+
 def test_a_file_of_that_name_is_never_replaced(gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(Llama3Error, match="there is a file"):
         export(gguf, gguf, force=True)
@@ -99,7 +130,10 @@ def test_an_empty_folder_is_taken(gguf: Path, tmp_path: Path) -> None:
 
 
 def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(Llama3Error, match=r"takes .* GB and .* GB are free"), unnamed_file(tmp_path / "out", 1 << 60):
+    with (
+        pytest.raises(Llama3Error, match=r"takes .* GB and .* GB are free there; free"),
+        unnamed_file(tmp_path / "out", 1 << 60),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -112,9 +146,8 @@ def test_a_disk_that_gets_full_leaves_nothing(gguf: Path, tmp_path: Path) -> Non
     size = (export(gguf, tmp_path / "whole").output / "model.onnx.data").stat().st_size
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 8192}", "tmpfs", disk], check=True)
     try:
-        with pytest.raises((Llama3Error, OSError)) as error:
+        with pytest.raises(Llama3Error, match=f"^{disk}/out: the disk got full; free some space"):
             export(gguf, disk / "out")
-        assert "No space" in str(error.value) or "full" in str(error.value)
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -136,6 +169,157 @@ def test_a_killed_export_leaves_nothing(tmp_path: Path, signal_number: signal.Si
     process.send_signal(signal_number)
     assert process.wait(timeout=20) != 0
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+# Publishes "new" in the place of "old" again and again, each time in a child that is killed before a later step with
+# files, and prints what is found then, and what is there after one more that is not killed.
+KILLED_WHILE_PUBLISHING = """
+import json, os, signal, sys
+from pathlib import Path
+from llama3_exporter.folder import publish_folder
+
+output = Path(sys.argv[1]) / "out"
+EVENTS = ("open", "os.", "shutil.", "ctypes.call_function", "ctypes.dlsym")
+
+def publish(content):
+    facts = json.dumps({"producer": "llama3-onnx", "source": {"parts": []}, "content": content}).encode()
+    files = {"model.onnx": content.encode(), "model.onnx.data": lambda path: path.write_bytes(content.encode() * 1000)}
+    publish_folder(output, {**files, "llama3.json": facts}, force=True)
+
+def found():
+    names = sorted(path.name for path in output.iterdir())
+    contents = {json.loads((output / "llama3.json").read_text())["content"]}
+    contents |= {(output / "model.onnx").read_text(), (output / "model.onnx.data").read_text()[:3]}
+    assert (output / "model.onnx.data").stat().st_size == 3000
+    assert names == ["llama3.json", "model.onnx", "model.onnx.data"], names
+    (content,) = contents
+    return content
+
+def kill_at(step):
+    def hook(event, arguments):
+        nonlocal step
+        if event.startswith(EVENTS) and event != "os.kill":
+            step -= 1
+            if step < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+
+step, status = 0, 1
+while status != 0:
+    publish("old")
+    child = os.fork()
+    if child == 0:
+        kill_at(step)
+        publish("new")
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL, status
+    content = found()
+    publish("yet")
+    assert found() == "yet"
+    print(content, sorted(path.name for path in output.parent.iterdir()))
+    step += 1
+"""
+
+
+def test_a_kill_while_publishing_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
+    """Whole, and nothing that the next export does not remove."""
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_PUBLISHING, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    contents = [line.split()[0] for line in result.stdout.splitlines()]
+    assert {line.partition(" ")[2] for line in result.stdout.splitlines()} == {"['out']"}
+    olds = contents.count("old")
+    assert olds > 10
+    assert contents == ["old"] * olds + ["new"] * (len(contents) - olds)
+
+
+def test_where_folders_cannot_be_swapped_they_are_moved(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "_exchange", lambda *_: False)
+    export(gguf, tmp_path / "out")
+    export(gguf, tmp_path / "out", force=True, activations="float32")
+    assert json.loads((tmp_path / "out" / "llama3.json").read_text())["options"]["activations"] == "float32"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "out"]
+
+
+def test_what_another_export_is_writing_is_left_alone(gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / ".llama3-export-dead").mkdir()
+    (tmp_path / ".llama3-export-file").touch()
+    busy = tmp_path / ".llama3-export-busy"
+    busy.mkdir()
+    descriptor = os.open(busy, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        export(gguf, tmp_path / "out")
+    finally:
+        os.close(descriptor)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [busy.name, "model.gguf", "out"]
+
+
+@pytest.mark.parametrize("place", ["loop/out", "loop", "n" * 300, "file/out"])
+def test_a_place_that_cannot_be_is_one_line(gguf: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(Llama3Error) as caught:
+        export(gguf, tmp_path / place)
+    assert str(tmp_path) in str(caught.value)
+    assert "--output" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_place_as_deep_as_a_path_can_be(gguf: Path, tmp_path: Path) -> None:
+    """Deeper than Python's recursion goes."""
+    deep = tmp_path.joinpath(*("d" * ((3900 - len(str(tmp_path))) // 2)))
+    assert len(deep.parts) > sys.getrecursionlimit()
+    try:
+        assert export(gguf, deep).output.is_dir()
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # as pytest cannot
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "[" * 100_000,
+        "null",
+        '{"producer": "llama3-onnx"}',
+        '{"producer": "llama3-onnx", "source": {"parts": 1}}',
+        "\udcff",
+    ],
+    ids=["nested", "null", "no source", "no parts", "no UTF-8"],
+)
+def test_a_folder_with_a_broken_llama3_json_is_a_stranger_s(gguf: Path, tmp_path: Path, facts: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "llama3.json").write_bytes(facts.encode(errors="surrogateescape"))
+    with pytest.raises(Llama3Error, match="was not written by llama3-export"):
+        export(gguf, out, force=True)
+
+
+def test_a_pipe_in_the_place_of_an_export_s_file_is_one_line(gguf: Path, tmp_path: Path) -> None:
+    """Opening one would wait for its writer."""
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / "llama3.json")
+    with pytest.raises(Llama3Error, match="was not written by llama3-export"):
+        export(gguf, out, force=True)
+    os.mkfifo(gguf.with_suffix(".onnx"))
+    with pytest.raises(Llama3Error, match="not written by llama3-export"):
+        export(gguf, ops="native", force=True)
+
+
+def test_the_folder_of_the_gguf_itself_is_never_replaced(gguf: Path, tmp_path: Path) -> None:
+    """A native export's folder holds the GGUF, perhaps the only link to it."""
+    export(gguf, tmp_path / "out", ops="native")
+    inside = tmp_path / "out" / "model.gguf"
+    with pytest.raises(Llama3Error, match="the GGUF lies in this folder"):
+        export(inside, tmp_path / "out", force=True)
+    assert inside.read_bytes() == gguf.read_bytes()
 
 
 def test_a_shrinking_gguf_is_noticed(gguf: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from gguf import GGMLQuantizationType as T
 from llama3_exporter import export
@@ -16,7 +17,7 @@ from llama3_models.gguf_file import GGUFFile
 from llama3_models.reference import forward
 
 from tests.support.graphs import Graph, kl_divergence
-from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
+from tests.support.llama_gguf import blank_tensors, llama31_rope_factors, split_gguf, write_llama_gguf
 
 MIXED = {
     "token_embd.weight": T.Q5_K,
@@ -101,12 +102,31 @@ def test_late_positions_rotate_right(tmp_path: Path, folding: bool) -> None:
     ids = random_ids(9_000)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids, last_only=True)
-    found, cache = Graph(folder, folding=folding)(ids)
+    found, _ = Graph(folder, folding=folding)(ids)
     assert np.abs(found[0] - expected).max() < 1e-4 * np.abs(expected).max()
-    # The very last position of the context: the rest of the cache is what the graph itself wrote for an empty text.
-    late = {name: np.pad(value, ((0, 0), (0, 0), (131_071 - 9_000, 0), (0, 0))) for name, value in cache.items()}
-    logits, _ = Graph(folder, folding=folding)(ids[:1], cache=late)
-    assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("folding", [True, False], ids=["folded", "not folded"])
+def test_rotary_tables_are_right_up_to_the_last_position(tmp_path: Path, folding: bool) -> None:
+    """cos and sin of position * theta^(-2i / d) / factor, to the last digits of float32."""
+    factors, theta = llama31_rope_factors(32), 500_000.0
+    _, folder = exported(
+        tmp_path, num_layers=1, head_dim=32, context_length=131_072, rope_theta=theta, rope_factors=factors
+    )
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    (attention,) = (node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    tables = attention.input[7:9]
+    for name in tables:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    onnx.save(model, folder / "model.onnx")
+    graph = Graph(folder, folding=folding)
+    feed = {"input_ids": np.zeros((1, 1), np.int64), "attention_mask": np.ones((1, 1), np.int64)}
+    cos, sin = graph.session.run(tables, feed | graph.empty_cache())
+    assert cos.shape == sin.shape == (131_072, 16)
+    frequencies = theta ** (-np.arange(0, 32, 2) / 32) / factors.astype(np.float64)
+    for position in (0, 1, 8_192, 131_071):
+        np.testing.assert_allclose(cos[position], np.cos(position * frequencies), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(sin[position], np.sin(position * frequencies), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -158,6 +178,55 @@ def test_float16_with_float32_activations_verifies(tmp_path: Path) -> None:
     assert verify(folder, gguf).passed
 
 
+@pytest.mark.parametrize("type_", [T.Q4_0, T.Q4_1, T.Q8_0, T.Q4_K])
+def test_a_tied_embedding_s_codes_are_there_once(tmp_path: Path, type_: T) -> None:
+    """Also in float16, where the head takes float16 scales and the embedding float32 ones."""
+    options = {"precision": "fp16", "activations": "int8", "logits": "all"}
+    gguf, folder = exported(tmp_path, options, tied=True, types={"token_embd.weight": type_})
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    places = [
+        {entry.key: entry.value for entry in tensor.external_data}["offset"]
+        for tensor in model.graph.initializer
+        if tensor.name.startswith(("embed_tokens", "lm_head")) and tensor.name.endswith("parts.0.weight")
+    ]
+    assert len(places) == 2
+    assert len(set(places)) == 1
+    ids = random_ids(40)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids)
+    found, _ = Graph(folder)(ids)
+    assert kl_divergence(expected, found[0]) < 2e-2
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_a_matrix_of_zeros_is_a_matrix(tmp_path: Path, ops: str) -> None:
+    """Pruned and freshly extended models have some."""
+    types = {"blk.0.ffn_down.weight": T.Q8_0, "*": T.Q4_K}
+    gguf = write_llama_gguf(tmp_path / "model.gguf", types=types)
+    blank_tensors(gguf, "blk.0.ffn_down.weight", "blk.1.attn_output.weight")
+    export(gguf, tmp_path / "out", ops=ops, activations="float32", logits="all")
+    ids = random_ids(20)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids)
+    found, _ = Graph(tmp_path / "out")(ids)
+    assert np.abs(found[0] - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_a_split_gguf_is_the_same_from_any_part(tmp_path: Path, ops: str) -> None:
+    whole = write_llama_gguf(tmp_path / "model.gguf", types=T.Q4_K)
+    (tmp_path / "parts").mkdir()
+    parts = split_gguf(whole, tmp_path / "parts", max_tensors=8)
+    assert len(parts) == 3
+    ids = random_ids(20)
+    export(whole, tmp_path / "whole", ops=ops, logits="all")
+    expected, _ = Graph(tmp_path / "whole")(ids)
+    for part in parts:
+        export(part, tmp_path / part.stem, ops=ops, logits="all")
+        found, _ = Graph(tmp_path / part.stem)(ids)
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_the_contract_of_inputs_and_outputs(tmp_path: Path) -> None:
     """Names, types and shapes that Optimum and onnxruntime-genai rely on."""
     _, folder = exported(tmp_path, num_layers=2, num_heads=4, num_kv_heads=2, hidden_size=256)
@@ -173,8 +242,6 @@ def test_the_contract_of_inputs_and_outputs(tmp_path: Path) -> None:
 
 def test_float16_export_keeps_what_float16_would_round_in_float32(tmp_path: Path) -> None:
     """Attention and the linears with float16 scales are float16; a K-quant's scales need 17 bits and stay float32."""
-    import onnx
-
     gguf, folder = exported(tmp_path, {"precision": "fp16", "activations": "int8", "logits": "all"}, types=MIXED)
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     scales = {t.name: t.data_type for t in model.graph.initializer if t.name.endswith("scales")}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("llama_cpp")
-
 from llama3_exporter import export
 from llama3_exporter.verify import verify
 from llama3_models.gguf_file import GGUFFile
@@ -17,11 +15,10 @@ from llama3_runtime.model import Model
 from llama3_runtime.tokenizer import Tokenizer
 
 from tests.support.graphs import kl_divergence
-from tests.support.sane_llama import sane_llama
 
 
 @pytest.fixture(scope="module")
-def gguf() -> Path:
+def gguf(sane_llama: Callable[..., Path]) -> Path:
     return sane_llama("Q4_K_M", tokenizer="llama3")
 
 

@@ -46,7 +46,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def passages() -> list[tuple[list[int], np.ndarray]]:
     """200 tokens of each English text, and the reference's logits."""
     with GGUFFile.open(smollm2_gguf()) as file:
-        ids = [llama_cpp_oracle.tokenize(smollm2_gguf(), text)[:200] for text in ENGLISH]
+        ids = [ids[:200] for ids in llama_cpp_oracle.tokenize(smollm2_gguf(), ENGLISH)]
         return [(passage, forward(file, passage)) for passage in ids]
 
 

@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
-pytest.importorskip("llama_cpp")
-
 from llama3_exporter import export
 from llama3_exporter.verify import verify
-
-from tests.support.sane_llama import sane_llama
+from llama3_models.errors import Llama3Error
 
 Tensors = dict[str, np.ndarray]
+SaneLlama = Callable[..., Path]
 
 Q = "layers.1.self_attn.q_proj.parts.0"
 K = "layers.1.self_attn.k_proj.parts.0"
@@ -44,7 +41,9 @@ MUTATIONS = [zero_a_correction, shift_scales_by_a_block, permute_rows_of_q_and_k
 
 
 @pytest.fixture(scope="module", params=["int8", "float32"])
-def right_export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def right_export(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sane_llama: SaneLlama
+) -> Path:
     folder = tmp_path_factory.mktemp("exports") / request.param
     export(sane_llama("Q4_K_M"), folder, activations=request.param)
     return folder
@@ -52,7 +51,7 @@ def right_export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.mark.parametrize("kind", ["Q4_K_M", "Q6_K", "Q2_K", "Q3_K_M", "Q5_K_M", "Q4_0", "Q8_0"])
 @pytest.mark.parametrize("activations", ["int8", "float32"])
-def test_a_right_export_passes(tmp_path: Path, kind: str, activations: str) -> None:
+def test_a_right_export_passes(sane_llama: SaneLlama, tmp_path: Path, kind: str, activations: str) -> None:
     export(sane_llama(kind), tmp_path / "out", activations=activations)
     result = verify(tmp_path / "out", sane_llama(kind))
     assert result.passed, result
@@ -61,12 +60,30 @@ def test_a_right_export_passes(tmp_path: Path, kind: str, activations: str) -> N
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
-def test_a_wrong_export_fails(right_export: Path, tmp_path: Path, mutation: Callable[[Tensors], None]) -> None:
+def test_a_wrong_export_fails(
+    right_export: Path, sane_llama: SaneLlama, tmp_path: Path, mutation: Callable[[Tensors], None]
+) -> None:
     folder = tmp_path / "wrong"
     shutil.copytree(right_export, folder)
     mutation(writable_tensors(folder))
     result = verify(folder, sane_llama("Q4_K_M"))
     assert not result.passed, result
+
+
+@pytest.mark.parametrize("content", [b"", b"somebody's model", None], ids=["empty", "no graph", "none"])
+def test_what_is_no_export_is_one_line(sane_llama: SaneLlama, tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(Llama3Error, match=f"^{tmp_path / 'model.onnx'}: .*; export the GGUF again$"):
+        verify(tmp_path, sane_llama("Q4_K_M"))
+
+
+def test_an_export_without_its_weights_is_one_line(right_export: Path, sane_llama: SaneLlama, tmp_path: Path) -> None:
+    shutil.copy(right_export / "model.onnx", tmp_path)
+    with pytest.raises(
+        Llama3Error, match=r"model\.onnx: ONNX Runtime .* cannot load the export; export the GGUF again"
+    ):
+        verify(tmp_path, sane_llama("Q4_K_M"))
 
 
 def writable_tensors(folder: Path) -> Tensors:

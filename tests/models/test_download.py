@@ -253,7 +253,7 @@ def test_room_is_checked_before_the_transfer(hub: HubServer, home: Path) -> None
     """A disk that is too small is told before gigabytes have come."""
     small_disk = "import shutil\nshutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**7, 9 * 10**6, 10**6)\n"
     line = failure(start(hub, home, program=small_disk + PROGRAM))
-    assert f"no room for {FIRST} in {home / 'hub'}: it needs 0.00 GB, and 0.00 GB are free" in line
+    assert f"no room for {FIRST} in {home / 'hub'}: it needs 3.0 MB, and 1.0 MB are free" in line
     assert "HF_HOME" in line
     assert not hub.transfers
 

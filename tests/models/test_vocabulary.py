@@ -1,29 +1,29 @@
-"""Reading vocabularies, and the proof that ranks can stand for merges."""
+"""What a vocabulary says, from a GGUF and from other kinds of files; what cannot be used is one line."""
 
-import itertools
 import json
-import random
+import os
 from pathlib import Path
 
 import pytest
-import regex
+import tokenizers
 from gguf import TokenType
+from llama3_exporter.tokenizer_json import tokenizer_json
 from llama3_models.byte_alphabet import CHARACTER_OF_BYTE, read_bytes, spell_bytes
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
-from llama3_models.merges import complete_products, reached_products
-from llama3_models.pre_tokenizers import DIGITS_THEN_GPT2, GPT2, LLAMA3, TEKKEN, PreTokenizer, pre_tokenizer_of
+from llama3_models.pre_tokenizers import GPT2
 from llama3_models.tokenizer_files import read_vocabulary
-from llama3_models.vocabulary import ByteLevelBPE, Vocabulary
-from tokenizers import Regex, pre_tokenizers
+from llama3_models.vocabulary import Vocabulary
+from llama3_runtime.tokenizer import Tokenizer
+from tokenizers import pre_tokenizers
 
 from tests.support.texts import mixed_texts
 from tests.support.vocabularies import (
-    hugging_face_bpe,
+    hugging_face_ids,
     llama3_tokenizer_json,
     llama3_tokenizer_model,
-    smollm2_gguf,
     write_llama3_gguf,
+    write_sentencepiece_gguf,
     write_vocabulary_gguf,
 )
 
@@ -56,104 +56,6 @@ def test_alphabet_is_that_of_hugging_face() -> None:
     assert read_bytes(piece) == "é\n 日\x00".encode()
 
 
-LLAMA3_AS_PUBLISHED = json.loads(llama3_tokenizer_json().read_text(encoding="utf-8"))["pre_tokenizer"]
-TEKKEN_AS_PUBLISHED = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?"
-    r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@pytest.mark.parametrize(
-    ("pre_tokenizer", "oracle"),
-    [
-        pytest.param(GPT2, pre_tokenizers.ByteLevel(add_prefix_space=False), id="gpt2"),
-        pytest.param(
-            DIGITS_THEN_GPT2,
-            pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
-            id="smollm",
-        ),
-        pytest.param(
-            LLAMA3,
-            pre_tokenizers.Split(Regex(LLAMA3_AS_PUBLISHED["pretokenizers"][0]["pattern"]["Regex"]), "isolated"),
-            id="llama3",
-        ),
-        pytest.param(TEKKEN, pre_tokenizers.Split(Regex(TEKKEN_AS_PUBLISHED), "isolated"), id="tekken"),
-    ],
-)
-def test_pre_tokenizers_cut_as_the_originals_do(
-    pre_tokenizer: PreTokenizer, oracle: pre_tokenizers.PreTokenizer
-) -> None:
-    pattern = regex.compile(pre_tokenizer.pattern)
-    for text in mixed_texts(3000):
-        pieces = [text[start:end] for _, (start, end) in oracle.pre_tokenize_str(text)]
-        assert pattern.findall(text) == pieces, ascii(text)
-
-
-def test_a_tokenizer_json_is_recognized_by_how_it_cuts() -> None:
-    assert pre_tokenizer_of(LLAMA3_AS_PUBLISHED, whole_pieces=True, source="x") == LLAMA3
-    with pytest.raises(Llama3Error, match="x: its pre_tokenizer is not one that is known"):
-        pre_tokenizer_of({"type": "Whitespace"}, whole_pieces=True, source="x")
-
-
-def test_lists_of_merges_are_told_apart() -> None:
-    """Llama 3's list has all pairs; SmolLM2's one pair a token."""
-    model = json.loads(llama3_tokenizer_json().read_text())["model"]
-    complete = complete_products(model["merges"], model["vocab"])
-    assert complete is not None
-    assert len(complete) == 127_744
-    assert complete == sorted(complete, key=model["vocab"].__getitem__)
-    assert complete_products(model["merges"][:2] + model["merges"][3:], model["vocab"]) is None
-
-    smollm2 = vocabulary_of(smollm2_gguf())
-    assert isinstance(smollm2.model, ByteLevelBPE)
-    assert smollm2.model.merges is not None
-    reached = reached_products(smollm2.model.merges)
-    assert reached is not None
-    assert len(reached) == 48_900
-
-
-def test_ranks_of_any_list_of_merges_encode_as_the_list_does() -> None:
-    """Random lists, with pairs that never happen and tokens of several pairs, against Hugging Face's own merging."""
-    rng = random.Random(3)
-    outcomes = {"followed": 0, "refused": 0, "dropped": 0}
-    for _ in range(400):
-        alphabet = "abc"[: rng.randint(1, 3)]
-        tokens = list(alphabet)
-        merges: list[str] = []
-        while len(merges) < rng.randint(1, 12):
-            left, right = rng.choice(tokens), rng.choice(tokens)
-            if len(left + right) <= 6 and f"{left} {right}" not in merges:
-                merges.append(f"{left} {right}")
-                if left + right not in tokens:
-                    tokens.append(left + right)
-        if rng.random() < 0.2:
-            rng.shuffle(merges)
-        products = reached_products(merges)
-        if products is None:
-            outcomes["refused"] += 1
-            continue
-        outcomes["followed"] += 1
-        outcomes["dropped"] += len(products) < len(tokens) - len(alphabet)
-        ranks = {token: rank for rank, token in enumerate(products)}
-        oracle = hugging_face_bpe(tokens, merges)
-        for _ in range(30):
-            text = "".join(rng.choices(alphabet, k=rng.randint(1, 12)))
-            assert merge_by_rank(text, ranks) == oracle.encode(text).tokens, (merges, text)
-    assert min(outcomes.values()) > 10, outcomes
-
-
-def merge_by_rank(text: str, ranks: dict[str, int]) -> list[str]:
-    """tiktoken's rule in its plainest form."""
-    parts = list(text)
-    while True:
-        pairs = [(ranks[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in ranks]
-        if not pairs:
-            return parts
-        _, i = min(pairs)
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-
-
 @pytest.mark.parametrize(
     ("changes", "adds_bos", "eog_ids"),
     [
@@ -178,7 +80,7 @@ def test_what_the_metadata_says_of_special_tokens(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pre": "qwen2"}, r"the pre-tokenizer 'qwen2' \(tokenizer.ggml.pre\) is not one that is known"),
+        ({"pre": "falcon"}, r"the pre-tokenizer 'falcon' \(tokenizer.ggml.pre\) is not one that is known"),
         ({"pre": None}, "does not name its pre-tokenizer"),
         ({"model": "bert"}, "its tokenizer is of the kind 'bert'"),
         ({"types": [1]}, "tokenizer.ggml.token_type has 1 entries for 260 tokens"),
@@ -255,6 +157,80 @@ def test_files_that_are_no_tokenizers_are_one_line(tmp_path: Path, name: str, co
     path.write_bytes(content)
     with pytest.raises(Llama3Error, match=message) as caught:
         read_vocabulary(path)
+    assert "\n" not in str(caught.value)
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+PREPEND = {"type": "Prepend", "prepend": "\u2581"}
+
+
+def metaspace(**changes: object) -> dict[str, object]:
+    return {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False} | changes
+
+
+def write_sentencepiece_json(folder: Path, normalizer: object, pre_tokenizer: object) -> Path:
+    """The trained SentencePiece vocabulary as a tokenizer.json with these two rules."""
+    described = tokenizer_json(vocabulary_of(write_sentencepiece_gguf(folder / "spm.gguf")))
+    described |= {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(described), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer"),
+    [
+        ({"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, None),
+        ({"type": "Sequence", "normalizers": [REPLACE]}, None),
+        (REPLACE, None),
+        (None, metaspace()),
+    ],
+)
+def test_a_sentencepiece_json_is_read_as_hugging_face_reads_it(
+    tmp_path: Path, normalizer: object, pre_tokenizer: object
+) -> None:
+    path = write_sentencepiece_json(tmp_path, normalizer, pre_tokenizer)
+    texts = [*mixed_texts(500), " a", "  a", "<user> a", "</s>a"]
+    theirs = hugging_face_ids(tokenizers.Tokenizer.from_file(str(path)), texts, special=True)
+    ours = Tokenizer.from_path(path)
+    assert [ours.encode(text, bos=False, special=True) for text in texts] == theirs
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer"),
+    [
+        (None, None),
+        ({"type": "NFKC"}, None),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}, PREPEND, REPLACE]}, None),
+        (None, metaspace(split=True)),
+        (None, metaspace(prepend_scheme="always")),
+        (None, metaspace(prepend_scheme="first")),
+        ({"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, metaspace()),
+    ],
+)
+def test_a_sentencepiece_json_that_treats_text_otherwise_is_refused(
+    tmp_path: Path, normalizer: object, pre_tokenizer: object
+) -> None:
+    path = write_sentencepiece_json(tmp_path, normalizer, pre_tokenizer)
+    with pytest.raises(Llama3Error, match=r"normalizer and pre_tokenizer are none that is known; give") as caught:
+        read_vocabulary(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_pipes_and_folders_among_the_files_are_one_line(tmp_path: Path, name: str, kind: str) -> None:
+    """Opening a pipe without a writer would wait for ever."""
+    for other in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"):
+        (tmp_path / other).write_bytes(llama3_tokenizer_json().read_bytes() if other == "tokenizer.json" else b"{}")
+    (tmp_path / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(Llama3Error) as caught:
+        read_vocabulary(tmp_path if name != "tokenizer.json" or kind == "folder" else tmp_path / name)
+    assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ from llama3_models.command_line import run
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_runtime import bench as bench_module
+from llama3_runtime import bench_command, commands
 from llama3_runtime.bench import measure
 from llama3_runtime.bench_command import GROUPS, bench
+from llama3_runtime.model import Model
 from llama3_runtime.perplexity import cut_windows, evaluate
 
 from tests.support.llama_gguf import write_llama_gguf
@@ -106,8 +110,6 @@ def expected_perplexity(gguf: Path, windows: list[list[int]]) -> float:
 @pytest.mark.parametrize("window", [32, 33])
 def test_perplexity_and_divergence_of_an_export(gguf, folder, window):
     """The same whether the graph gives all rows that are needed or only the last, and the reference's own."""
-    from llama3_runtime.model import Model
-
     ids = np.random.default_rng(1).integers(0, 256, 3 * window).tolist()
     windows = cut_windows(ids, window=window, bos=None)
     model = Model.from_folder(folder, threads=1, max_length=window, chunk_size=8)
@@ -188,16 +190,61 @@ def test_perplexity_of_a_text(capsys, tmp_path, gguf, folder):
         (["--model-path", "x", "--kl"], 2, "--kl needs --perplexity"),
         (["--model-path", "x", "--compare", "ollama"], 2, "llama.cpp"),
         (["--model-path", "x", "--compare", "llama.cpp", "--provider", "cuda"], 2, "on the CPU"),
-        (["--model-path", "x", "--compare", "llama.cpp"], 1, "give it with --gguf"),
-        (["--model-path", "none.gguf"], 1, "none.gguf"),
-        (["--model-path", "x", "--perplexity", "none.txt"], 1, "none.txt: No such file"),
+        (["--model-path", "x", "--compare", "llama.cpp"], 1, "x: no such file"),
+        (["--model-path", "x", "--model", "smollm2-135m"], 2, "exclude each other"),
+        (["--model", "/dev/null"], 1, "no model is called '/dev/null'"),
+        (["--model-path", "/", "--compare", "llama.cpp"], 1, "give it with --gguf"),
+        (["--model-path", "/", "--compare", "llama.cpp", "--gguf", "x"], 1, "x: no such file"),
+        (["--model-path", "/", "--compare", "llama.cpp", "--gguf", "PIPE"], 1, "pipe: not a regular file"),
+        (["--model-path", "PIPE"], 1, "pipe: not a regular file"),
+        (["--model-path", "none.gguf"], 1, "none.gguf: no such file"),
+        (["--model-path", "/", "--perplexity", "none.txt"], 1, "none.txt: No such file"),
+        (["--model-path", "/", "--perplexity", "/dev/zero"], 1, "/dev/zero: Not a regular file"),
+        (["--model-path", "/", "--perplexity", "PIPE"], 1, "pipe: Not a regular file"),
+        (["--model-path", "/", "--perplexity", "LONG"], 1, "long: has more than 10 bytes"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(capsys, arguments, status, message):
-    assert call(*arguments) == status
+def test_what_cannot_be_measured_is_one_line(capsys, monkeypatch, tmp_path, arguments, status, message):
+    """And comes at once: a pipe that nobody writes to and a device without an end are not read."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_text("eleven byte")
+    monkeypatch.setattr(bench_command, "_MAX_TEXT_BYTES", 10)
+    paths = {"PIPE": str(tmp_path / "pipe"), "LONG": str(tmp_path / "long")}
+    assert call(*(paths.get(argument, argument) for argument in arguments)) == status
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_perplexity_of_a_gguf_takes_a_call_for_each_window(capsys, monkeypatch, tmp_path, gguf):
+    """The export that is made for it gives the logits of all the positions that are needed."""
+    calls = []
+    forward = Model.forward
+    monkeypatch.setattr(Model, "forward", lambda self, ids, **options: calls.append(1) or forward(self, ids, **options))
+    monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    options = ("--perplexity", str(tmp_path / "text.txt"), "--window", "40", "--max-windows", "3", "--ops", "contrib")
+    assert call("--model-path", str(gguf), *options, "--threads", "1", "--json") == 0
+    assert len(calls) == 1 + 3  # the first asks how many rows there are
+    assert json.loads(capsys.readouterr().out)["windows"] == 3
+
+
+def test_logits_that_are_no_numbers_are_one_line():
+    """Before they become a perplexity of NaN."""
+
+    class Broken(FakeEngine):
+        def forward(self, ids, *, keep=None):
+            return np.full((keep or 1, 100), np.nan, np.float32)
+
+    with pytest.raises(Llama3Error, match="the logits of ours are NaN"):
+        list(evaluate({"ours": Broken("ours", [0.0], [])}, [[1, 2, 3, 4]]))
+
+
+def test_both_commands_show_the_options_they_share_in_the_same_order():
+    """And none is left out of the headings."""
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(signature(bench).parameters)
+    ours, other = ([name for names in groups.values() for name in names] for groups in (GROUPS, commands.GROUPS))
+    assert [name for name in ours if name in other] == [name for name in other if name in ours]
 
 
 def test_a_missing_llama_cpp_is_one_line(capsys, monkeypatch, gguf, folder):

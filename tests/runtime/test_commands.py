@@ -18,7 +18,7 @@ from llama3_models.command_line import run
 from llama3_models.errors import Llama3Error
 from llama3_runtime import commands, model_source
 from llama3_runtime.export_cache import Export
-from llama3_runtime.sampling import SamplingParams
+from llama3_runtime.sampling_params import SamplingParams
 
 from tests.support.processes import take_interrupts
 
@@ -84,9 +84,8 @@ def generators(monkeypatch: pytest.MonkeyPatch) -> list[FakeGenerator]:
 
     monkeypatch.setitem(sys.modules, "llama3_runtime.generator", types.SimpleNamespace(Generator=Loader))
     monkeypatch.setitem(sys.modules, "llama3_runtime.tokenizer", types.SimpleNamespace(Tokenizer=Tokenizer))
-    monkeypatch.setattr(
-        commands, "find_export", lambda **options: types.SimpleNamespace(path=options, weights_folder=None)
-    )
+    monkeypatch.setattr(commands, "find_model", lambda **options: options)
+    monkeypatch.setattr(commands, "find_export", lambda model, **options: Export({"model": model, **options}))
     return loaded
 
 
@@ -100,10 +99,8 @@ def test_every_option_with_its_default(generators, capsys):
     (generator,) = generators
     assert generator.options == {
         "path": {
-            "model_path": None,
-            "model": None,
+            "model": {"model_path": None, "model": None, "encoding": None, "version": None},
             "encoding": None,
-            "version": None,
             "ops": None,
             "precision": "fp32",
         },
@@ -134,10 +131,8 @@ def test_every_option_is_passed_on(generators):
     (generator,) = generators
     assert generator.options == {
         "path": {
-            "model_path": Path("m.gguf"),
-            "model": None,
+            "model": {"model_path": Path("m.gguf"), "model": None, "encoding": "q6_k", "version": "3.0"},
             "encoding": "q6_k",
-            "version": "3.0",
             "ops": "native",
             "precision": "fp32",
         },
@@ -295,12 +290,12 @@ def test_another_encoding_of_standard_output(generators, capsys, monkeypatch, ca
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["--max-length", "0"], 1, "max-length must be 1 or more, not 0"),
-        (["--threads", "0"], 1, "threads must be 1 or more"),
-        (["--chunk-size", "-1"], 1, "chunk-size must be 1 or more"),
-        (["--min-p", "1.5"], 1, "min-p must be between 0 and 1, not 1.5"),
-        (["--min-p=-0.1"], 1, "min-p must be between 0 and 1"),
-        (["--stop", ""], 1, "stop must be a text"),
+        (["--max-length", "0"], 2, "--max-length must be 1 or more, not 0"),
+        (["--threads", "0"], 2, "--threads must be 1 or more"),
+        (["--chunk-size", "-1"], 2, "--chunk-size must be 1 or more"),
+        (["--min-p", "1.5"], 2, "--min-p must be between 0 and 1, not 1.5"),
+        (["--min-p=-0.1"], 2, "--min-p must be between 0 and 1"),
+        (["--stop", ""], 2, "--stop must be a text"),
         (["--quantization-encoding", "q8_0"], 2, "expected one of q4_0, q4_k, q6_k, float32"),
         (["--version", "3.2"], 2, "expected one of 3.0, 3.1"),
         (["--promt", "x"], 2, "did you mean --prompt?"),
@@ -329,6 +324,22 @@ def test_help_shows_every_option_once_with_its_default(capsys):
         assert default in page
 
 
+@pytest.mark.parametrize("module", ["commands", "bench_command"])
+def test_help_waits_for_no_heavy_import(module):
+    """Which takes a second or two with ONNX Runtime, and help 0.2 s without."""
+    script = f"""
+import sys
+from llama3_runtime import {module}
+sys.argv = ["command", "--help"]
+assert {module}.main() == 0
+heavy = {{"numpy", "onnx", "onnxruntime", "onnx_ir", "tiktoken", "gguf", "huggingface_hub", "llama3_exporter"}}
+print(heavy & sys.modules.keys(), file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stderr == "set()\n"
+    assert "usage:" in result.stdout
+
+
 @pytest.mark.parametrize(("provider", "precision"), [("cpu", "fp32"), ("cuda", "fp16"), ("auto", "fp16")])
 def test_precision_of_an_export_follows_the_provider(generators, monkeypatch, provider, precision):
     """CUDA's attention needs float16."""
@@ -336,7 +347,7 @@ def test_precision_of_an_export_follows_the_provider(generators, monkeypatch, pr
 
     asked = []
 
-    def find_export(**options):
+    def find_export(model, **options):
         asked.append(options["precision"])
         return Export(Path("out"))
 
@@ -347,9 +358,19 @@ def test_precision_of_an_export_follows_the_provider(generators, monkeypatch, pr
 
 
 def test_the_two_models_exclude_each_other(generators, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "find_export", model_source.find_export)
+    monkeypatch.setattr(commands, "find_model", model_source.find_model)
     assert call("--model", "smollm2-135m", "--model-path", "x.gguf") == 2
     assert "exclude each other" in capsys.readouterr().err
+
+
+def test_a_remark_of_the_session_is_said_once(monkeypatch, generators, caplog):
+    """As of `--provider auto` on a machine without CUDA."""
+    remark = "no CUDA here; running on the CPU"
+    loader = sys.modules["llama3_runtime.generator"].Generator
+    model = types.SimpleNamespace(kv_cache_bytes=0, remark=remark)
+    monkeypatch.setattr(loader, "from_folder", lambda path, **options: FakeGenerator(options, model=model))
+    assert call("--provider", "auto") == 0
+    assert caplog.messages == [remark]
 
 
 ENDLESS = """
@@ -376,7 +397,8 @@ class Generator:
 
 sys.modules["llama3_runtime.generator"] = types.SimpleNamespace(Generator=Generator)
 sys.modules["llama3_runtime.tokenizer"] = types.SimpleNamespace(Tokenizer=Tokenizer)
-commands.find_export = lambda **options: types.SimpleNamespace(path=None, weights_folder=None)
+commands.find_model = lambda **options: None
+commands.find_export = lambda model, **options: types.SimpleNamespace(path=None, weights_folder=None)
 sys.exit(commands.main())
 """
 

@@ -101,9 +101,16 @@ def test_another_content_replaces_the_old_export(exports, model):
     assert {path.name for path in folder.parent.iterdir()} == {"lock", "source.json", "onnx"}
 
 
-def test_each_precision_has_its_own_export(exports, model):
-    assert cached(model) != cached(model, precision="fp16")
-    assert len(exports) == 2
+def test_each_kind_of_export_has_its_own_entry(exports, model):
+    kinds = [
+        {},
+        {"precision": "fp16"},
+        {"logits": "selected"},
+        {"ops": "native"},
+        {"ops": "native", "logits": "selected"},
+    ]
+    assert len({cached(model, **kind) for kind in kinds}) == len(kinds)
+    assert len(exports) == 3  # the native ones are graphs alone
 
 
 def test_a_native_export_is_a_graph_over_the_file_itself(exports, model, tmp_path):

@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import numpy as np
-from llama3_runtime.metrics import Metrics, format_bytes
+from llama3_models.units import format_bytes
+from llama3_runtime.metrics import Metrics
 
 FIGURES = {
     "prompt_size": 7,

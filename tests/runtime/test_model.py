@@ -117,7 +117,30 @@ def test_max_length_is_within_the_export(folders: dict[str, Path], max_length: i
         Model.from_folder(folders["float32"], max_length=max_length)
 
 
+def forged(change):
+    """A damage that keeps the graph's own account of itself, and changes one of its inputs or outputs."""
+
+    def damage(folder: Path) -> None:
+        import onnx
+
+        model = onnx.load(folder / "model.onnx", load_external_data=False)
+        change({node.name: node for node in (*model.graph.input, *model.graph.output)})
+        onnx.save(model, folder / "model.onnx")
+
+    return damage
+
+
+def rename(nodes, name: str) -> None:
+    nodes[name].name = "another"
+
+
+def make_symbolic(nodes, name: str, axis: int) -> None:
+    nodes[name].type.tensor_type.shape.dim[axis].dim_param = "any"
+
+
 DAMAGES = {
+    "symbolic heads": forged(lambda nodes: make_symbolic(nodes, "past_key_values.1.value", 1)),
+    "symbolic head length": forged(lambda nodes: make_symbolic(nodes, "past_key_values.0.key", 3)),
     "no weights": lambda folder: (folder / "model.onnx.data").unlink(),
     "short weights": lambda folder: (folder / "model.onnx.data").write_bytes(b"1234"),
     "no graph": lambda folder: (folder / "model.onnx").unlink(),

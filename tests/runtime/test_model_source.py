@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,18 @@ from llama3_models import catalogue, download
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_runtime import model_source
 from llama3_runtime.export_cache import Export
-from llama3_runtime.model_source import find_export
+from llama3_runtime.model_source import find_export, find_model
 
 from tests.support.llama_gguf import write_llama_gguf
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
-    """Instead of the cache of exports: what was to be exported, and its precision."""
-    exported: list[tuple[Path, str]] = []
+def cache(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str, str]]:
+    """Instead of the cache of exports: what was to be exported, and how."""
+    exported: list[tuple[Path, str, str]] = []
 
-    def record(file, ops, precision):
-        exported.append((file.path, precision))
+    def record(file, ops, precision, logits):
+        exported.append((file.path, precision, logits))
         return Export(Path("exported"))
 
     monkeypatch.setattr(model_source, "cached_export", record)
@@ -59,57 +60,58 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_gguf_is_exported_into_the_cache(q4_k, cache):
-    assert find_export(model_path=q4_k, precision="fp16").path == Path("exported")
-    assert cache == [(q4_k, "fp16")]
+    assert find_export(q4_k, precision="fp16").path == Path("exported")
+    assert find_export(q4_k, logits="selected").path == Path("exported")
+    assert cache == [(q4_k, "fp16", "last"), (q4_k, "fp32", "selected")]
 
 
 def test_an_export_is_taken_as_it_is(folder):
-    assert find_export(model_path=folder).path == folder
-    assert find_export(model_path=folder / "model.onnx").path == folder / "model.onnx"
+    assert find_export(folder).path == folder
+    assert find_export(folder / "model.onnx").path == folder / "model.onnx"
 
 
 @pytest.mark.parametrize("encoding", ["q4_k", None])
 def test_an_encoding_that_holds(q4_k, encoding):
     """The type of most bytes is what a file is; without a claim any file will do."""
-    assert find_export(model_path=q4_k, encoding=encoding).path == Path("exported")
+    assert find_export(q4_k, encoding=encoding).path == Path("exported")
 
 
 @pytest.mark.parametrize("encoding", ["q4_0", "q6_k", "float32"])
 def test_an_encoding_that_contradicts_the_file(q4_k, encoding, cache):
     with pytest.raises(Llama3Error, match=f"weights are q4_k, not {encoding}"):
-        find_export(model_path=q4_k, encoding=encoding)
+        find_export(q4_k, encoding=encoding)
     assert cache == []
 
 
 def test_an_encoding_and_an_export_folder(folder):
-    assert find_export(model_path=folder, encoding="q6_k").path == folder
-    assert find_export(model_path=folder / "model.onnx", encoding="q6_k").path == folder / "model.onnx"
+    assert find_export(folder, encoding="q6_k").path == folder
+    assert find_export(folder / "model.onnx", encoding="q6_k").path == folder / "model.onnx"
     with pytest.raises(Llama3Error, match="weights are q6_k, not q4_k"):
-        find_export(model_path=folder, encoding="q4_k")
+        find_export(folder, encoding="q4_k")
 
 
 @pytest.mark.parametrize("facts", ["", "[]", "{}", '{"types": 1}', '{"types": {"F32": 1}}'])
 def test_damaged_facts_are_one_line(folder, facts):
     (folder / "llama3.json").write_text(facts)
     with pytest.raises(Llama3Error, match=r"llama3\.json: damaged"):
-        find_export(model_path=folder, encoding="q4_k")
+        find_export(folder, encoding="q4_k")
 
 
 def test_a_folder_that_is_no_export(tmp_path):
     with pytest.raises(Llama3Error, match=r"no llama3\.json there"):
-        find_export(model_path=tmp_path, encoding="q4_k")
+        find_export(tmp_path, encoding="q4_k")
 
 
 def test_float32_of_a_file(tmp_path):
     path = tmp_path / "model.gguf"
     write_llama_gguf(path, num_layers=1)
-    assert find_export(model_path=path, encoding="float32").path == Path("exported")
+    assert find_export(path, encoding="float32").path == Path("exported")
 
 
 @pytest.mark.parametrize("model", [None, "llama-3.1-8b-instruct"])
 def test_float32_needs_a_path(model, downloads):
     with pytest.raises(Llama3Error, match="float32 needs --model-path"):
-        find_export(model=model, encoding="float32")
+        find_model(model=model, encoding="float32")
     assert downloads == []
 
 
@@ -123,35 +125,45 @@ def test_float32_needs_a_path(model, downloads):
         ({"model": "smollm2-135m"}, ("smollm2-135m", None)),
     ],
 )
-def test_what_is_downloaded(downloads, options, asked):
-    assert find_export(**options).path == Path("exported")
+def test_what_is_downloaded(downloads, q4_k, options, asked):
+    assert find_model(**options) == q4_k
     assert downloads == [asked]
 
 
 def test_a_download_that_is_not_what_was_asked_for(downloads):
     with pytest.raises(Llama3Error, match="weights are q4_k, not q6_k"):
-        find_export(encoding="q6_k")
+        find_export(find_model(encoding="q6_k"), encoding="q6_k")
 
 
 def test_the_default_encoding_contradicts_no_model_and_an_explicit_one_does():
     """The embedded model is Q4_1."""
-    assert find_export(model="smollm2-135m").path == Path("exported")
+    assert find_export(find_model(model="smollm2-135m")).path == Path("exported")
     with pytest.raises(Llama3Error, match="smollm2-135m does not come as q4_k"):
-        find_export(model="smollm2-135m", encoding="q4_k")
+        find_model(model="smollm2-135m", encoding="q4_k")
 
 
 def test_two_models_are_a_usage_error(q4_k):
     with pytest.raises(UsageError, match="--model-path and --model"):
-        find_export(model_path=q4_k, model="smollm2-135m")
+        find_model(model_path=q4_k, model="smollm2-135m")
 
 
 def test_a_version_beside_a_model_is_not_ignored_silently(q4_k, caplog):
     with caplog.at_level(logging.WARNING):
-        find_export(model_path=q4_k, version="3.0")
+        find_model(model_path=q4_k, version="3.0")
     assert "--version chooses a download" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["absent.gguf", "folder/absent.gguf"])
+@pytest.mark.parametrize("name", ["absent.gguf", "folder/absent.gguf", "absent.onnx", "absent"])
 def test_no_such_file(tmp_path, name):
-    with pytest.raises(Llama3Error, match="no such file"):
-        find_export(model_path=tmp_path / name)
+    with pytest.raises(Llama3Error, match=f"{name}: no such file"):
+        find_model(model_path=tmp_path / name)
+
+
+def test_a_pipe_is_no_model(tmp_path):
+    """Reading it would wait for somebody to write."""
+    for name in ("model.gguf", "llama3.json"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(Llama3Error, match="not a regular file"):
+        find_export(find_model(model_path=tmp_path / "model.gguf"))
+    with pytest.raises(OSError, match="Not a regular file"):
+        find_export(tmp_path, encoding="q4_k")

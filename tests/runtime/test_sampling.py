@@ -11,15 +11,14 @@ from hypothesis.extra import numpy as hnp
 from llama3_models.errors import Llama3Error
 from llama3_runtime.sampling import (
     Sampler,
-    SamplingParams,
-    apply_temperature,
     draw,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
+    min_p,
     penalize_repeats,
     softmax,
+    top_k,
+    top_p,
 )
+from llama3_runtime.sampling_params import SamplingParams
 
 VOCABULARY = 128_256
 rows = hnp.arrays(np.float32, st.integers(1, 600), elements=st.floats(-30, 30, width=32))
@@ -75,6 +74,7 @@ def test_defaults_are_the_predecessors():
         ("seed", -1),
         ("max_new_tokens", -2),
         ("stop", ("",)),
+        ("stop", "User:"),  # which would be five stop texts of one character
     ],
 )
 def test_out_of_range_is_refused_in_one_line(name, value):
@@ -86,17 +86,15 @@ def test_out_of_range_is_refused_in_one_line(name, value):
 @settings(deadline=None)
 def test_temperature_and_softmax(logits, temperature):
     expected = exact(logits, SamplingParams(temperature=temperature, min_p=0.0))
-    np.testing.assert_allclose(softmax(apply_temperature(logits, temperature)), expected, rtol=2e-4, atol=1e-12)
+    np.testing.assert_allclose(softmax(logits, temperature), expected, rtol=2e-4, atol=1e-12)
 
 
 @given(rows, st.integers(1, 700))
 @settings(deadline=None)
 def test_top_k(logits, k):
     p = softmax(logits)
-    order = np.lexsort((np.arange(p.size), -p))[:k]
-    expected = np.zeros_like(p)
-    expected[order] = p[order]
-    np.testing.assert_array_equal(keep_top_k(p, k), expected)
+    expected = np.sort(np.lexsort((np.arange(p.size), -p))[:k])
+    np.testing.assert_array_equal(top_k(p, k), expected)
 
 
 @given(hnp.arrays(np.int64, st.integers(1, 600), elements=st.integers(0, 64)), st.integers(1, 63))
@@ -110,41 +108,36 @@ def test_top_p(weights, sixty_fourths):
     while running < wanted:
         running += weights[order[count]]
         count += 1
-    expected = np.zeros(weights.size, np.float32)
-    expected[order[:count]] = weights[order[:count]]
-    np.testing.assert_array_equal(keep_top_p(weights.astype(np.float32), sixty_fourths / 64), expected)
+    np.testing.assert_array_equal(top_p(weights.astype(np.float32), sixty_fourths / 64), np.sort(order[:count]))
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 3.0])
 def test_top_p_of_a_whole_vocabulary(scale):
     """Also where the nucleus is most of the vocabulary, and where all tokens are equal."""
     p = softmax(random_logits(VOCABULARY, scale=scale))
-    kept = keep_top_p(p, 0.9)
-    ids = np.flatnonzero(kept)
-    total = p.sum(dtype=np.float64)
-    assert kept.sum(dtype=np.float64) >= 0.9 * total
-    assert kept.sum(dtype=np.float64) - kept[ids].min() < 0.9 * total
-    assert p[kept == 0].max() <= kept[ids].min()
+    ids = top_p(p, 0.9)
+    wanted, found = 0.9 * p.sum(dtype=np.float64), p[ids].sum(dtype=np.float64)
+    assert found >= wanted * (1 - 1e-12)
+    assert found - p[ids].min() < wanted
+    assert np.delete(p, ids).max() <= p[ids].min()
 
 
 @given(rows, st.floats(0, 1))
 @settings(deadline=None)
-def test_min_p(logits, min_p):
+def test_min_p(logits, share):
     p = softmax(logits)
-    np.testing.assert_array_equal(keep_min_p(p, min_p) > 0, (p >= np.float32(min_p) * p.max()) & (p > 0))
+    np.testing.assert_array_equal(min_p(p, share), np.flatnonzero(p >= np.float32(share) * p.max()))
 
 
 def test_min_p_of_one_keeps_the_largest_only():
-    np.testing.assert_array_equal(keep_min_p(np.float32([0.4, 0.2, 0.4]), 1.0), np.float32([0.4, 0, 0.4]))
+    assert min_p(np.float32([0.4, 0.2, 0.4]), 1.0).tolist() == [0, 2]
 
 
 def test_min_p_comes_after_the_temperature():
     """The order that sets us apart from llama.cpp: a low temperature leaves min-p less to keep."""
     logits = np.log(np.float32([0.6, 0.3, 0.1]))
-    at_one = keep_min_p(softmax(apply_temperature(logits, 1.0)), 0.4)
-    at_half = keep_min_p(softmax(apply_temperature(logits, 0.5)), 0.4)
-    assert list(np.flatnonzero(at_one)) == [0, 1]
-    assert list(np.flatnonzero(at_half)) == [0]
+    assert min_p(softmax(logits, 1.0), 0.4).tolist() == [0, 1]
+    assert min_p(softmax(logits, 0.5), 0.4).tolist() == [0]
 
 
 def test_repeat_penalty_as_in_llama_cpp():
@@ -226,10 +219,22 @@ def test_infinite_logits_and_extreme_temperatures(temperature):
     assert drawn == ({0, 2, 3} if temperature >= 1 else {0, 3})
 
 
+@given(hnp.arrays(np.int64, st.integers(1, 2000), elements=st.integers(0, 9)), st.data())
+@settings(deadline=None)
+def test_a_draw_is_where_the_running_sum_passes_it(weights, data):
+    """Whole numbers, in which no sum is rounded: the draw counts them off one by one."""
+    weights[0] += 1
+    count = data.draw(st.integers(0, int(weights.sum()) - 1))
+    expected = int(np.repeat(np.arange(weights.size), weights)[count])
+    assert draw(weights.astype(np.float32), (count + 0.5) / weights.sum()) == expected
+
+
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
-def test_a_token_without_probability_is_never_drawn(uniform):
-    assert draw(np.float32([0, 0.1, 0, 0.3, 0]), uniform) in (1, 3)
-    assert draw(np.float32([0, 1e-45, 0]), uniform) == 1
+@pytest.mark.parametrize("padding", [0, 511, 512, 1500])
+def test_a_token_without_probability_is_never_drawn(uniform, padding):
+    zeros = [0.0] * padding
+    assert draw(np.float32([*zeros, 0, 0.1, *zeros, 0.3, 0, *zeros]), uniform) in (padding + 1, 2 * padding + 2)
+    assert draw(np.float32([*zeros, 0, 1e-45, 0, *zeros]), uniform) == padding + 1
 
 
 def test_the_vocabulary_is_not_sorted():

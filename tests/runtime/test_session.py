@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from llama3_exporter import export
 from llama3_models.errors import Llama3Error
 from llama3_runtime.model import Model
 from llama3_runtime.session import has_cuda, open_session
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from tests.support.llama_gguf import write_llama_gguf
 
@@ -24,9 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class WithCuda:
-    """Stands for onnxruntime-gpu: it offers CUDA, and a session gets it or, with a broken set-up, only the CPU."""
+    """Stands for onnxruntime-gpu: it offers CUDA, and a session gets it, or only the CPU, or there is an error."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, works: bool) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, works: bool = False, error: Exception | None = None) -> None:
         self.asked: list[list[str]] = []
         real = ort.InferenceSession
 
@@ -34,6 +36,9 @@ class WithCuda:
             source: str | bytes, options: ort.SessionOptions, providers: list[str], enable_fallback: bool
         ) -> object:
             self.asked.append(providers)
+            assert not enable_fallback  # a second try of ONNX Runtime's own prints on standard output
+            if error is not None and providers[0] == "CUDAExecutionProvider":
+                raise error
             result = real(source, options, providers=["CPUExecutionProvider"])
             if works:
                 monkeypatch.setattr(result, "get_providers", lambda: providers)
@@ -91,6 +96,25 @@ def test_cuda_that_does_not_start(monkeypatch: pytest.MonkeyPatch, folder: Path)
     assert session.remark is not None
 
 
+def test_cuda_that_fails_with_an_error(monkeypatch: pytest.MonkeyPatch, folder: Path, capfd) -> None:
+    """As without a device: `auto` takes the CPU and keeps the reason, `cuda` is one line, and nothing is printed."""
+    cuda = WithCuda(monkeypatch, error=ort_state.EPFail("CUDA failure 100:\nno CUDA-capable device is detected"))
+    session = open_session(folder / "model.onnx", provider="auto")
+    assert session.device == "cpu"
+    assert cuda.asked == [["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]]
+    assert "(CUDA failure 100: no CUDA-capable device is detected); running on the CPU" in str(session.remark)
+    with pytest.raises(Llama3Error, match=r"^provider cuda: [^\n]*no CUDA-capable device[^\n]*--provider cpu[^\n]*$"):
+        open_session(folder / "model.onnx", provider="cuda")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_graph_is_no_fault_of_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    WithCuda(monkeypatch, error=ort_state.InvalidProtobuf("no graph"))
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(Llama3Error, match="cannot load this graph; export it again"):
+        open_session(tmp_path / "model.onnx", provider="auto")
+
+
 def test_cuda_wants_a_float16_export(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     WithCuda(monkeypatch, works=True)
     with pytest.raises(Llama3Error, match="--precision fp16"):
@@ -102,6 +126,14 @@ def test_a_float16_export_also_runs_on_the_cpu(tmp_path: Path) -> None:
     model = Model.from_folder(tmp_path / "out", max_length=8)
     assert np.isfinite(model.prefill([1, 2, 3])).all()
     assert model.kv_cache_bytes == 2 * 2 * 2 * 8 * 64 * 2
+
+
+def test_by_default_a_thread_for_each_cpu_that_may_be_used(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """In a container these are fewer than the machine has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3, 5})
+    session = open_session(folder / "model.onnx")
+    assert session.threads == session.ort.get_session_options().intra_op_num_threads == 3
+    assert open_session(folder / "model.onnx", threads=2).threads == 2
 
 
 @pytest.mark.parametrize("threads", [0, 100_000, 2**31, 2**64])

@@ -1,9 +1,10 @@
-"""Runs an exported graph as a stranger would: plain ONNX Runtime, numpy in and out, none of our runtime."""
+"""Runs an exported graph as a stranger would: plain ONNX Runtime and the library of ops, none of our runtime."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import llama3_custom_ops
 import numpy as np
 import onnxruntime as ort
 
@@ -17,6 +18,8 @@ class Graph:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 2
+        if any(folder.glob("*.gguf")):  # a native graph's weights
+            llama3_custom_ops.register(options)
         if not folding:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])

@@ -111,17 +111,35 @@ def quantize(source: Path, target: Path, kind: str, *, pure: bool = False) -> No
     assert status == 0, f"llama_model_quantize returned {status} for {source}"
 
 
-def tokenize(path: Path, text: str) -> list[int]:
-    """The ids of `text` as the file's own tokenizer cuts it, without BOS; nothing in it is a special token."""
+def tokenize(path: Path, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+    """The ids of each text as the file's own tokenizer cuts it, without BOS.
+
+    The texts of special tokens stand for these only with `special`.
+    """
+    with _vocabulary(path) as vocabulary:
+        results = []
+        for text in texts:
+            raw = text.encode()
+            ids = (llama_cpp.llama_token * (len(raw) + 1))()
+            count = llama_cpp.llama_tokenize(vocabulary, raw, len(raw), ids, len(ids), False, special)
+            assert count >= 0, text
+            results.append(list(ids[:count]))
+        return results
+
+
+def adds_bos(path: Path) -> bool:
+    """Whether a prompt begins with the beginning-of-sequence token."""
+    with _vocabulary(path) as vocabulary:
+        return bool(llama_cpp.llama_vocab_get_add_bos(vocabulary))
+
+
+@contextmanager
+def _vocabulary(path: Path) -> Iterator[Any]:
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     assert model, f"llama.cpp cannot load {path}"
     try:
-        raw = text.encode()
-        ids = (llama_cpp.llama_token * (len(raw) + 1))()
-        vocabulary = llama_cpp.llama_model_get_vocab(model)
-        count = llama_cpp.llama_tokenize(vocabulary, raw, len(raw), ids, len(ids), False, False)
-        return list(ids[:count])
+        yield llama_cpp.llama_model_get_vocab(model)
     finally:
         llama_cpp.llama_model_free(model)

@@ -21,7 +21,15 @@ from gguf import GGMLQuantizationType, TokenType
 
 from tests.support.random_blocks import RANDOM_BLOCK_TYPES, random_blocks
 
-__all__ = ["RANDOM_BLOCK_TYPES", "llama31_rope_factors", "random_blocks", "write_llama31_8b", "write_llama_gguf"]
+__all__ = [
+    "RANDOM_BLOCK_TYPES",
+    "blank_tensors",
+    "llama31_rope_factors",
+    "random_blocks",
+    "split_gguf",
+    "write_llama31_8b",
+    "write_llama_gguf",
+]
 
 Types: TypeAlias = "GGMLQuantizationType | Mapping[str, GGMLQuantizationType]"
 Weights: TypeAlias = Callable[[str, tuple[int, ...]], "np.ndarray | None"]
@@ -168,6 +176,33 @@ def write_llama31_8b(path: Path) -> Path:
         tokenizer="llama3",
         share_bytes=True,
     )
+
+
+def blank_tensors(path: Path, *names: str) -> None:
+    """Overwrites every byte of some tensors of the model in `path` with zero."""
+    places = {tensor.name: (int(tensor.data_offset), int(tensor.n_bytes)) for tensor in gguf.GGUFReader(path).tensors}
+    with path.open("r+b") as file:
+        for name in names:
+            offset, n_bytes = places[name]
+            file.seek(offset)
+            file.write(bytes(n_bytes))
+
+
+def split_gguf(path: Path, folder: Path, *, max_tensors: int) -> list[Path]:
+    """Writes the model in `path` once more, in parts of so many tensors, as gguf-split does; returns the parts."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(folder / path.name, "llama", split_max_tensors=max_tensors)
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            sub_type = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("*.gguf"))
 
 
 def llama31_rope_factors(head_dim: int = 128, rope_theta: float = 500_000.0) -> np.ndarray:

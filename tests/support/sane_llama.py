@@ -7,9 +7,7 @@ then makes the K-quants. int8 activations cost it as much as they cost SmolLM2 (
 rows of Q and K in the wrong order cost 0.3.
 """
 
-import functools
 import math
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -26,11 +24,9 @@ _VOCABULARIES = {"tiny": (1024, 3.0), "llama3": (128_256, 5.0)}
 _OUTLIER_COLUMNS = 0.01
 _OUTLIER_GAIN = 4.0
 
-_directory = tempfile.TemporaryDirectory(prefix="sane-llama-")  # removed when the tests' process ends
 
-
-@functools.cache
-def sane_llama(
+def write_sane_llama(
+    folder: Path,
     kind: str = "Q4_K_M",
     *,
     tokenizer: Literal["tiny", "llama3"] = "tiny",
@@ -38,18 +34,23 @@ def sane_llama(
     num_layers: int = 3,
     tied: bool = False,
 ) -> Path:
-    """The path of the model, made once per process.
+    """The path of the model in `folder`, where it is written unless it is there already.
 
     Args:
+        folder: Where the models are.
         kind: "F32", or what llama.cpp's quantizer makes of that: "Q4_K_M", "Q6_K", "Q2_K", "Q3_K_M", ...
         tokenizer: "tiny" comes with 1,024 tokens, "llama3" with Llama 3's 128,256.
         head_dim: Elements of a head; there are eight, and two key-value heads.
         num_layers: Layers.
         tied: Whether the embedding's matrix is the head, too.
     """
-    path = Path(_directory.name) / f"{tokenizer}-{head_dim}-{num_layers}-{'tied' if tied else 'untied'}-{kind}.gguf"
+    path = folder / f"{tokenizer}-{head_dim}-{num_layers}-{'tied' if tied else 'untied'}-{kind}.gguf"
+    if path.exists():
+        return path
     if kind != "F32":
-        source = sane_llama("F32", tokenizer=tokenizer, head_dim=head_dim, num_layers=num_layers, tied=tied)
+        source = write_sane_llama(
+            folder, "F32", tokenizer=tokenizer, head_dim=head_dim, num_layers=num_layers, tied=tied
+        )
         llama_cpp_oracle.quantize(source, path, kind)
         return path
     vocab_size, logit_deviation = _VOCABULARIES[tokenizer]

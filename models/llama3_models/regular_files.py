@@ -1,0 +1,29 @@
+"""Opens files that must be plain ones: a pipe in a file's place would wait for its writer, a device never end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes.
+
+    Raises:
+        OSError: It cannot be read, or is a folder, a pipe or a device; `strerror` and `filename` say which.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return path.open("rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """All bytes of a file; raises as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
