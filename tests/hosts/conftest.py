@@ -1,0 +1,48 @@
+"""One export of SmolLM2 of each kind, and the texts that every host has to give with it.
+
+Activations are float32, because int8's rounding depends on how a text is cut into chunks, and hosts cut differently.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from llama3_exporter import export
+from llama3_runtime import Generator, SamplingParams
+
+from tests.support.vocabularies import smollm2_gguf
+
+PROMPTS = ("Gravity is", "The capital of France is")  # of different length in tokens, and the second one ends
+NEW_TOKENS = 32
+
+
+@pytest.fixture(scope="session")
+def contrib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(smollm2_gguf(), tmp_path_factory.mktemp("hosts") / "contrib", activations="float32").output
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hosts") / "native"
+    return export(smollm2_gguf(), folder, ops="native", activations="float32").output
+
+
+@pytest.fixture(scope="session")
+def generator(contrib: Path) -> Generator:
+    return Generator.from_folder(contrib, max_length=256)
+
+
+@pytest.fixture(scope="session")
+def texts(generator: Generator) -> dict[str, str]:
+    """Each prompt's greedy continuation."""
+    params = SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS)
+    return {prompt: "".join(generator.stream(prompt, params)) for prompt in PROMPTS}
+
+
+@pytest.fixture(scope="session")
+def ids(generator: Generator) -> dict[str, list[int]]:
+    """Each prompt's ids and those of its greedy continuation, which goes on over an end of the text."""
+    params = SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS, ignore_eos=True)
+    encoded = {prompt: generator.tokenizer.encode(prompt) for prompt in PROMPTS}
+    return {prompt: [*ids, *generator.stream_ids(ids, params)] for prompt, ids in encoded.items()}

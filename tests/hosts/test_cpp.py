@@ -1,0 +1,59 @@
+"""A C++ program on onnxruntime's C API runs both kinds of export."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import llama3_custom_ops
+import pytest
+
+from tests.hosts import host_programs
+from tests.hosts.conftest import NEW_TOKENS, PROMPTS
+from tests.support.vocabularies import package_folder
+
+COMPILER = shutil.which("c++")
+INCLUDE = Path(__file__).parent / "include"
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="a C++ compiler (c++) is not installed")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert COMPILER is not None
+    folder = tmp_path_factory.mktemp("cpp")
+    (folder / "program.cc").write_text(host_programs.example("cpp.md", "The program", "cpp"))
+    (library,) = (package_folder("onnxruntime") / "capi").glob("libonnxruntime.so.*")
+    # The name that the program asks for when it starts is the library's own, without the last numbers.
+    host_programs.run_command(
+        COMPILER,
+        "-std=c++20",
+        "-Wall",
+        "-Werror",
+        folder / "program.cc",
+        "-I",
+        INCLUDE,
+        library,
+        "-o",
+        folder / "program",
+    )
+    (folder / "libonnxruntime.so.1").symlink_to(library)
+    return folder / "program"
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("kind", ["contrib", "native"])
+def test_greedy_ids(
+    kind: str,
+    prompt: str,
+    program: Path,
+    ids: dict[str, list[int]],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(program.parent))
+    folder: Path = request.getfixturevalue(kind)
+    library = "-" if kind == "contrib" else llama3_custom_ops.library_path()
+    prompt_ids = [str(token) for token in ids[prompt][:-NEW_TOKENS]]
+    output = host_programs.run_command(program, folder, library, *prompt_ids)
+    assert [int(token) for token in output.split()] == ids[prompt]

@@ -1,0 +1,105 @@
+"""onnxruntime-genai loads the folder, with its own tokenizer, chat template and shared KV cache."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tokenizers
+from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
+from llama3_models.tokenizer_files import read_vocabulary
+
+from tests.hosts import host_programs
+from tests.hosts.conftest import PROMPTS
+from tests.support.texts import mixed_texts
+from tests.support.vocabularies import write_llama3_gguf
+
+host_programs.require("onnxruntime_genai")
+
+PAGE = "onnxruntime-genai.md"
+ENCODE = """
+import json, sys
+import onnxruntime_genai as og
+
+tokenizer = og.Tokenizer(og.Model(sys.argv[1]))
+print(json.dumps([tokenizer.encode(text).astype("int32").tolist() for text in json.load(sys.stdin)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def native_with_library(native: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("genai") / "native"
+    shutil.copytree(native, folder)
+    subprocess.run([sys.executable, "-c", host_programs.example(PAGE, "Native ops"), folder], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["contrib", "native_with_library"])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_greedy_text(kind: str, prompt: str, texts: dict[str, str], request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind)
+    assert host_programs.run(host_programs.example(PAGE, "A prompt"), folder, prompt) == texts[prompt]
+
+
+def test_the_cache_is_one_buffer(contrib: Path) -> None:
+    search = json.loads((contrib / "genai_config.json").read_text())["search"]
+    assert search["past_present_share_buffer"] is True
+
+
+@pytest.mark.parametrize("kind", ["contrib", "native_with_library"])
+def test_a_batch_gives_what_each_prompt_gives(kind: str, texts: dict[str, str], request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind)
+    lines = host_programs.run(host_programs.example(PAGE, "Several prompts at once"), folder, *PROMPTS).splitlines()
+    for prompt, line in zip(PROMPTS, lines, strict=True):
+        found = ast.literal_eval(line)
+        # The shorter prompt's row goes on to the batch's end: more tokens of the same text.
+        assert found.startswith(prompt + texts[prompt])
+
+
+def test_chat_template(contrib: Path) -> None:
+    """The text is what jinja makes of the model's template, with its default system message."""
+    found = host_programs.run(host_programs.example(PAGE, "A chat"), contrib, '[{"role": "user", "content": "Hi"}]')
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert found == (f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("column", [1, 2])
+def test_the_page_counts_where_its_tokenizer_differs(column: int, contrib: Path, tmp_path: Path) -> None:
+    """The page's table is true, and everything else gets the ids of Hugging Face's tokenizers."""
+    folder = tmp_path / "folder"
+    shutil.copytree(contrib, folder, copy_function=shutil.copy)
+    if column == 2:
+        vocabulary = read_vocabulary(write_llama3_gguf(tmp_path / "llama3.gguf"))
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary)), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(vocabulary)), encoding="utf-8")
+    texts = mixed_texts()
+    reference = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    expected = [encoding.ids for encoding in reference.encode_batch(texts, add_special_tokens=False)]
+    found = json.loads(host_programs.run(ENCODE, folder, stdin=json.dumps(texts)))
+    counts: Counter[str] = Counter()
+    for text, ours, theirs in zip(texts, expected, found, strict=True):
+        if ours != theirs:
+            counts[
+                "a NUL character"
+                if "\0" in text
+                else "a byte that"
+                if -1 in theirs
+                else "U+0085"
+                if "\x85" in text
+                else "white space"
+            ] += 1
+    rows = [line.strip("| ").split(" | ") for line in section_table(PAGE)]
+    assert {row[0]: int(row[column]) for row in rows} == {
+        row[0]: next((count for key, count in counts.items() if row[0].startswith(key)), 0) for row in rows
+    }
+
+
+def section_table(page: str) -> list[str]:
+    lines = (host_programs.PAGES / page).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith("|")][2:]

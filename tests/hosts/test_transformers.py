@@ -1,0 +1,51 @@
+"""transformers reads the tokenizer, and Optimum's generate gives llama3-run's text, however a batch is padded."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import jinja2
+import llama3_custom_ops
+import pytest
+from llama3_runtime import Generator
+
+from tests.hosts import host_programs
+from tests.hosts.conftest import PROMPTS
+from tests.support.texts import mixed_texts
+
+host_programs.require("optimum.onnxruntime")
+
+PAGE = "transformers.md"
+MESSAGES = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "\n"},
+]
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one", "batch"])
+def test_greedy_text(padding_side: str, prompts: tuple[str, ...], contrib: Path, texts: dict[str, str]) -> None:
+    program = host_programs.example(PAGE, "Prompts")
+    lines = host_programs.run(program, contrib, padding_side, *prompts).splitlines()
+    assert [ast.literal_eval(line) for line in lines] == [texts[prompt] for prompt in prompts]
+
+
+def test_ids_and_chat_template(contrib: Path, generator: Generator) -> None:
+    """The ids are the runtime's on every text, and the chat is what jinja makes of the template."""
+    texts = mixed_texts()
+    stdin = json.dumps([texts, MESSAGES])
+    ids, chat = json.loads(host_programs.run(host_programs.example(PAGE, "The tokenizer"), contrib, stdin=stdin))
+    tokenizer = generator.tokenizer
+    assert ids == [tokenizer.encode(text, bos=False, special=True) for text in texts]
+    assert tokenizer.chat_template is not None
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(tokenizer.chat_template)
+    assert chat == template.render(messages=MESSAGES, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_native_ops(prompt: str, native: Path, texts: dict[str, str]) -> None:
+    program = host_programs.example(PAGE, "Native ops")
+    assert host_programs.run(program, native, llama3_custom_ops.library_path(), prompt) == texts[prompt]
