@@ -34,6 +34,8 @@ _NAMES = (
     "genai_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.onnx",
+    "detokenizer.onnx",
 )
 
 # How everything is called that has no place yet. Who is still at work on it holds a lock.
@@ -82,7 +84,10 @@ def _written_names(folder: Path) -> set[str] | None:
     """The names of all files that an export writes into `folder`, its GGUF's among them; None if it is no export."""
     try:
         facts = json.loads(read_regular(folder / FACTS))
-        return {*_NAMES, *(str(part["name"]) for part in facts["source"]["parts"])} if is_ours(facts) else None
+        if not is_ours(facts):
+            return None
+        named = [*facts["source"]["parts"], *facts.get("weights", [])]
+        return {*_NAMES, *(str(file["name"]) for file in named)}
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
 

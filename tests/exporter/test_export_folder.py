@@ -61,6 +61,16 @@ def test_an_export_is_replaced_only_with_force(gguf: Path, tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "out"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"shard_size": 10**6}, {"tokenizer_graph": True}, {"ops": "native"}, {"ops": "native", "tokenizer_graph": True}],
+)
+def test_whatever_an_export_wrote_may_be_replaced(gguf: Path, tmp_path: Path, options: dict[str, object]) -> None:
+    export(gguf, tmp_path / "out", **options)
+    export(gguf, tmp_path / "out", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "out"]
+
+
 def test_a_stranger_s_folder_is_never_replaced(gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "photos"
     out.mkdir()
