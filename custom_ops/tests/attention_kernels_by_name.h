@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "kernels/attention_kernels.h"
+#include "kernels/cpu.h"
 
 namespace llama3 {
 
@@ -13,9 +14,10 @@ inline constexpr std::string_view kAttentionKernelNames[] = {"scalar", "avx2", "
 inline const AttentionKernels* attention_kernels_by_name(std::string_view name) {
   if (name == "scalar") return scalar::kAttention;
 #if defined(__x86_64__)
-  if (name == "avx2" && __builtin_cpu_supports("avx2")) return avx2::kAttention;
-  if (name == "avx512" && __builtin_cpu_supports("avx512vnni")) return avx512::kAttention;
-  if (name == "avx512_bf16" && __builtin_cpu_supports("avx512bf16")) return avx512_bf16::kAttention;
+  if (name == "avx2" && instruction_set() >= InstructionSet::kAVX2) return avx2::kAttention;
+  if (name == "avx512" && instruction_set() == InstructionSet::kAVX512) return avx512::kAttention;
+  if (name == "avx512_bf16" && instruction_set() == InstructionSet::kAVX512 && has_avx512_bf16())
+    return avx512_bf16::kAttention;
 #elif defined(__aarch64__)
   if (name == "neon") return neon::kAttention;
 #endif

@@ -82,7 +82,7 @@ const AttentionKernels& chosen_kernels(CacheType type) {
 #if defined(__x86_64__)
   if (instruction_set() == InstructionSet::kAVX512) {
     // Intel's processors multiply bfloat16 at half the rate of AMD's, slower than float32.
-    static const bool fast_bfloat16 = __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512bf16");
+    static const bool fast_bfloat16 = is_amd() && has_avx512_bf16();
     return fast_bfloat16 ? avx512_bf16::kAttention[index] : avx512::kAttention[index];
   }
   if (instruction_set() >= InstructionSet::kAVX2) return avx2::kAttention[index];

@@ -11,9 +11,10 @@
 #endif
 
 namespace llama3 {
-namespace {
 
 #if defined(__x86_64__)
+
+namespace {
 
 struct Leaf {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -33,6 +34,8 @@ unsigned saved_state(const Leaf& leaf1) {
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return low;
 }
+
+}  // namespace
 
 bool supported(InstructionSet set) {
   const Leaf leaf1(1, 0), leaf7(7, 0), leaf7_1(7, 1);
@@ -69,6 +72,8 @@ bool supported(InstructionSet set) { return set == InstructionSet::kScalar; }
 
 #endif
 
+namespace {
+
 struct Name {
   std::string_view name;
   InstructionSet set;
@@ -91,6 +96,15 @@ InstructionSet choose() {
 }
 
 }  // namespace
+
+#if defined(__x86_64__)
+bool is_amd() {
+  const Leaf vendor(0, 0);  // "AuthenticAMD" in ebx, edx, ecx
+  return vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65 && vendor.ecx == 0x444d4163;
+}
+
+bool has_avx512_bf16() { return all_set(Leaf(7, 1).eax, {5}); }
+#endif
 
 InstructionSet instruction_set() {
   static const InstructionSet chosen = choose();

@@ -17,8 +17,10 @@ LLAMA3_INLINE float load_half(const uint8_t* at) { return static_cast<float>(loa
 // Byte by byte, also by 0, which the intrinsic does not take.
 template <int kBits>
 LLAMA3_INLINE uint8x16_t shift_right(uint8x16_t bytes) {
-  if constexpr (kBits == 0) return bytes;
-  return vshrq_n_u8(bytes, kBits);
+  if constexpr (kBits == 0)
+    return bytes;
+  else
+    return vshrq_n_u8(bytes, kBits);
 }
 
 // Bits kFirst and up of each byte, as many as the mask `low_bits` has.

@@ -151,13 +151,13 @@ TileKernel* const TileKernels<kIntegerScales, kSubBlock, kMinima>::for_columns[k
     multiply_tile<kIntegerScales, kSubBlock, kMinima, 1>, multiply_tile<kIntegerScales, kSubBlock, kMinima, 2>,
     multiply_tile<kIntegerScales, kSubBlock, kMinima, 3>, multiply_tile<kIntegerScales, kSubBlock, kMinima, 4>};
 
-template struct TileKernels<true, 32, true>;    // q4_k, q5_k
-template struct TileKernels<true, 16, true>;    // q2_k
-template struct TileKernels<true, 16, false>;   // q3_k, q6_k
-template struct TileKernels<true, 32, false>;   // iq4_xs
-template struct TileKernels<false, 32, false>;  // q4_0, q5_0, q8_0, iq4_nl, mxfp4
-template struct TileKernels<false, 32, true>;   // q4_1, q5_1
-template struct TileKernels<false, 16, false>;  // what the portable code unpacks
+template struct TileKernels<true, 32, true>;
+template struct TileKernels<true, 16, true>;
+template struct TileKernels<true, 16, false>;
+template struct TileKernels<true, 32, false>;
+template struct TileKernels<false, 32, false>;
+template struct TileKernels<false, 32, true>;
+template struct TileKernels<false, 16, false>;
 
 void transpose_words(const void* rows, size_t stride, int words, void* tile) {
   const auto* from = static_cast<const uint8_t*>(rows);

@@ -53,6 +53,13 @@ template <bool kIntegerScales, int kSubBlock, bool kMinima>
 struct TileKernels {
   static TileKernel* const for_columns[kTileColumns];
 };
+extern template struct TileKernels<true, 32, true>;    // q4_k, q5_k
+extern template struct TileKernels<true, 16, true>;    // q2_k
+extern template struct TileKernels<true, 16, false>;   // q3_k, q6_k
+extern template struct TileKernels<true, 32, false>;   // iq4_xs
+extern template struct TileKernels<false, 32, false>;  // q4_0, q5_0, q8_0, iq4_nl, mxfp4
+extern template struct TileKernels<false, 32, true>;   // q4_1, q5_1
+extern template struct TileKernels<false, 16, false>;  // what the portable code unpacks
 
 // `words` words (a multiple of 4) of four rows, each `stride` bytes behind the other, to a tile's rows of eight words.
 void transpose_words(const void* rows, size_t stride, int words, void* tile);
