@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/avx512/intrinsics.h"
+#include "kernels/cpu.h"
+#include "kernels/intrinsics.h"
 #include "parallel.h"
 
 namespace llama3::bench {
@@ -27,28 +28,50 @@ inline void read_all(const uint8_t* data, size_t bytes, Parallel& parallel) {
   const size_t part = bytes / parallel.width() / 256 * 256;
   parallel.run(parallel.width(), [&](size_t thread) {
     const uint8_t* from = data + thread * part;
-    __m512i sums[4] = {};
+    __m256i sums[8] = {};
     for (size_t i = 0; i + 256 <= part; i += 256)
-      for (int j = 0; j < 4; j++) {
-        _mm_prefetch(from + i + 4096 + 64 * j, _MM_HINT_T0);
-        sums[j] = _mm512_add_epi64(sums[j], _mm512_loadu_si512(from + i + 64 * j));
+      for (size_t j = 0; j < 8; j++) {
+        if (j % 2 == 0) _mm_prefetch(from + i + 4096 + 32 * j, _MM_HINT_T0);
+        const auto* at = reinterpret_cast<const __m256i*>(from + i + 32 * j);
+        sums[j] = _mm256_add_epi64(sums[j], _mm256_loadu_si256(at));
       }
-    for (const __m512i& sum : sums) sink += static_cast<uint64_t>(_mm512_reduce_add_epi64(sum));
+    for (const __m256i& sum : sums) sink += static_cast<uint64_t>(_mm256_extract_epi64(sum, 0));
   });
 }
 
-// `rounds` times 16 independent vpdpbusd of 64 multiply-adds a thread. In assembly, so that nothing is spilled.
+// int8 multiply-adds in registers, in independent sums: 12 of the chosen instruction set's steps a round. In assembly,
+// so that nothing is spilled.
+struct DotProducts {
+  void (*round)();
+  int multiply_adds;  // of a round
+};
+
+inline DotProducts dot_products(InstructionSet set) {
+#define LLAMA3_REPEAT(step)                                                                                       \
+  __asm__ volatile(".irp n,0,1,2,3,4,5,6,7,8,9,10,11\n" step ".endr\n" ::                                         \
+                       : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
+                         "xmm11", "xmm12")
+  if (set == InstructionSet::kAVX512) return {[] { LLAMA3_REPEAT("vpdpbusd %%zmm16, %%zmm17, %%zmm\\n\n"); }, 12 * 64};
+  if (set == InstructionSet::kAVX2_VNNI)
+    return {[] { LLAMA3_REPEAT("%{vex%} vpdpbusd %%ymm14, %%ymm15, %%ymm\\n\n"); }, 12 * 32};
+  // What stands for vpdpbusd where there is none. Sums of small products can do with less.
+  return {[] {
+            LLAMA3_REPEAT(
+                "vpmaddubsw %%ymm14, %%ymm15, %%ymm12\n"
+                "vpmaddwd %%ymm13, %%ymm12, %%ymm12\n"
+                "vpaddd %%ymm12, %%ymm\\n, %%ymm\\n\n");
+          },
+          12 * 32};
+#undef LLAMA3_REPEAT
+}
+
+// Returns how many multiply-adds `rounds` rounds on every thread were.
 inline double multiply_adds_in_registers(int64_t rounds, Parallel& parallel) {
+  const DotProducts products = dot_products(instruction_set());
   parallel.run(parallel.width(), [&](size_t) {
-    for (int64_t i = 0; i < rounds; i++)
-      __asm__ volatile(
-          ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n"
-          "vpdpbusd %%zmm16, %%zmm17, %%zmm\\n\n"
-          ".endr\n" ::
-              : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                "xmm12", "xmm13", "xmm14", "xmm15");
+    for (int64_t i = 0; i < rounds; i++) products.round();
   });
-  return static_cast<double>(rounds) * 16 * 64 * static_cast<double>(parallel.width());
+  return static_cast<double>(rounds * products.multiply_adds) * static_cast<double>(parallel.width());
 }
 
 }  // namespace llama3::bench

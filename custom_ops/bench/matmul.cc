@@ -1,5 +1,5 @@
-// Times matmul on a shape, each round beside the machine's own limit (AVX-512 VNNI): for few rows reading the weights'
-// bytes, for many multiplying int8 in registers. Prints medians.
+// Times matmul on a shape, each round beside the machine's own limit with the same instruction set (LLAMA3_CPU chooses
+// one): for few rows reading the weights' bytes, for many multiplying int8 in registers. Prints medians.
 //   matmul FORMAT N K M [THREADS [SECONDS]]
 #include "kernels/matmul.h"
 

@@ -25,9 +25,13 @@ struct Registration {
 
   explicit Registration(const Host& h)
       : host(h),
-        ops{make_op<BlockQuantizedMatMul>(host), make_op<BlockQuantizedMatMuls>(host),
-            make_op<BlockQuantizedGather>(host), make_op<CachedAttentionFloat16>(host),
-            make_op<CachedAttentionFloat32>(host), make_op<SwiGLU>(host), make_op<AddRMSNorm>(host)} {
+        ops{make_op<BlockQuantizedMatMul>(host),
+            make_op<BlockQuantizedMatMuls>(host),
+            make_op<BlockQuantizedGather>(host),
+            make_op<CachedAttentionFloat16>(host),
+            make_op<CachedAttentionFloat32>(host),
+            make_op<SwiGLU>(host),
+            make_op<AddRMSNorm>(host)} {
     check(host.api, ort::create_domain(host.api, "llama3", &llama3));
     for (const Op& op : ops) check(host.api, ort::domain_add_op(host.api, llama3, &op));
     // mobius's domain, so that its exports run as well.

@@ -1,4 +1,4 @@
-"""The matmul kernels: every format against gguf's own numpy code, AVX-512 against the portable twin, on guarded memory.
+"""The matmul kernels: every format against gguf's own numpy code, vector code against its portable twin.
 
 The test library puts weights, activations, scratch and outputs right before an unmapped page, so that an access past
 any end crashes.
@@ -20,7 +20,8 @@ from tests.custom_ops.kernel_library import (
     reference_weights,
 )
 
-INSTRUCTION_SETS = ("scalar", "avx512")
+INSTRUCTION_SETS = ("scalar", "avx2", "avx2_vnni", "avx512")
+VECTOR_SETS = INSTRUCTION_SETS[1:]
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +76,12 @@ def test_products_of_odd_sizes(
     np.testing.assert_allclose(rounded, scalar, atol=2e-6 * np.abs(A).max() * np.abs(expected - bias).max() + 1e-5)
 
 
+@pytest.mark.parametrize("instruction_set", VECTOR_SETS)
 @pytest.mark.parametrize("name", ["q4_k", "q6_k", "q4_1", "q8_0", "iq2_s", "bf16"])
 @pytest.mark.parametrize("M", [1, 40, 600])
-def test_the_number_of_threads_changes_no_bit(library: KernelLibrary, name: str, M: int) -> None:
-    instruction_set = "avx512" if library.has("avx512") else "scalar"
+def test_the_number_of_threads_changes_no_bit(library: KernelLibrary, name: str, M: int, instruction_set: str) -> None:
+    if not library.has(instruction_set):
+        pytest.skip(f"no {instruction_set} here")
     rng = np.random.default_rng(3)
     K = cols_of(name, 2)
     data = random_weights(name, 333, K, rng)
@@ -89,20 +92,44 @@ def test_the_number_of_threads_changes_no_bit(library: KernelLibrary, name: str,
         assert np.array_equal(one, many)
 
 
+@pytest.mark.parametrize("instruction_set", VECTOR_SETS)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("M", [1, 2, 5, 9, 1000])
-def test_avx512_is_as_exact_as_the_portable_kernels(library: KernelLibrary, name: str, M: int) -> None:
+def test_vectors_are_as_exact_as_the_portable_kernels(
+    library: KernelLibrary, name: str, M: int, instruction_set: str
+) -> None:
     """Both multiply the same integers, so that only float rounding may differ: to 1e-6 of the sum of the magnitudes."""
-    if not library.has("avx512"):
-        pytest.skip("no avx512 here")
+    if not library.has(instruction_set):
+        pytest.skip(f"no {instruction_set} here")
     rng = np.random.default_rng(M)
     K = cols_of(name, 3)
     data = random_weights(name, 70, K, rng)
     A = rng.standard_normal((M, K)).astype(np.float32)
-    (simd,) = library.multiply("avx512", A, [(name, data)], threads=2)
+    (simd,) = library.multiply(instruction_set, A, [(name, data)], threads=2)
     (scalar,) = library.multiply("scalar", A, [(name, data)], threads=2)
     magnitudes = np.abs(A) @ np.abs(reference_weights(name, data)).T
     assert np.all(np.abs(simd.astype(np.float64) - scalar) <= 1e-6 * magnitudes)
+
+
+@pytest.mark.parametrize("instruction_set", VECTOR_SETS)
+@pytest.mark.parametrize("name", BLOCK_FORMATS)
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_the_largest_sums_are_exact(library: KernelLibrary, name: str, repeats: int, instruction_set: str) -> None:
+    """Extreme codes times activations of the same signs: where sums of 16 bits come closest to overflowing."""
+    if not library.has(instruction_set):
+        pytest.skip(f"no {instruction_set} here")
+    codes = np.array([0x00, 0x0F, 0xF0, 0x7F, 0x80, 0xFF], np.uint8)
+    data = random_weights(name, len(codes), cols_of(name, 9), np.random.default_rng(8))
+    _, block_bytes = block_shape(name)
+    scales = {"mxfp4": range(1), "nvfp4": range(4), "iq1_m": range(48, 56)}.get(name, ())
+    is_code = np.ones(block_bytes, bool)
+    is_code[[*scales, *(offset + i for offset in FLOAT16_OFFSETS[name] for i in range(2))]] = False
+    data.reshape(len(codes), -1, block_bytes)[:, :, is_code] = codes[:, None, None]
+    weights = reference_weights(name, data)
+    A = np.tile(np.where(weights < 0, np.float32(-1), np.float32(1)), (repeats, 1))
+    (simd,) = library.multiply(instruction_set, A, [(name, data)])
+    (scalar,) = library.multiply("scalar", A, [(name, data)])
+    assert np.all(np.abs(simd.astype(np.float64) - scalar) <= 1e-6 * (np.abs(A) @ np.abs(weights).T))
 
 
 @pytest.mark.parametrize("M", [3, 30])
@@ -130,13 +157,16 @@ def test_a_row_does_not_depend_on_those_beside_it(library: KernelLibrary, name: 
         assert np.array_equal(all_rows[: rows[0]], first_rows)
 
 
+@pytest.mark.parametrize("instruction_set", VECTOR_SETS)
 @pytest.mark.parametrize("scale", [0.0, 6e-8, np.inf, np.nan], ids=["zero", "subnormal", "infinite", "NaN"])
 @pytest.mark.parametrize("name", [name for name in BLOCK_FORMATS if FLOAT16_OFFSETS[name]])
 @pytest.mark.parametrize("M", [1, 24])
-def test_odd_scales_give_the_same_class_of_result(library: KernelLibrary, name: str, scale: float, M: int) -> None:
+def test_odd_scales_give_the_same_class_of_result(
+    library: KernelLibrary, name: str, scale: float, M: int, instruction_set: str
+) -> None:
     """A damaged file neither crashes a kernel nor turns a NaN into a number on one processor only."""
-    if not library.has("avx512"):
-        pytest.skip("no avx512 here")
+    if not library.has(instruction_set):
+        pytest.skip(f"no {instruction_set} here")
     rng = np.random.default_rng(4)
     K = cols_of(name, 2)
     _, block_bytes = block_shape(name)
@@ -145,7 +175,7 @@ def test_odd_scales_give_the_same_class_of_result(library: KernelLibrary, name: 
     for offset in FLOAT16_OFFSETS[name]:
         blocks[::3, offset : offset + 2] = np.array([scale], np.float16).view(np.uint8)
     A = rng.standard_normal((M, K)).astype(np.float32)
-    (simd,) = library.multiply("avx512", A, [(name, data)])
+    (simd,) = library.multiply(instruction_set, A, [(name, data)])
     (scalar,) = library.multiply("scalar", A, [(name, data)])
     assert np.array_equal(np.isfinite(simd), np.isfinite(scalar))
     finite = np.isfinite(scalar)

@@ -1,6 +1,6 @@
 // What the kernels of attention_rows.h and attention_tiles.h share, above all one block of an online softmax. Compiled
 // once for each instruction set, with internal linkage. A `Simd` is a class of static functions over one vector of
-// floats: see avx512/attention_simd.h.
+// floats: see avx512/simd.h.
 #pragma once
 
 #include <cmath>

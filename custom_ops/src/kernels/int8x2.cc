@@ -42,9 +42,10 @@ size_t scratch_bytes(const MatmulKernels& kernels, std::span<const Product> prod
   for (const Product& product : products) {
     const bool exact = is_float(product.weight.format);
     const int64_t rows = exact ? M : 2 * M;
-    const size_t own = exact ? 0 : static_cast<size_t>(rows) * static_cast<size_t>(product.weight.cols + product.weight.rows);
-    most = std::max(most, aligned(own * sizeof(float)) +
-                              kernels.scratch_bytes({&product, 1}, rows, Activations::kInt8, width));
+    const size_t own =
+        exact ? 0 : static_cast<size_t>(rows) * static_cast<size_t>(product.weight.cols + product.weight.rows);
+    most = std::max(
+        most, aligned(own * sizeof(float)) + kernels.scratch_bytes({&product, 1}, rows, Activations::kInt8, width));
   }
   return most;
 }

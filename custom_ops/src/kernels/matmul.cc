@@ -13,6 +13,8 @@ namespace {
 const MatmulKernels& kernels() {
 #if defined(__x86_64__)
   if (instruction_set() == InstructionSet::kAVX512) return avx512::kMatmul;
+  if (instruction_set() == InstructionSet::kAVX2_VNNI) return avx2_vnni::kMatmul;
+  if (instruction_set() == InstructionSet::kAVX2) return avx2::kMatmul;
 #elif defined(__aarch64__)
   if (instruction_set() == InstructionSet::kNEON) return neon::kMatmul;
 #endif

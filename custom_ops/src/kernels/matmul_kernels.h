@@ -15,6 +15,13 @@ struct MatmulKernels {
 namespace scalar {
 extern const MatmulKernels kMatmul;
 }
+namespace avx2 {
+extern const MatmulKernels kMatmul;
+}
+// AVX2 with AVX-VNNI's dot products for many rows of A.
+namespace avx2_vnni {
+extern const MatmulKernels kMatmul;
+}
 namespace avx512 {
 extern const MatmulKernels kMatmul;
 }

@@ -4,7 +4,7 @@
 #include "kernels/attention_rows.h"
 #include "kernels/attention_steps.h"
 #include "kernels/attention_tiles.h"
-#include "kernels/avx512/attention_simd.h"
+#include "kernels/avx512/simd.h"
 
 namespace llama3::avx512_bf16 {
 namespace {

@@ -5,9 +5,6 @@
 
 namespace llama3::avx512 {
 
-// `count` weights from the first block of `row` on. `out` has room for a whole number of 256 weights.
-using Dequantize = void(const uint8_t* row, int64_t count, float* out);
-
 template <class F>
 LLAMA3_INLINE void store_floats(const SuperBlock& w, float* out) {
   alignas(64) uint8_t q[kSuperBlock];
@@ -23,6 +20,7 @@ LLAMA3_INLINE void store_floats(const SuperBlock& w, float* out) {
   }
 }
 
+// A format's Dequantize.
 template <class F>
 void dequantize_row(const uint8_t* row, int64_t count, float* out) {
   const int64_t whole = count / kSuperBlock;

@@ -29,8 +29,7 @@ struct IQ1_S {
   static inline __attribute__((always_inline)) void load(const uint8_t* block, int, SuperBlock& out) {
     const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 34));
     // Twice the code plus one, of which an eighth counts.
-    const __m128i odd =
-        _mm_or_si128(_mm_and_si128(_mm_srli_epi16(words, 11), _mm_set1_epi16(14)), _mm_set1_epi16(1));
+    const __m128i odd = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(words, 11), _mm_set1_epi16(14)), _mm_set1_epi16(1));
     const __m512 codes = _mm512_cvtepi32_ps(_mm512_castsi256_si512(_mm256_cvtepu16_epi32(odd)));
     out.scale = _mm512_mul_ps(_mm512_mul_ps(half_to_all(block), codes), _mm512_set1_ps(0.125f));
 #pragma GCC unroll 4
@@ -59,9 +58,9 @@ struct IQ1_M {
     const __m128i bytes = _mm_set_epi64x(static_cast<long long>(_pdep_u64(threes >> 24, 0x0e0e0e0e0e0e0e0eu)),
                                          static_cast<long long>(_pdep_u64(threes, 0x0e0e0e0e0e0e0e0eu)));
     const __m128i odd = _mm_or_si128(bytes, _mm_set1_epi8(1));
-    out.scale = _mm512_mul_ps(
-        _mm512_mul_ps(_mm512_set1_ps(_cvtsh_ss(d)), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(odd))),
-        _mm512_set1_ps(0.125f));
+    out.scale =
+        _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(_cvtsh_ss(d)), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(odd))),
+                      _mm512_set1_ps(0.125f));
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
       const uint32_t nibbles = load_u32(block + 32 + 4 * k);

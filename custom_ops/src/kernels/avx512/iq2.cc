@@ -44,8 +44,8 @@ struct IQ2_XS {
       const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 + 16 * k));
       const __m128i sevens = _mm_cvtepi16_epi8(_mm_srli_epi16(codes, 9));
       const __m256i indices = _mm256_cvtepu16_epi32(_mm_and_si128(codes, _mm_set1_epi16(511)));
-      out.q[k] = apply_signs(eights(grid->iq2_xs, indices),
-                             complete_signs(static_cast<uint64_t>(_mm_cvtsi128_si64(sevens))));
+      out.q[k] =
+          apply_signs(eights(grid->iq2_xs, indices), complete_signs(static_cast<uint64_t>(_mm_cvtsi128_si64(sevens))));
     }
   }
 };

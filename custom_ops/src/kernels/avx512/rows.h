@@ -1,11 +1,10 @@
-// Few rows of A: every weight is read once, in the file's order, unpacked in registers and multiplied with each row.
+// How few rows of A are multiplied (see matmul_rows.h): 256 weights of a row, unpacked in registers, with each of them.
 #pragma once
 
+#include "kernels/avx512/simd.h"
 #include "kernels/avx512/super_block.h"
 
 namespace llama3::avx512 {
-
-inline constexpr int kMaxColumns = 4;  // rows of A that a row kernel takes at once: columns of the product's transpose
 
 // The sub-block of each lane of a SuperBlock's four parts; a lane has four weights.
 struct LaneTable {
@@ -93,79 +92,22 @@ LLAMA3_INLINE void accumulate_per_256(const SuperBlock& w, const ActivationBlock
   }
 }
 
-template <class F, int kColumns>
-LLAMA3_INLINE void accumulate(const SuperBlock& w, int count, const ActivationBlock* a, int64_t stride, __m512* sums) {
-  if constexpr (kPer32<F>)
-    accumulate_per_32<F, kColumns>(w, count, a, stride, sums);
-  else
-    accumulate_per_256<F, kColumns>(w, a, stride, sums);
-}
+// A format's Dot for matmul_rows.h.
+template <class F>
+struct RowDot {
+  using Simd = avx512::Simd;
+  using RowBlock = ActivationBlock;
+  static constexpr size_t kSuperBlockBytes = avx512::kSuperBlockBytes<F>;
 
-// Bytes ahead of the weight that is read, to the second cache and to the first. Rows follow each other in memory, so
-// this runs into the rows to come.
-inline constexpr size_t kFarAhead = 4096, kNearAhead = 512;
-inline constexpr size_t kShortRow = 1024;  // bytes
-
-// A call's operands: weight rows of row_bytes each against columns of A, block b of column c at A[c * stride + b].
-struct RowsCall {
-  const uint8_t* rows;
-  size_t row_bytes;
-  int64_t K;
-  const ActivationBlock* A;
-  int64_t stride;
-  const float* bias;  // of the first row, or null
-  float* output;      // column c of row r at output[c * output_stride + r]
-  int64_t output_stride;
+  template <bool kTail, int kColumns>
+  LLAMA3_INLINE void add(const uint8_t* blocks, int count, const ActivationBlock* a, int64_t stride, __m512* sums) {
+    SuperBlock w;
+    F::template load<kTail>(blocks, count, w);
+    if constexpr (kPer32<F>)
+      accumulate_per_32<F, kColumns>(w, count, a, stride, sums);
+    else
+      accumulate_per_256<F, kColumns>(w, a, stride, sums);
+  }
 };
-
-template <class F, int kRows, int kColumns>
-LLAMA3_INLINE void multiply_row_group(const RowsCall& call, int64_t first) {
-  __m512 sums[kRows][kColumns];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; r++)
-#pragma GCC unroll 4
-    for (int c = 0; c < kColumns; c++) sums[r][c] = _mm512_setzero_ps();
-  constexpr size_t kBytes = kSuperBlockBytes<F>;
-  const uint8_t* rows = call.rows + static_cast<size_t>(first) * call.row_bytes;
-  const int64_t whole = call.K / kSuperBlock;
-  for (int64_t b = 0; b < whole; b++)
-#pragma GCC unroll 4
-    for (int r = 0; r < kRows; r++) {
-      const uint8_t* block = rows + static_cast<size_t>(r) * call.row_bytes + static_cast<size_t>(b) * kBytes;
-      for (size_t line = 0; line < kBytes; line += 64) {
-        _mm_prefetch(block + kFarAhead + line, _MM_HINT_T1);
-        _mm_prefetch(block + kNearAhead + line, _MM_HINT_T0);
-      }
-      SuperBlock w;
-      F::template load<false>(block, kSuperBlock, w);
-      accumulate<F, kColumns>(w, kSuperBlock, call.A + b, call.stride, sums[r]);
-    }
-  if (const int rest = static_cast<int>(call.K % kSuperBlock))
-    for (int r = 0; r < kRows; r++) {
-      SuperBlock w;
-      F::template load<true>(rows + static_cast<size_t>(r) * call.row_bytes + static_cast<size_t>(whole) * kBytes, rest,
-                             w);
-      accumulate<F, kColumns>(w, rest, call.A + whole, call.stride, sums[r]);
-    }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; r++)
-#pragma GCC unroll 4
-    for (int c = 0; c < kColumns; c++)
-      call.output[c * call.output_stride + first + r] =
-          _mm512_reduce_add_ps(sums[r][c]) + (call.bias ? call.bias[first + r] : 0.0f);
-}
-
-// Long rows one at a time, so that memory is read in one stream, and prefetched along it; short ones in groups, whose
-// sums over the lanes overlap.
-template <class F, int kColumns>
-void multiply_rows(const RowsCall& call, int64_t count) {
-  constexpr int kGroup = kColumns == 1 ? 4 : 2;
-  int64_t n = 0;
-  if (call.row_bytes <= kShortRow)
-    for (; n + kGroup <= count; n += kGroup) multiply_row_group<F, kGroup, kColumns>(call, n);
-  for (; n < count; n++) multiply_row_group<F, 1, kColumns>(call, n);
-}
-
-using RowsKernel = void(const RowsCall& call, int64_t count);
 
 }  // namespace llama3::avx512

@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "kernels/activations.h"
-#include "kernels/avx512/intrinsics.h"
 #include "kernels/formats.h"
+#include "kernels/intrinsics.h"
 
 namespace llama3::avx512 {
 

@@ -35,8 +35,8 @@ struct TQ1_0 {
     out.q[0] = digits(_mm512_inserti64x4(_mm512_castsi256_si512(y[0]), y[1], 1));
     out.q[1] = digits(_mm512_inserti64x4(_mm512_castsi256_si512(y[2]), y[3], 1));
     out.q[2] = digits(_mm512_inserti64x4(_mm512_castsi256_si512(y[4]), _mm256_setr_m128i(z[0], z[1]), 1));
-    out.q[3] = digits(_mm512_inserti64x4(_mm512_castsi256_si512(_mm256_setr_m128i(z[2], z[3])),
-                                         _mm256_setr_m128i(z[4], last), 1));
+    out.q[3] = digits(
+        _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_setr_m128i(z[2], z[3])), _mm256_setr_m128i(z[4], last), 1));
   }
 
   // floor(3 x / 256)

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "kernels/avx512/super_block.h"
+#include "kernels/avx512/transpose.h"
+#include "kernels/matmul_calls.h"
 
 namespace llama3::avx512 {
 
@@ -18,8 +20,7 @@ struct alignas(64) Tile {
   float min_factor[16];
 };
 
-// 256 values of one row of A as the tile kernels read them, 32 bits at a time. A row of A is a column here, because the
-// kernels compute the product's transpose: weight rows times columns.
+// 256 values of one row of A as the tile kernels read them, 32 bits at a time.
 struct alignas(64) Column {
   int32_t q[64];          // four int8 each
   int32_t offset_16[16];  // -128 times the sum of each 16 integers, see ActivationBlock::offset
@@ -30,16 +31,7 @@ struct alignas(64) Column {
   float scale[8];         // of each 32 values
 };
 
-struct TileCall {
-  const Tile* tiles;      // kGroups of them
-  const Column* columns;  // as many as the kernel is for
-  int weights;            // 256, or fewer at a row's end: a multiple of 32
-  float* sums;            // [column][stride]: 16 * kGroups of each column are added to
-  int64_t stride;
-};
-using TileKernel = void(const TileCall& call);
-
-using PackTile = void(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile);
+using TileCall = llama3::TileCall<Tile, Column>;
 
 // What decides a microkernel, apart from its number of columns.
 struct TileTraits {
@@ -132,28 +124,8 @@ void multiply_tiles(const TileCall& call) {
     }
 }
 
-// Word i of the 16 bytes at rows + r * stride becomes lane r of out[i].
-LLAMA3_INLINE void transpose_4_words(const uint8_t* rows, size_t stride, __m512i* out) {
-  __m512i z[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    const uint8_t* row = rows + static_cast<size_t>(i) * stride;
-    const auto at = [&](int r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + r * stride)); };
-    z[i] = _mm512_castsi128_si512(at(0));
-    z[i] = _mm512_mask_broadcast_i32x4(z[i], 0x00f0, at(4));
-    z[i] = _mm512_mask_broadcast_i32x4(z[i], 0x0f00, at(8));
-    z[i] = _mm512_mask_broadcast_i32x4(z[i], 0xf000, at(12));
-  }
-  const __m512i low_01 = _mm512_unpacklo_epi32(z[0], z[1]), high_01 = _mm512_unpackhi_epi32(z[0], z[1]);
-  const __m512i low_23 = _mm512_unpacklo_epi32(z[2], z[3]), high_23 = _mm512_unpackhi_epi32(z[2], z[3]);
-  out[0] = _mm512_unpacklo_epi64(low_01, low_23);
-  out[1] = _mm512_unpackhi_epi64(low_01, low_23);
-  out[2] = _mm512_unpacklo_epi64(high_01, high_23);
-  out[3] = _mm512_unpackhi_epi64(high_01, high_23);
-}
-
-// The same for `words` words (a multiple of 4) of 16 rows in a buffer, to a tile's rows of 16 words. Four words come
-// from where `place` says that the buffer has them.
+// Transposes `words` words (a multiple of 4) of 16 rows in a buffer to a tile's rows of 16 words. Four words come from
+// where `place` says that the buffer has them.
 template <class Place>
 LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, void* out, Place&& place) {
   const auto* from = static_cast<const uint8_t*>(rows);
@@ -169,7 +141,7 @@ LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, v
   transpose_words(rows, stride, words, out, [](int i) { return i; });
 }
 
-// Fills a tile with 16 rows, row by row through the format's `load`. Rows past the last valid one repeat it.
+// Fills a tile with 16 rows, row by row through the format's `load`.
 template <class F>
 void pack_tile(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile) {
   alignas(64) uint8_t q[16][256];

@@ -1,10 +1,11 @@
-// Vectors of 16 floats for the attention kernels.
+// Vectors of 16 floats for the kernels that compute in float32.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/attention_common.h"
-#include "kernels/avx512/intrinsics.h"
+#include "kernels/avx512/transpose.h"
+#include "kernels/intrinsics.h"
 
 namespace llama3::avx512 {
 namespace {
@@ -41,12 +42,18 @@ struct Simd {
   static constexpr int kWidth = 16;
   static constexpr int kRowsAtOnce = 4;   // rows of queries x 4 vectors, and 4 of keys or values: 20 registers
   static constexpr int kTileVectors = 4;  // of 6 rows, and as many operands: 28 registers
+  // Of weights, times 6 rows of A: 22 registers. With 4, a tile would be too large for the first-level cache.
+  static constexpr int kWeightVectors = 3;
 
   static Vector zero() { return _mm512_setzero_ps(); }
   static Vector broadcast(float value) { return _mm512_set1_ps(value); }
   static Vector load(const float* source) { return _mm512_loadu_ps(source); }
   static Vector load(const uint16_t* source) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+  }
+  static Vector load_bfloat(const uint16_t* source) {
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
   }
   static void store(float* target, Vector v) { _mm512_storeu_ps(target, v); }
   static void store(uint16_t* target, Vector v) {
@@ -107,6 +114,12 @@ struct Simd {
     for (int i = 0; i < 16; i++) words[i] = _mm512_castps_si512(rows[i]);
     transpose_words(words);
     for (int i = 0; i < 16; i++) rows[i] = _mm512_castsi512_ps(words[i]);
+  }
+  // columns[i] = value i of each of the rows, which are `stride` values apart, for 4 values.
+  static void transpose_4(const float* rows, int64_t stride, Vector* columns) {
+    __m512i words[4];
+    transpose_4_words(reinterpret_cast<const uint8_t*>(rows), static_cast<size_t>(stride) * sizeof(float), words);
+    for (int i = 0; i < 4; i++) columns[i] = _mm512_castsi512_ps(words[i]);
   }
 };
 

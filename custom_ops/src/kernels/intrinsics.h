@@ -11,5 +11,6 @@
 #include <immintrin.h>
 #endif
 
-// Always inlined, so that nothing compiled for AVX-512 is left for the linker to merge with code for other processors.
+// Always inlined, so that nothing compiled for one instruction set is left for the linker to merge with code for
+// another.
 #define LLAMA3_INLINE static inline __attribute__((always_inline))

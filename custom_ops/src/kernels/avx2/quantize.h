@@ -1,0 +1,13 @@
+// Quantizing activations, as kernels/activations.h says it, for the two kinds of kernels.
+#pragma once
+
+#include "kernels/avx2/rows.h"
+#include "kernels/avx2/tiles.h"
+
+namespace llama3::avx2 {
+
+// Up to 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
+void quantize_for_rows(const float* values, int count, bool per_32, RowBlock& block);
+void quantize_for_tiles(const float* values, int count, bool per_32, Column& column);
+
+}  // namespace llama3::avx2

@@ -1,0 +1,66 @@
+// Few rows of A: every weight is read once, in the file's order, unpacked in registers and multiplied with each row.
+// Compiled once for each instruction set, with internal linkage. A `Dot` says how a format is multiplied:
+//
+//   Simd, RowBlock, kSuperBlockBytes, and
+//   add<kTail, kColumns>(const uint8_t* blocks, int count, const RowBlock* a, int64_t stride, Simd::Vector* sums):
+//     sums[c] += `count` weights, 256 unless kTail, times block a[c * stride], spread over the lanes
+#pragma once
+
+#include "kernels/activations.h"
+#include "kernels/matmul_calls.h"
+
+namespace llama3 {
+namespace {
+
+// Bytes ahead of the weight that is read, to the second cache and to the first. Rows follow each other in memory, so
+// this runs into the rows to come.
+inline constexpr size_t kFarAhead = 4096, kNearAhead = 512;
+inline constexpr size_t kShortRow = 1024;  // bytes
+
+template <class Dot, int kRows, int kColumns>
+inline void multiply_row_group(const RowsCall<typename Dot::RowBlock>& call, int64_t first) {
+  using Simd = typename Dot::Simd;
+  typename Simd::Vector sums[kRows][kColumns];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; c++) sums[r][c] = Simd::zero();
+  constexpr size_t kBytes = Dot::kSuperBlockBytes;
+  const uint8_t* rows = call.rows + static_cast<size_t>(first) * call.row_bytes;
+  const int64_t whole = call.K / kSuperBlock;
+  for (int64_t b = 0; b < whole; b++)
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; r++) {
+      const uint8_t* blocks = rows + static_cast<size_t>(r) * call.row_bytes + static_cast<size_t>(b) * kBytes;
+      for (size_t line = 0; line < kBytes; line += 64) {
+        __builtin_prefetch(blocks + kFarAhead + line, 0, 2);
+        __builtin_prefetch(blocks + kNearAhead + line);
+      }
+      Dot::template add<false, kColumns>(blocks, kSuperBlock, call.A + b, call.stride, sums[r]);
+    }
+  if (const int rest = static_cast<int>(call.K % kSuperBlock))
+    for (int r = 0; r < kRows; r++)
+      Dot::template add<true, kColumns>(
+          rows + static_cast<size_t>(r) * call.row_bytes + static_cast<size_t>(whole) * kBytes, rest, call.A + whole,
+          call.stride, sums[r]);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; c++)
+      call.output[c * call.output_stride + first + r] =
+          Simd::sum_of(sums[r][c]) + (call.bias ? call.bias[first + r] : 0.0f);
+}
+
+// Long rows one at a time, so that memory is read in one stream, and prefetched along it; short ones in groups, whose
+// sums over the lanes overlap.
+template <class Dot, int kColumns>
+void multiply_rows(const RowsCall<typename Dot::RowBlock>& call, int64_t count) {
+  constexpr int kGroup = kColumns == 1 ? 4 : 2;
+  int64_t n = 0;
+  if (call.row_bytes <= kShortRow)
+    for (; n + kGroup <= count; n += kGroup) multiply_row_group<Dot, kGroup, kColumns>(call, n);
+  for (; n < count; n++) multiply_row_group<Dot, 1, kColumns>(call, n);
+}
+
+}  // namespace
+}  // namespace llama3
