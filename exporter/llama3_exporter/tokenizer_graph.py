@@ -37,6 +37,9 @@ DETOKENIZER: Final = "detokenizer.onnx"
 EXTENSIONS: Final = "ai.onnx.contrib"
 """The domain of onnxruntime-extensions' ops."""
 
+# RE2 refuses a program of more than 349,525 instructions, one a byte or so, and its op then replaces nothing.
+_MOST_SPECIAL_BYTES: Final = 250_000
+
 _INT64, _STRING = ir.DataType.INT64, ir.DataType.STRING
 _END: Final = int(np.iinfo(np.int64).max)
 _SPACE: Final = "\u2581"  # how SentencePiece spells it
@@ -59,15 +62,20 @@ def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
             f"{vocabulary.source}: a token holds one of the noncharacters U+FDD0 to U+FDD2, which the tokenizer graph "
             "uses as marks; export it without --tokenizer-graph"
         )
-    graphs = {TOKENIZER: _tokenizer(vocabulary), DETOKENIZER: _detokenizer(vocabulary)}
+    special = _special_tokens(vocabulary)
+    if sum(len(token.encode()) for token in special) > _MOST_SPECIAL_BYTES:
+        raise Llama3Error(
+            f"{vocabulary.source}: its special tokens have more than {_MOST_SPECIAL_BYTES:,} bytes, which no tokenizer "
+            "graph can search for; export it without --tokenizer-graph"
+        )
+    graphs = {TOKENIZER: _tokenizer(vocabulary, special), DETOKENIZER: _detokenizer(vocabulary)}
     return {name: ir.to_proto(graph).SerializeToString() for name, graph in graphs.items()}
 
 
-def _tokenizer(vocabulary: Vocabulary) -> ir.Model:
+def _tokenizer(vocabulary: Vocabulary, special: dict[str, int]) -> ir.Model:
     builder = _builder("tokenizer")
     op = builder.op
     text = builder.input("text", _STRING, ["batch_size"])
-    special = _special_tokens(vocabulary)
     if vocabulary.adds_bos and vocabulary.bos_id is not None:
         text = _rewrite(op, text, [first(vocabulary.tokens[vocabulary.bos_id])])
     if isinstance(vocabulary.model, ByteLevelBPE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from tests.support.vocabularies import (
     write_vocabulary_gguf,
 )
 
+DOC = Path(__file__).parents[2] / "docs" / "tokenizer-graph.md"
 BYTES = list(CHARACTER_OF_BYTE.values())
 
 
@@ -207,6 +209,10 @@ def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "merges that lead nowhere": ({"merges": ["a b", "b b"]}, "no ranks lead to the same tokens as its merges"),
     "a token with a mark": ({"tokens": [*BYTES, "ab", "<\ufdd0>"], "merges": ["a b"]}, r"U\+FDD0"),
+    "more special tokens than RE2 searches for": (
+        {"tokens": [*BYTES, "ab", "c" * 300_000], "types": [*[TokenType.NORMAL] * 257, 3], "merges": ["a b"]},
+        "special tokens have more than 250,000 bytes",
+    ),
     "some of the byte tokens": (
         {"model": "llama", "tokens": ["<unk>", "<0x00>", "a"], "types": [2, 6, 1], "scores": [0.0] * 3},
         "sentencepiece refuses its tokens",
@@ -254,6 +260,18 @@ def test_an_export_has_both_graphs(monkeypatch: pytest.MonkeyPatch, gguf: Path, 
     assert np.isfinite(logits).all()
     text = session((tmp_path / "out/detokenizer.onnx").read_bytes()).run(None, {"ids": rows})[0]
     assert text.tolist() == ["the thing and", "on"]
+
+
+def test_the_example_of_the_docs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path
+) -> None:
+    code = re.search(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(tmp_path)
+    assert export(monkeypatch, gguf, "--output", "out") == 0
+    capsys.readouterr()
+    exec(compile(code[1], DOC.name, "exec"), {})
+    assert capsys.readouterr().out.startswith("Gravity is")
 
 
 @pytest.mark.parametrize(
