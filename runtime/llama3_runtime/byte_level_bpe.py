@@ -12,9 +12,8 @@ from typing import Final
 import regex
 import tiktoken
 from llama3_models.byte_alphabet import CHARACTER_OF_BYTE, read_bytes
-from llama3_models.errors import Llama3Error
-from llama3_models.merges import complete_products, reached_products
-from llama3_models.vocabulary import ByteLevelBPE, TokenType, Vocabulary
+from llama3_models.byte_ranks import tokens_by_rank
+from llama3_models.vocabulary import ByteLevelBPE, Vocabulary
 
 # fancy-regex keeps a state for every character of a run of white space that a lookahead follows, a million at most;
 # past that tiktoken panics.
@@ -30,12 +29,9 @@ class ByteLevelEncoder:
         Raises:
             Llama3Error: The merges cannot be followed by rank.
         """
-        ids: dict[str, int] = {}
-        for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
-            if type_ == TokenType.NORMAL:
-                ids.setdefault(token, token_id)
+        ids = vocabulary.normal_ids()
         single_bytes = [CHARACTER_OF_BYTE[byte] for byte in range(256)]
-        ranked = [*single_bytes, *_by_rank(ids, vocabulary, model)]
+        ranked = [*single_bytes, *tokens_by_rank(ids, model, vocabulary.source)]
         self._ids = [ids.get(token, -1) for token in ranked]
         self._missing_bytes = bytes(byte for byte, character in enumerate(single_bytes) if character not in ids)
         self._pattern = regex.compile(model.pre_tokenizer.pattern)
@@ -76,45 +72,3 @@ class ByteLevelEncoder:
 
 def _has_long_run(text: str) -> bool:
     return len(text) > _LONGEST_RUN and any(len(run) > _LONGEST_RUN for run in re.findall(r"\s+", text))
-
-
-def _by_rank(ids: dict[str, int], vocabulary: Vocabulary, model: ByteLevelBPE) -> list[str]:
-    """The tokens of two and more bytes, in the order of their ranks."""
-    longer = [token for token in ids if len(token) > 1]
-    if model.merges is None:
-        return sorted(longer, key=ids.__getitem__)
-    whole_pieces = model.pre_tokenizer.whole_pieces
-    broken = next((merge for merge in model.merges if not 0 < merge.find(" ") < len(merge) - 1), None)
-    if broken is not None:
-        raise Llama3Error(f"{vocabulary.source}: the merge {broken!r:.80} is not of two tokens; download it again")
-    formed = complete_products(model.merges, ids) if whole_pieces else None
-    if formed is None:
-        formed = reached_products(model.merges)
-    if formed is None:
-        raise Llama3Error(
-            f"{vocabulary.source}: its merges are in an order that tiktoken cannot follow (a pair comes before the "
-            "merges that form its halves); give another tokenizer with --tokenizer-path"
-        )
-    stranger = next((token for token in formed if token not in ids or not _is_spelled(token)), None)
-    if stranger is not None:
-        raise Llama3Error(
-            f"{vocabulary.source}: its merges form {stranger!r:.80}, which is no token of bytes; "
-            "download or convert it again"
-        )
-    if not whole_pieces:
-        return formed
-    known = set(formed)
-    unformed = [token for token in longer if token not in known and _is_spelled(token)]
-    for token in unformed:
-        # tiktoken takes a piece that is a token as it is, but would also merge two neighbours into it.
-        if any(token[:middle] in ids and token[middle:] in ids for middle in range(1, len(token))):
-            raise Llama3Error(
-                f"{vocabulary.source}: token {ids[token]} ({token!r:.80}) is formed by no merge, but two tokens "
-                "together are its text, which tiktoken would merge; give another tokenizer with --tokenizer-path"
-            )
-    return formed + unformed
-
-
-def _is_spelled(token: str) -> bool:
-    """Whether a token is in the alphabet of `byte_alphabet`: a byte a character."""
-    return len(read_bytes(token)) == len(token)

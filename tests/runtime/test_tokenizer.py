@@ -91,10 +91,20 @@ def test_ids_that_are_not_in_the_order_of_the_merges_are_the_files_own(tmp_path:
     assert ids_of(Tokenizer.from_path(path), texts, special=False) == hugging_face_ids(oracle, texts, special=False)
 
 
+def test_a_complete_list_is_followed_in_any_order(tmp_path: Path) -> None:
+    """Every pair that forms a token is in it, as Llama 3's, but pieces are not looked for whole."""
+    tokens, merges = [*BYTES, "ab", "abc", "ca"], ["ab c", "c a", "a b"]
+    path = write_vocabulary_gguf(tmp_path / "m.gguf", model="gpt2", tokens=tokens, merges=merges, pre="gpt-2")
+    oracle = hugging_face_bpe(tokens, merges)
+    oracle.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    texts = ["abc", "cabc", "abcabc", "aabbcc", "cacabab abca"]
+    assert ids_of(Tokenizer.from_path(path), texts, special=False) == hugging_face_ids(oracle, texts, special=False)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"merges": ["ab c", "a b"]}, "in an order that tiktoken cannot follow"),
+        ({"tokens": [*BYTES, "ab", "abc", "bc"], "merges": ["ab c", "a b"]}, "in an order that tiktoken cannot follow"),
         ({"merges": ["a b", "b b"]}, "its merges form 'bb', which is no token of bytes"),
         ({"merges": ["a b", "abc"]}, "the merge 'abc' is not of two tokens"),
         ({"merges": ["a b", " ab"]}, "the merge ' ab' is not of two tokens"),
