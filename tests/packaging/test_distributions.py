@@ -17,7 +17,7 @@ from packaging.metadata import Metadata
 ROOT = Path(__file__).parents[2]
 LIBRARY = "llama3_custom_ops/libllama3_custom_ops.so"
 PACKAGES = {"llama3_custom_ops", "llama3_exporter", "llama3_models", "llama3_runtime"}
-COMMANDS = {"llama3-bench", "llama3-export", "llama3-run"}
+COMMANDS = {"llama3-bench", "llama3-export", "llama3-inspect", "llama3-run"}
 NEWEST_GLIBC = (2, 28)
 
 

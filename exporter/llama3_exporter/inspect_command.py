@@ -1,0 +1,75 @@
+"""The command `llama3-inspect`."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from pathlib import Path
+
+from llama3_models import command_line
+from llama3_models.errors import UsageError
+from llama3_models.exports import GRAPH
+from llama3_models.locate import locate_model
+
+_PLOT_FORMATS = (".png", ".svg", ".pdf")
+_USUAL_CONTEXT = 4096
+
+
+def llama3_inspect(
+    model: str,
+    *,
+    context: int | None = None,
+    tensors: bool = False,
+    json: bool = False,
+    plot: Path | None = None,
+) -> int:
+    """Show what is in a GGUF of a Llama model, or in an export of one.
+
+    Its architecture, its weights by type and by layer, what each type becomes in a graph, the memory that it takes to
+    run, and its tokenizer. Only the header is read, whatever the model's size.
+
+    Args:
+        model: A .gguf file (any part of a split one), the folder of an export, its graph, or a name of the catalogue.
+        context: Positions of the KV cache for which memory is counted (default: 4096, or all that the model has).
+        tensors: List every tensor as well.
+        json: Print one JSON object, and nothing else.
+        plot: Draw bits a weight by layer, and where the bytes are, into this .png, .svg or .pdf file.
+
+    Examples:
+        llama3-inspect Llama-3.1-8B-Instruct-Q4_K_M.gguf --context 32768
+        llama3-inspect out --tensors
+        llama3-inspect smollm2-135m --plot smollm2.png
+    """
+    command_line.check_ranges({"context": (context, 1)})
+    if plot is not None and plot.suffix.lower() not in _PLOT_FORMATS:
+        raise UsageError(f"--plot: expected a name that ends in {', '.join(_PLOT_FORMATS)}, not {str(plot)!r}")
+    path = locate_model(model)
+    # Heavy imports wait until the command line is known to be right.
+    from llama3_exporter import inspect_plot, inspect_report
+
+    if plot is not None:
+        inspect_plot.check_plot()
+    if path.suffix == ".onnx" or (path / GRAPH).is_file():
+        from llama3_exporter.inspect_graph import inspect_export
+
+        found = inspect_export(path)
+    else:
+        from llama3_exporter.inspect_gguf import inspect_gguf
+
+        found = inspect_gguf(path)
+    if context is None:
+        context = min(_USUAL_CONTEXT, found.architecture.context_length)
+    found.check_context(context)
+    if json:
+        print(json_format.dumps(inspect_report.as_json(found, context, tensors=tensors), ensure_ascii=False, indent=2))
+    else:
+        print(inspect_report.page(found, context, tensors=tensors))
+    if plot is not None:
+        inspect_plot.plot(found, plot)
+        print(f"Wrote {plot}", file=sys.stderr)
+    return 0
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return command_line.run(llama3_inspect, name="llama3-inspect")

@@ -1,0 +1,138 @@
+"""What there is to know about a GGUF: its header says it all, so no weight is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import gguf
+from llama3_models.gguf_file import GGUFFile, GGUFTensor
+from llama3_models.hyperparameters import Hyperparameters
+from llama3_models.units import format_bytes
+
+from llama3_exporter.formats import FLOAT_TYPES, FORMATS
+from llama3_exporter.host_files import read_tokenizer
+from llama3_exporter.inspect_facts import Architecture, Inspection, Role, TokenizerFacts, Weight, memory
+
+_ROLES: dict[str, Role] = {"token_embd": "embedding", "output": "head", "output_norm": "norms", "rope_freqs": "other"}
+_PAGE = 4096  # where each array begins in the file of weights
+_FLOAT_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def inspect_gguf(path: Path) -> Inspection:
+    """Inspect a GGUF; `path` is its file, or any part of a split one.
+
+    Raises:
+        Llama3Error: it is no GGUF of a model that we support, or damaged.
+    """
+    with GGUFFile.open(path) as file:
+        config = Hyperparameters.from_gguf(file)
+        architecture = architecture_of(config)
+        weights = tuple(_weights(file))
+        vocabulary, remarks = read_tokenizer(file)
+        return Inspection(
+            path=path,
+            about=_about(file),
+            facts=None,
+            architecture=architecture,
+            weights=weights,
+            memory=(
+                memory(architecture, "native", file.size, "float16"),
+                memory(architecture, "contrib", _contrib_memory(file, tied=config.tied), "float32"),
+            ),
+            tokenizer=None if vocabulary is None else TokenizerFacts.of(vocabulary),
+            remarks=remarks,
+        )
+
+
+def architecture_of(config: Hyperparameters) -> Architecture:
+    """The numbers that are shown."""
+    return Architecture(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocab_size=config.vocab_size,
+        context_length=config.context_length,
+        tied=config.tied,
+        rope_theta=config.rope_theta,
+        rope_scaled=config.rope_scaling != 1.0 or config.rope_factors is not None,
+    )
+
+
+def _about(file: GGUFFile) -> dict[str, str]:
+    count = len(file.parts)
+    about = {"format": f"GGUF version {file.version}, {format_bytes(file.size)}" + (f" in {count} files" * (count > 1))}
+    if name := file.get_str("general.name", default=None):
+        about["name"] = name
+    file_type = file.get_int("general.file_type", default=None)
+    if file_type in set(gguf.LlamaFileType):
+        about["file type"] = gguf.LlamaFileType(file_type).name.removeprefix("MOSTLY_")
+    return about
+
+
+def _weights(file: GGUFFile) -> Iterator[Weight]:
+    for tensor in file.tensors.values():
+        layer, role = _place(tensor.name)
+        packed = _packed(tensor)
+        contrib_bytes = sum(packed.arrays) + packed.zero_points
+        yield Weight(
+            tensor.name, layer, role, tensor.type.name, tensor.shape, tensor.n_bytes, packed.form, contrib_bytes
+        )
+
+
+def _place(name: str) -> tuple[int | None, Role]:
+    """The layer and the role of a tensor: `blk.N.attn_q.weight` is attention's."""
+    parts = name.split(".")
+    if parts[0] != "blk":
+        return None, _ROLES.get(parts[0], "other")
+    role: Role = "norms" if parts[2].endswith("_norm") else "attention" if parts[2].startswith("attn") else "MLP"
+    return int(parts[1]), role
+
+
+class _Packed(NamedTuple):
+    """What a contrib graph holds of a tensor: a word for it, and the bytes of its arrays.
+
+    `zero_points` are those that are the same in all blocks, which weights share in the file.
+    """
+
+    form: str
+    arrays: tuple[int, ...]
+    zero_point: int = 0
+    zero_points: int = 0
+
+
+def _packed(tensor: GGUFTensor) -> _Packed:
+    """With the options that `llama3-export` has unless told. See docs/quantization.md."""
+    size = math.prod(tensor.shape)
+    if len(tensor.shape) < 2:
+        return _Packed("float32", (4 * size,))
+    if tensor.type in FLOAT_TYPES:
+        return _Packed(_FLOAT_NAMES[tensor.type.name], (tensor.n_bytes,))
+    form = FORMATS[tensor.type]
+    rows, blocks = tensor.shape[0], size // form.block_size
+    codes, scales = size * form.bits // 8, 4 * blocks
+    zero_points = rows * math.ceil(blocks // rows * form.bits / 8)
+    name = f"{form.bits}-bit blocks of {form.block_size}"
+    if form.zero_point is None:
+        return _Packed(
+            f"{name} + sums", (codes, scales, zero_points, scales)
+        )  # the sums' factors are as many as scales
+    return _Packed(name, (codes, scales), form.zero_point, zero_points)
+
+
+def _contrib_memory(file: GGUFFile, *, tied: bool) -> int:
+    """What ONNX Runtime holds: the file of weights, and of float matrices that it multiplies by a float32 copy."""
+    in_file, copies = 0, 0
+    shared: dict[int, int] = {}
+    for name, tensor in file.tensors.items():
+        packed = _packed(tensor)
+        in_file += sum(math.ceil(n_bytes / _PAGE) * _PAGE for n_bytes in packed.arrays)
+        shared[packed.zero_point] = max(shared.get(packed.zero_point, 0), packed.zero_points)
+        if tensor.type in FLOAT_TYPES and len(tensor.shape) == 2 and (tied or name != "token_embd.weight"):
+            copies += 4 * math.prod(tensor.shape)
+    return in_file + sum(shared.values()) + copies

@@ -1,0 +1,329 @@
+"""What `llama3-inspect` finds out, held against the gguf package and against real exports' files."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import onnx
+import pytest
+from gguf import GGMLQuantizationType as T
+from llama3_exporter import export
+from llama3_exporter.inspect_command import llama3_inspect
+from llama3_exporter.inspect_facts import Inspection, total, totals
+from llama3_exporter.inspect_gguf import inspect_gguf
+from llama3_exporter.inspect_graph import inspect_export
+from llama3_models import command_line
+
+from tests.support.llama_gguf import llama31_rope_factors, split_gguf, write_llama_gguf
+from tests.support.vocabularies import smollm2_gguf
+
+MIXED = {"*.attn_v.weight": T.Q6_K, "*.ffn_down.weight": T.Q8_0, "token_embd.weight": T.F16, "*": T.Q4_K}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Several types, biases, scaled rotation, a head of its own."""
+    path = tmp_path_factory.mktemp("gguf") / "mixed.gguf"
+    return write_llama_gguf(
+        path, types=MIXED, num_layers=3, attention_bias=True, rope_factors=llama31_rope_factors(64)[:32]
+    )
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama_gguf(tmp_path_factory.mktemp("gguf") / "tied.gguf", types=T.Q5_K, tied=True)
+
+
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama_gguf(tmp_path_factory.mktemp("gguf") / "floats.gguf", types=T.BF16)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = command_line.run(llama3_inspect, list(map(str, arguments)), name="llama3-inspect")
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+# GGUFs
+
+
+def test_a_gguf_is_what_the_gguf_package_reads() -> None:
+    found = inspect_gguf(smollm2_gguf())
+    reader = gguf.GGUFReader(smollm2_gguf())
+    assert [(w.name, w.form, w.bytes, w.shape) for w in found.weights] == [
+        (t.name, t.tensor_type.name, t.n_bytes, tuple(map(int, t.shape[::-1]))) for t in reader.tensors
+    ]
+    parameters = sum(int(math.prod(t.shape)) for t in reader.tensors)
+    assert total(found.weights).bits == 8 * sum(t.n_bytes for t in reader.tensors) / parameters
+    numbers = found.architecture
+    for key, value in {
+        "block_count": numbers.num_layers,
+        "embedding_length": numbers.hidden_size,
+        "feed_forward_length": numbers.intermediate_size,
+        "attention.head_count": numbers.num_attention_heads,
+        "attention.head_count_kv": numbers.num_key_value_heads,
+        "context_length": numbers.context_length,
+        "rope.freq_base": numbers.rope_theta,
+    }.items():
+        assert reader.fields[f"llama.{key}"].contents() == value, key
+    assert numbers.tied
+    assert found.tokenizer is not None
+    assert found.tokenizer.chat_template == reader.fields["tokenizer.chat_template"].contents()
+    types = Counter(reader.fields["tokenizer.ggml.token_type"].contents())
+    assert found.tokenizer.special == types[gguf.TokenType.CONTROL]
+    assert found.tokenizer.pre_tokenizer == reader.fields["tokenizer.ggml.pre"].contents()
+
+
+def test_parts_and_layers(mixed: Path) -> None:
+    found = inspect_gguf(mixed)
+    by_role = totals(found.weights, lambda weight: weight.role)
+    assert {role: own.tensors for role, own in by_role.items()} == {
+        "embedding": 1, "other": 1, "norms": 7, "attention": 24, "MLP": 9, "head": 1,
+    }  # fmt: skip
+    assert {w.layer for w in found.weights if w.role in ("attention", "MLP")} == {0, 1, 2}
+    assert found.architecture.rope_scaled
+
+
+def test_a_split_model_is_one(mixed: Path, tmp_path: Path) -> None:
+    parts = split_gguf(mixed, tmp_path, max_tensors=10)
+    found = inspect_gguf(parts[1])
+    assert Counter(w.name for w in found.weights) == Counter(w.name for w in inspect_gguf(mixed).weights)
+    assert f"in {len(parts)} files" in found.about["format"]
+
+
+# Exports
+
+
+@pytest.mark.parametrize("source", ["mixed", "tied", "floats", "smollm2"])
+def test_memory_and_weights_of_a_contrib_graph_are_those_of_a_real_one(
+    source: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """What is calculated from a GGUF's header is what an export then takes."""
+    path = smollm2_gguf() if source == "smollm2" else request.getfixturevalue(source)
+    before = inspect_gguf(path)
+    summary = export(path, tmp_path / "out")
+    after = inspect_export(tmp_path / "out")
+    expected = next(memory for memory in before.memory if memory.ops == "contrib")
+    assert after.memory[0].weights == pytest.approx(summary.memory_bytes, rel=0.001)
+    assert expected.weights == pytest.approx(summary.memory_bytes, rel=0.01)
+    assert after.memory[0].kv_cache_per_position == summary.kv_cache_bytes_per_position
+    assert expected.kv_cache_per_position == summary.kv_cache_bytes_per_position
+    same_model(before, after)
+
+    for weight in after.weights:
+        if len(weight.shape) == 2:
+            # Zero points that several weights share are counted once in an export.
+            sizes = {
+                w.contrib_bytes for w in before.weights if (w.shape, w.contrib_form) == (weight.shape, weight.form)
+            }
+            assert any(0.95 * size <= weight.bytes <= size for size in sizes if size is not None), weight
+
+
+def same_model(gguf_: Inspection, export_: Inspection) -> None:
+    """The same numbers, and as many weights in each layer and part, whatever they are called."""
+    numbers = vars(gguf_.architecture) | {"rope_theta": None, "rope_scaled": None}
+    assert vars(export_.architecture) == numbers
+
+    def counts(found: Inspection) -> dict[object, int]:
+        groups = totals((w for w in found.weights if w.role != "other"), lambda weight: (weight.layer, weight.role))
+        return {key: own.parameters for key, own in groups.items()}
+
+    assert counts(export_) == counts(gguf_)
+    assert export_.tokenizer is not None
+    assert gguf_.tokenizer is not None
+    assert vars(export_.tokenizer) == vars(gguf_.tokenizer)
+
+
+@pytest.mark.parametrize("options", [{"activations": "float32"}, {"precision": "fp16"}], ids=str)
+@pytest.mark.parametrize("source", ["mixed", "tied", "floats"])
+def test_other_options_are_the_same_model(
+    source: str, options: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(source)
+    summary = export(path, tmp_path / "out", **options)  # type: ignore[arg-type]
+    after = inspect_export(tmp_path / "out")
+    same_model(inspect_gguf(path), after)
+    assert after.memory[0].weights == pytest.approx(summary.memory_bytes, rel=0.001)
+    assert after.memory[0].kv_cache_per_position == summary.kv_cache_bytes_per_position
+
+
+@pytest.mark.parametrize("source", ["mixed", "tied", "floats"])
+def test_a_native_export_is_the_gguf(source: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = tmp_path / "model.gguf"
+    shutil.copy(request.getfixturevalue(source), path)
+    before = inspect_gguf(path)
+    summary = export(path, tmp_path / "out", ops="native")
+    export(path, ops="native")  # and the graph beside it
+    for where in (tmp_path / "out", tmp_path / "out" / "model.onnx", tmp_path / "model.onnx"):
+        after = inspect_export(where)
+        same_model(before, after)
+        forms = {w.form for w in before.weights if len(w.shape) == 2}
+        assert {w.form for w in after.weights if len(w.shape) == 2} == forms
+        assert after.memory[0].weights == pytest.approx(summary.memory_bytes, rel=0.01)
+        assert after.memory[0].kv_cache_type == "float16"
+
+
+def test_an_export_without_its_weights_or_tokenizer_says_so(mixed: Path, tmp_path: Path) -> None:
+    """A graph alone says what there is to say; what is not beside it becomes a note."""
+    export(mixed, tmp_path / "out")
+    assert inspect_export(tmp_path / "out").remarks == ()
+    shutil.copy(tmp_path / "out" / "model.onnx", tmp_path / "alone.onnx")
+    tokenizer, weights = inspect_export(tmp_path / "alone.onnx").remarks
+    assert "no tokenizer beside the graph" in tokenizer
+    assert weights == "model.onnx.data, which holds weights, is not beside the graph"
+
+
+# The command
+
+
+@pytest.mark.parametrize("source", ["mixed", "tied", "smollm2"])
+def test_a_page_fits_a_terminal(
+    capsys: pytest.CaptureFixture[str], source: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    gguf_ = smollm2_gguf() if source == "smollm2" else request.getfixturevalue(source)
+    path = tmp_path / "m.gguf"
+    path.symlink_to(gguf_)
+    export(path, tmp_path / "out", activations="float32")
+    for model in (path, tmp_path / "out"):
+        status, out, err = run(capsys, model, "--tensors")
+        assert (status, err) == (0, "")
+        # A path is as long as it is.
+        assert max(map(len, out.splitlines()[1:])) <= 80
+        for heading in ("Architecture", "Weights", "Where the bytes are", "Memory for", "Tokenizer", "Tensors"):
+            assert f"\n{heading}" in out
+
+
+def test_the_page_has_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures of the README and of the docs."""
+    _, out, _ = run(capsys, smollm2_gguf(), "--context", 512)
+    for text in (
+        "134.5 M in 272 tensors, 96.6 MB, 5.74 bits each",
+        "Q4_1     210 106.2 M  66.4 MB 68.7%  5.00   6.12: 4-bit blocks of 32 + sums",
+        "native        98.4 MB    11.8 MB float16    110.2 MB",
+        "contrib      115.8 MB    23.6 MB float32    139.4 MB",
+        "<|endoftext|> (0), <|im_end|> (2)",
+    ):
+        assert text in out, out
+    assert "blk." not in out
+
+
+def test_json_is_the_same_as_data(capsys: pytest.CaptureFixture[str], mixed: Path) -> None:
+    _, out, _ = run(capsys, mixed, "--json", "--context", 100)
+    data = json.loads(out)
+    native, contrib = data["memory"]
+    per_position = 2 * 3 * 2 * 64  # keys and values, layers, heads, elements
+    assert native["total"] == mixed.stat().st_size + 100 * per_position * 2
+    assert contrib["total"] == contrib["weights"] + 100 * per_position * 4
+    assert sum(form["parameters"] for form in data["forms"]) == data["weights"]["parameters"]
+    assert sum(role["bytes"] for role in data["roles"].values()) == data["weights"]["bytes"]
+    assert list(data["layers"]) == ["0", "1", "2"]
+    assert "tensors" not in data
+    data = json.loads(run(capsys, mixed, "--json", "--tensors")[1])
+    assert len(data["tensors"]) == data["weights"]["tensors"]
+
+
+def test_a_terminal_acts_on_no_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_llama_gguf(tmp_path / "model.gguf", num_layers=1)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"<|eot_id|>", b"<\x1b[2J\x07\x08|>x"))
+    status, out, _ = run(capsys, path)
+    assert status == 0
+    assert "\x1b" not in out
+    assert "\\x1b[2J\\x07\\x08" in out
+
+
+def test_a_picture(capsys: pytest.CaptureFixture[str], mixed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for ending in ("png", "svg"):
+        status, _, err = run(capsys, mixed, "--plot", tmp_path / f"out.{ending}")
+        assert (status, err) == (0, f"Wrote {tmp_path}/out.{ending}\n")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert b"in a contrib graph" in (tmp_path / "out.svg").read_bytes()
+
+
+def test_without_matplotlib_it_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, mixed: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("llama3_exporter.inspect_plot.find_spec", lambda _: None)
+    status, out, err = run(capsys, mixed, "--plot", tmp_path / "out.png")
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1
+    assert "pip install 'llama3-onnx[plot]'" in err
+
+
+def graph_without(kind: str) -> Callable[[Path], object]:
+    def spoil(path: Path) -> None:
+        model = onnx.load(path / "model.onnx", load_external_data=False)
+        if kind == "inputs":
+            del model.graph.input[:]
+        elif kind == "attributes":
+            for node in model.graph.node:
+                del node.attribute[:]
+        elif kind == "facts":
+            model.metadata_props[0].value = '{"producer": "llama3-onnx", "options": 3}'
+        else:
+            model.metadata_props[0].value = "{}"
+        (path / "model.onnx").write_bytes(model.SerializeToString())
+
+    return spoil
+
+
+BAD_EXPORTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "without inputs": (graph_without("inputs"), "damaged graph"),
+    "without attributes": (graph_without("attributes"), "damaged graph"),
+    "with other facts": (graph_without("facts"), "damaged graph"),
+    "of somebody else": (graph_without("producer"), "no graph that llama3-export wrote"),
+    "no ONNX": (lambda path: (path / "model.onnx").write_bytes(b"GGUF\xff"), "no graph that llama3-export wrote"),
+    "without a graph": (lambda path: (path / "model.onnx").unlink(), "no .gguf file"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_EXPORTS.values(), ids=BAD_EXPORTS)
+def test_a_bad_export_is_one_line(
+    capsys: pytest.CaptureFixture[str], tied: Path, tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    export(tied, tmp_path / "out")
+    spoil(tmp_path / "out")
+    status, out, err = run(capsys, tmp_path / "out")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "missing MODEL"),
+        (["gone.gguf"], 1, "no such file"),
+        (["gone.onnx"], 1, "gone.onnx"),
+        (["empty.gguf"], 1, "an empty file"),
+        (["smollm2-135"], 1, "smollm2-135m"),
+        (["model.gguf", "--context", "0"], 2, "--context must be 1 or more"),
+        (["model.gguf", "--context", "513"], 1, "has 512 positions, fewer than --context 513"),
+        (["model.gguf", "--plot", "out.txt"], 2, "--plot"),
+        (["model.gguf", "--plots", "out.png"], 2, "did you mean --plot?"),
+        (["model.gguf", "--json", "--json"], 2, "given twice"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tied: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.gguf").symlink_to(tied)
+    (tmp_path / "empty.gguf").touch()
+    found, out, err = run(capsys, *arguments)
+    assert (found, out, err.count("\n")) == (status, "", 1), err
+    assert message in err
