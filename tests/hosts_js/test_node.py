@@ -1,0 +1,66 @@
+"""onnxruntime-node runs the export, with the program of docs/apps/node.md and the tokenizer of npm."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
+from llama3_models.gguf_file import GGUFFile
+from llama3_models.vocabulary import Vocabulary
+from llama3_runtime import Generator, SamplingParams
+
+from tests.hosts.host_programs import example
+from tests.hosts_js.javascript import FOLDER, PACKAGES, require_node, run_node
+from tests.support.texts import mixed_texts
+from tests.support.vocabularies import (
+    hugging_face_ids,
+    hugging_face_llama3,
+    hugging_face_smollm2,
+    write_llama3_gguf,
+)
+
+require_node("onnxruntime-node", "@huggingface/tokenizers")
+
+
+@pytest.mark.parametrize("prompt", ["Gravity is", "The capital of France is"])
+def test_greedy_ids_are_our_generator_s(folder: Path, generator: Generator, prompt: str, tmp_path: Path) -> None:
+    """With one array a layer as past and present; the second text ends at an end token."""
+    (tmp_path / "program.mjs").write_text(example("node.md", "A prompt", "js"), encoding="utf-8")
+    (tmp_path / "node_modules").symlink_to(PACKAGES)
+    ids, *text = run_node(tmp_path / "program.mjs", folder, prompt, 48).splitlines()
+
+    prompt_ids = generator.tokenizer.encode(prompt)
+    expected = [*prompt_ids, *generator.stream_ids(prompt_ids, SamplingParams(temperature=0, max_new_tokens=48))]
+    assert [int(i) for i in ids.split()] == expected
+    assert "\n".join(text) == generator.tokenizer.decode(expected)
+
+
+def test_the_tokenizer_gives_smollm2_s_ids(folder: Path) -> None:
+    """But for what JavaScript's classes of characters leave out, which the page names."""
+    texts = mixed_texts(1000)
+    found = ids_of(folder, texts)
+    expected = hugging_face_ids(hugging_face_smollm2(), texts, special=True)
+    different = [text for text, a, b in zip(texts, found, expected, strict=True) if a != b]
+    assert all(any(map(is_seen_differently, text)) for text in different), different
+
+
+def test_the_tokenizer_gives_llama3_s_ids(tmp_path: Path) -> None:
+    with GGUFFile.open(write_llama3_gguf(tmp_path / "llama3.gguf")) as file:
+        vocabulary = Vocabulary.from_gguf(file)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary)), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(vocabulary)), encoding="utf-8")
+    texts = mixed_texts(1000)
+    assert ids_of(tmp_path, texts) == hugging_face_ids(hugging_face_llama3(), texts, special=True)
+
+
+def ids_of(folder: Path, texts: list[str]) -> list[list[int]]:
+    ids: list[list[int]] = json.loads(run_node(FOLDER / "encode.mjs", folder, stdin=json.dumps(texts)))
+    return ids
+
+
+def is_seen_differently(character: str) -> bool:
+    """A numeral outside of ASCII, or white space in JavaScript alone or everywhere else."""
+    return character in "\u0085\ufeff" or (unicodedata.category(character)[0] == "N" and not character.isascii())
