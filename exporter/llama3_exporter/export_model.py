@@ -140,11 +140,11 @@ def export_native_graph(
     activations: Activations = "int8",
     logits: Logits = "last",
     max_length: int | None = None,
-    resolve_links: bool = False,
 ) -> None:
     """Write a native graph alone, for a GGUF that stays where it is.
 
-    It runs where the session option `session.model_external_initializers_file_folder_path` names the GGUF's folder.
+    It calls the GGUF by its own name, not by that of a link to it, and runs where the session option
+    `session.model_external_initializers_file_folder_path` names the GGUF's folder.
 
     Args:
         file: The GGUF.
@@ -152,7 +152,6 @@ def export_native_graph(
         activations: See `export`.
         logits: See `export`.
         max_length: See `export`.
-        resolve_links: Call the GGUF by the name of the file that a link leads to.
 
     Raises:
         Llama3Error: the file is no Llama that we support, or the graph cannot be written.
@@ -160,7 +159,7 @@ def export_native_graph(
     refuse_unfinished(file)
     config = Hyperparameters.from_gguf(file)
     options = ExportOptions("native", activations, "fp32", logits, _positions(file, config, max_length))
-    names = {part: part.resolve().name if resolve_links else part.name for part in file.parts}
+    names = {part: part.resolve().name for part in file.parts}
     _write_native_graph(file, config, options, path, names)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
@@ -23,7 +25,7 @@ def add_bias(op: OpBuilder, y: ir.Value, bias: nn.Parameter | None) -> ir.Value:
     return y if bias is None else op.Add(y, bias)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(nn.Module, ABC):
     """The norm of the residual stream, which a branch joins before; how both are one op is the backend's business."""
 
     def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
@@ -40,9 +42,9 @@ class RMSNorm(nn.Module):
             value.type, value.shape = x.type, x.shape
         return normed, total
 
+    @abstractmethod
     def add_and_norm(self, op: OpBuilder, x: ir.Value, branch: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The same where there is a branch."""
-        raise NotImplementedError
 
 
 def typed(value: ir.Value, like: ir.Value, last_dim: int | ir.SymbolicDim, dtype: ir.DataType) -> ir.Value:

@@ -120,7 +120,7 @@ def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, l
 
     if ops == "native":
         folder.mkdir()
-        export_native_graph(file, folder / GRAPH, logits=logits, resolve_links=True)
+        export_native_graph(file, folder / GRAPH, logits=logits)
         return
     print(f"Exporting {file.path.name} to {folder}, once", file=sys.stderr)
     with byte_progress("exporting") as progress:
