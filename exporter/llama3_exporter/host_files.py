@@ -14,7 +14,7 @@ from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.hyperparameters import Hyperparameters
-from llama3_models.vocabulary import ByteLevelBPE, Vocabulary
+from llama3_models.vocabulary import ByteLevelBPE, TokenType, Vocabulary
 
 from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
 
@@ -37,7 +37,7 @@ def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, tuple[str, ...]]:
         return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)
     if isinstance(vocabulary.model, ByteLevelBPE):
         try:
-            tokens_by_rank(vocabulary.normal_ids(), vocabulary.model, vocabulary.source)
+            tokens_by_rank(vocabulary.ids_by_text(TokenType.NORMAL), vocabulary.model, vocabulary.source)
         except Llama3Error as error:
             return vocabulary, (f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})",)
     return vocabulary, ()

@@ -74,7 +74,7 @@ def sentencepiece_model(vocabulary: Vocabulary, special: Mapping[str, int]) -> S
 
 
 def _byte_level_pieces(vocabulary: Vocabulary, model: ByteLevelBPE, special: Mapping[str, int]) -> Iterator[_Piece]:
-    ids = vocabulary.normal_ids()
+    ids = vocabulary.ids_by_text(TokenType.NORMAL)
     try:
         ranked = tokens_by_rank(ids, model, vocabulary.source)
     except Llama3Error as error:

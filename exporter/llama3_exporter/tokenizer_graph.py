@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
-from llama3_models.byte_alphabet import CHARACTER_OF_BYTE, read_bytes
+from llama3_models.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_models.errors import Llama3Error
 from llama3_models.vocabulary import ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
 from onnxscript import GraphBuilder, OpBuilder
@@ -42,8 +41,6 @@ _MOST_SPECIAL_BYTES: Final = 250_000
 
 _INT64, _STRING = ir.DataType.INT64, ir.DataType.STRING
 _END: Final = int(np.iinfo(np.int64).max)
-_SPACE: Final = "\u2581"  # how SentencePiece spells it
-_BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
@@ -62,7 +59,7 @@ def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
             f"{vocabulary.source}: a token holds one of the noncharacters U+FDD0 to U+FDD2, which the tokenizer graph "
             "uses as marks; export it without --tokenizer-graph"
         )
-    special = _special_tokens(vocabulary)
+    special = vocabulary.ids_by_text(TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
     if sum(len(token.encode()) for token in special) > _MOST_SPECIAL_BYTES:
         raise Llama3Error(
             f"{vocabulary.source}: its special tokens have more than {_MOST_SPECIAL_BYTES:,} bytes, which no tokenizer "
@@ -80,7 +77,7 @@ def _tokenizer(vocabulary: Vocabulary, special: dict[str, int]) -> ir.Model:
         text = _rewrite(op, text, [first(vocabulary.tokens[vocabulary.bos_id])])
     if isinstance(vocabulary.model, ByteLevelBPE):
         text = _rewrite(op, text, byte_level_rewrites(vocabulary.model.pre_tokenizer, special))
-        text = _spell(op, text, vocabulary.normal_ids())
+        text = _spell(op, text, vocabulary.ids_by_text(TokenType.NORMAL))
     else:
         prefix = vocabulary.model.add_space_prefix
         text = _rewrite(op, text, sentencepiece_rewrites(special, add_space_prefix=prefix))
@@ -114,35 +111,13 @@ def _detokenizer(vocabulary: Vocabulary) -> ir.Model:
     builder = _builder("detokenizer")
     op = builder.op
     ids = builder.input("ids", _INT64, ["batch_size", "sequence_length"])
-    text = _look_up_and_join(op, _strings(op, _token_bytes(vocabulary), "token_texts"), ids)
+    text = _look_up_and_join(op, _strings(op, vocabulary.token_bytes(), "token_texts"), ids)
     text = _rewrite(op, text, valid_utf8())
     if isinstance(vocabulary.model, SentencePieceBPE) and vocabulary.model.add_space_prefix:
         text = _rewrite(op, text, [Rewrite(r"\A ", "")])
     text.type, text.shape = ir.TensorType(_STRING), ir.Shape(["batch_size"])
     builder.add_output(text, "text")
     return _model(builder)
-
-
-def _special_tokens(vocabulary: Vocabulary) -> dict[str, int]:
-    """The ids of the tokens that are found in a text before anything else."""
-    found_by_text = (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
-    ids: dict[str, int] = {}
-    for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
-        if token and type_ in found_by_text:
-            ids.setdefault(token, token_id)
-    return ids
-
-
-def _token_bytes(vocabulary: Vocabulary) -> Iterable[bytes]:
-    """What each token adds to a text; special ones add nothing."""
-    byte_level = isinstance(vocabulary.model, ByteLevelBPE)
-    for token, type_ in zip(vocabulary.tokens, vocabulary.types, strict=True):
-        if type_ == TokenType.NORMAL:
-            yield read_bytes(token) if byte_level else token.replace(_SPACE, " ").encode()
-        elif type_ == TokenType.BYTE and (byte := _BYTE_TOKEN.fullmatch(token)):
-            yield bytes.fromhex(byte[1])
-        else:
-            yield token.encode() if type_ == TokenType.USER_DEFINED else b""
 
 
 def _rewrite(op: OpBuilder, text: ir.Value, rewrites: Iterable[Rewrite]) -> ir.Value:

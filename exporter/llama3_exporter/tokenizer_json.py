@@ -6,13 +6,13 @@ runtime does. onnxruntime-genai and onnx-genai read them too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llama3_models.merges import all_merges
 from llama3_models.vocabulary import ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
 
 _SPACE = "\u2581"  # how SentencePiece spells it
+_USED = tuple(type_ for type_ in TokenType if type_ != TokenType.UNUSED)
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -61,10 +61,10 @@ def tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _byte_level(vocabulary: Vocabulary, model: ByteLevelBPE) -> dict[str, Any]:
-    ids = _ids(vocabulary, lambda type_: type_ != TokenType.UNUSED)
+    ids = vocabulary.ids_by_text(*_USED)
     merges = model.merges
     if merges is None:
-        normal = _ids(vocabulary, lambda type_: type_ == TokenType.NORMAL)
+        normal = vocabulary.ids_by_text(TokenType.NORMAL)
         merges = all_merges(normal, normal)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
@@ -75,8 +75,8 @@ def _byte_level(vocabulary: Vocabulary, model: ByteLevelBPE) -> dict[str, Any]:
 
 
 def _sentencepiece(vocabulary: Vocabulary, model: SentencePieceBPE) -> dict[str, Any]:
-    ids = _ids(vocabulary, lambda type_: type_ != TokenType.UNUSED)
-    normal = _ids(vocabulary, lambda type_: type_ == TokenType.NORMAL)
+    ids = vocabulary.ids_by_text(*_USED)
+    normal = vocabulary.ids_by_text(TokenType.NORMAL)
     by_score = sorted(normal, key=lambda token: -model.scores[normal[token]])
     prepend = [{"type": "Prepend", "prepend": _SPACE}] if model.add_space_prefix else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if model.add_space_prefix else []
@@ -107,15 +107,6 @@ def _bpe(ids: dict[str, int], merges: Any, *, ignore_merges: bool) -> dict[str, 
         "vocab": ids,
         "merges": list(merges),
     }
-
-
-def _ids(vocabulary: Vocabulary, wanted: Callable[[int], bool]) -> dict[str, int]:
-    """The ids of the tokens of the wanted types by their text; of two with the same text, the first."""
-    ids: dict[str, int] = {}
-    for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
-        if token and wanted(type_):
-            ids.setdefault(token, token_id)
-    return ids
 
 
 def _added_token(token_id: int, token: str, *, special: bool) -> dict[str, Any]:

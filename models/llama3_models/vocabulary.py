@@ -7,12 +7,14 @@ file leaves unsaid follows llama.cpp (`llama-vocab.cpp`), because GGUF files are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
+from llama3_models.byte_alphabet import read_bytes
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.gguf_part import StringArray, quoted
@@ -35,6 +37,8 @@ class TokenType(IntEnum):
 
 
 _TOKEN_TYPES: Final = frozenset(TokenType)
+_SPACE: Final = "\u2581"  # how SentencePiece spells it
+_BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,18 @@ class Vocabulary:
     adds_bos: bool
     chat_template: str | None
 
-    def normal_ids(self) -> dict[str, int]:
-        """The ids of the tokens of type normal by their text; of two with the same text, the first."""
+    def ids_by_text(self, *types: TokenType) -> dict[str, int]:
+        """The ids of the tokens of some types by their text; of two with the same text, the first."""
         ids: dict[str, int] = {}
         for token_id, (token, type_) in enumerate(zip(self.tokens, self.types, strict=True)):
-            if type_ == TokenType.NORMAL:
+            if type_ in types and token:
                 ids.setdefault(token, token_id)
         return ids
+
+    def token_bytes(self) -> list[bytes]:
+        """What each token adds to a text, by id; special tokens add nothing."""
+        spelled = isinstance(self.model, ByteLevelBPE)
+        return [_bytes_of(token, type_, spelled=spelled) for token, type_ in zip(self.tokens, self.types, strict=True)]
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Vocabulary:
@@ -230,3 +239,12 @@ def _token_id(file: GGUFFile, role: str, count: int, missing: int | None = None)
             f"{file.path}: {key} is {token_id}, and there are {count} tokens; give a tokenizer with --tokenizer-path"
         )
     return token_id
+
+
+def _bytes_of(token: str, type_: int, *, spelled: bool) -> bytes:
+    """The bytes of a token; `spelled` is whether normal tokens are in the alphabet of byte-level encoding."""
+    if type_ == TokenType.NORMAL:
+        return read_bytes(token) if spelled else token.replace(_SPACE, " ").encode()
+    if type_ == TokenType.BYTE and (byte := _BYTE_TOKEN.fullmatch(token)):
+        return bytes.fromhex(byte[1])
+    return token.encode() if type_ == TokenType.USER_DEFINED else b""

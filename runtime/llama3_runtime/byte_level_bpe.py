@@ -13,7 +13,7 @@ import regex
 import tiktoken
 from llama3_models.byte_alphabet import CHARACTER_OF_BYTE, read_bytes
 from llama3_models.byte_ranks import tokens_by_rank
-from llama3_models.vocabulary import ByteLevelBPE, Vocabulary
+from llama3_models.vocabulary import ByteLevelBPE, TokenType, Vocabulary
 
 # fancy-regex keeps a state for every character of a run of white space that a lookahead follows, a million at most;
 # past that tiktoken panics.
@@ -29,7 +29,7 @@ class ByteLevelEncoder:
         Raises:
             Llama3Error: The merges cannot be followed by rank.
         """
-        ids = vocabulary.normal_ids()
+        ids = vocabulary.ids_by_text(TokenType.NORMAL)
         single_bytes = [CHARACTER_OF_BYTE[byte] for byte in range(256)]
         ranked = [*single_bytes, *tokens_by_rank(ids, model, vocabulary.source)]
         self._ids = [ids.get(token, -1) for token in ranked]

@@ -8,12 +8,11 @@ else, the longest of those that begin first (as llama.cpp and Hugging Face's tok
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from llama3_models.byte_alphabet import read_bytes
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.tokenizer_files import read_vocabulary
@@ -21,9 +20,6 @@ from llama3_models.vocabulary import ByteLevelBPE, TokenType, Vocabulary
 
 from llama3_runtime.byte_level_bpe import ByteLevelEncoder
 from llama3_runtime.sentencepiece_bpe import SentencePieceEncoder
-
-_SPACE: Final = "\u2581"  # how SentencePiece spells it
-_BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class Tokenizer:
@@ -144,12 +140,7 @@ class Tokenizer:
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
-        vocabulary = self.vocabulary
-        spelled = isinstance(vocabulary.model, ByteLevelBPE)
-        return [
-            _bytes_of(token, type_, spelled=spelled)
-            for token, type_ in zip(vocabulary.tokens, vocabulary.types, strict=True)
-        ]
+        return self.vocabulary.token_bytes()
 
     def _split(self, text: str, *, special: bool) -> Iterator[str | int]:
         """Cuts out the tokens that are found by their text; the rest, in pieces that are not empty, is still text."""
@@ -165,27 +156,15 @@ class Tokenizer:
 
     @cached_property
     def _found_in_any_text(self) -> tuple[dict[str, int], re.Pattern[str] | None]:
-        return _finder(self.vocabulary, (TokenType.USER_DEFINED,))
+        return _finder(self.vocabulary.ids_by_text(TokenType.USER_DEFINED))
 
     @cached_property
     def _found_if_asked(self) -> tuple[dict[str, int], re.Pattern[str] | None]:
-        return _finder(self.vocabulary, (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN))
+        found = (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
+        return _finder(self.vocabulary.ids_by_text(*found))
 
 
-def _finder(vocabulary: Vocabulary, types: Sequence[int]) -> tuple[dict[str, int], re.Pattern[str] | None]:
-    """The tokens of some types by their text, and an expression that finds them, the longest first."""
-    ids: dict[str, int] = {}
-    for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
-        if type_ in types and token:
-            ids.setdefault(token, token_id)
+def _finder(ids: dict[str, int]) -> tuple[dict[str, int], re.Pattern[str] | None]:
+    """Tokens by their text, and an expression that finds them, the longest first."""
     longest_first = sorted(ids, key=len, reverse=True)
     return ids, re.compile("|".join(map(re.escape, longest_first))) if ids else None
-
-
-def _bytes_of(token: str, type_: int, *, spelled: bool) -> bytes:
-    """The bytes of a token; `spelled` is whether normal tokens are in the alphabet of byte-level encoding."""
-    if type_ == TokenType.NORMAL:
-        return read_bytes(token) if spelled else token.replace(_SPACE, " ").encode()
-    if type_ == TokenType.BYTE and (byte := _BYTE_TOKEN.fullmatch(token)):
-        return bytes.fromhex(byte[1])
-    return token.encode() if type_ == TokenType.USER_DEFINED else b""

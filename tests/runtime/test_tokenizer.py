@@ -1,6 +1,5 @@
 """The tokenizer against Hugging Face's tokenizers, sentencepiece and llama.cpp, and its rules for special tokens."""
 
-import ctypes
 import itertools
 import re
 import time
@@ -280,32 +279,22 @@ def test_a_space_is_put_before_text_and_after_special_tokens(spm: Tokenizer, tmp
 @pytest.mark.parametrize("changes", [{}, {"add_space_prefix": False}])
 def test_sentencepiece_encodes_as_llama_cpp_does(tmp_path: Path, changes: dict[str, bool]) -> None:
     """User-defined and special tokens included."""
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
     path = write_sentencepiece_gguf(tmp_path / "spm.gguf", **changes)
     tokenizer = Tokenizer.from_path(path)
     texts = [*mixed_texts(2000), "<user>a<user> #include <s>", "</s><user>"]
     for special in (False, True):
-        theirs = llama_cpp_ids(path, texts, special=special)
+        theirs = llama_cpp_oracle.tokenize(path, texts, special=special)
         assert differences(texts, ids_of(tokenizer, texts, special=special), theirs) == []
 
 
 def test_byte_level_encodes_as_llama_cpp_does(smollm2: Tokenizer) -> None:
     """Without control characters (it leaves out unknown bytes after merging) and runs that it merges otherwise."""
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
     texts = [text for text in mixed_texts(2000) if text.isprintable() and "''''" not in text]
-    theirs = llama_cpp_ids(smollm2_gguf(), texts, special=True)
+    theirs = llama_cpp_oracle.tokenize(smollm2_gguf(), texts, special=True)
     assert differences(texts, ids_of(smollm2, texts, special=True), theirs) == []
-
-
-def llama_cpp_ids(path: Path, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-    llama_cpp = pytest.importorskip("llama_cpp")
-    parameters = llama_cpp.llama_model_default_params()
-    parameters.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
-    vocabulary = llama_cpp.llama_model_get_vocab(model)
-    results = []
-    for text in texts:
-        data = text.encode()
-        buffer = (ctypes.c_int32 * (len(data) + 8))()
-        count = llama_cpp.llama_tokenize(vocabulary, data, len(data), buffer, len(buffer), False, special)
-        results.append(list(buffer[:count]))
-    llama_cpp.llama_model_free(model)
-    return results
