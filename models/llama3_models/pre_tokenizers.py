@@ -57,6 +57,7 @@ class PreTokenizer:
         pattern: The expression whose successive matches are the pieces, in the dialect that the `regex` module,
             Rust's fancy-regex and Oniguruma share.
         hugging_face: The same as the `pre_tokenizer` of a `tokenizer.json`.
+        as_published: The form of it in which models are published, where that is another one.
         whole_pieces: Whether a piece that is itself a token is taken as it is, even where no sequence of merges
             leads to it (`ignore_merges` of a `tokenizer.json`).
         adds_bos: Whether models of this kind want a beginning-of-sequence token when their files do not say.
@@ -66,6 +67,7 @@ class PreTokenizer:
     hugging_face: Mapping[str, Any]
     whole_pieces: bool
     adds_bos: bool
+    as_published: Mapping[str, Any] | None = None
 
 
 def _splits(*patterns: str) -> dict[str, Any]:
@@ -97,9 +99,12 @@ SEED_CODER: Final = PreTokenizer(_SEED_CODER, _splits(_SEED_CODER), whole_pieces
 GPT2: Final = PreTokenizer(_GPT2, _byte_level(use_regex=True), whole_pieces=False, adds_bos=False)
 DIGITS_THEN_GPT2: Final = PreTokenizer(
     _DIGITS_THEN_GPT2,
-    {"type": "Sequence", "pretokenizers": [_DIGITS, _byte_level(use_regex=True)]},
+    # onnxruntime-genai's tokenizer cuts by these two expressions, spelled like this; of the published form it sees the
+    # second step only.
+    _splits(r"\p{N}", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
     whole_pieces=False,
     adds_bos=False,
+    as_published={"type": "Sequence", "pretokenizers": [_DIGITS, _byte_level(use_regex=True)]},
 )
 
 _BY_KIND: Final = (
@@ -150,7 +155,7 @@ def pre_tokenizer_of(hugging_face: object, *, whole_pieces: bool, source: object
         Llama3Error: It cuts unlike every pre-tokenizer of the table.
     """
     for known, _ in _BY_KIND:
-        if _cuts_alike(hugging_face, known.hugging_face):
+        if any(_cuts_alike(hugging_face, form) for form in (known.hugging_face, known.as_published) if form):
             return replace(known, whole_pieces=whole_pieces)
     raise Llama3Error(
         f"{source}: its pre_tokenizer is not one that is known (such as those of Llama 3, Tekken, GPT-2 and SmolLM); "
