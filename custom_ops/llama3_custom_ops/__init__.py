@@ -10,9 +10,10 @@ from typing import Any
 
 from llama3_models.errors import Llama3Error
 
-__all__ = ["library_path", "register"]
+__all__ = ["LIBRARY", "library_path", "register"]
 
-_LIBRARY = "libllama3_custom_ops.so"
+LIBRARY = "libllama3_custom_ops.so"
+"""The library's file name."""
 _OVERRIDE = "LLAMA3_CUSTOM_OPS"
 
 
@@ -29,11 +30,11 @@ def library_path() -> Path:
             return path.resolve()
         raise Llama3Error(f"{_OVERRIDE}={override}: no such file; unset it to use the library of the installation")
     for folder in __path__:  # an editable installation keeps what it built in another folder than the sources
-        path = Path(folder, _LIBRARY)
+        path = Path(folder, LIBRARY)
         if path.is_file():
             return path.resolve()
     raise Llama3Error(
-        f"{_LIBRARY} was not built, for want of a C++20 compiler or CMake: install both and then llama3-onnx again, "
+        f"{LIBRARY} was not built, for want of a C++20 compiler or CMake: install both and then llama3-onnx again, "
         f"or export with --ops contrib"
     )
 

@@ -192,7 +192,7 @@ def _export_contrib(
             f"{output}: --shard-size cuts {format_bytes(weights.size)} of weights into {len(weights.sizes)} files; "
             f"give one that makes {_MAX_SHARDS} or fewer"
         )
-    hosts, remarks = host_files(file, config, options.max_length)
+    hosts, remarks = host_files(file, config, options.max_length, native=False)
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         # Each asks for the room of all: what has no bytes yet takes none from the next.
         shards = {name: stack.enter_context(unnamed_file(output, weights.size)) for name in weights.sizes}
@@ -245,7 +245,7 @@ def _export_native(
     backend = NativeBackend(file, config, options.activations, names)
     facts = facts_of(file, options, _fingerprints(names))
     model = build_graph(config, backend, options.logits)
-    hosts, host_remarks = host_files(file, config, options.max_length)
+    hosts, host_remarks = host_files(file, config, options.max_length, native=True)
     remarks = list(host_remarks)
 
     def placed(part: Path) -> Callable[[Path], None]:

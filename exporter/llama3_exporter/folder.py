@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from llama3_custom_ops import LIBRARY
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import FACTS, GRAPH
 from llama3_models.regular_files import read_regular
@@ -36,6 +37,7 @@ _NAMES = (
     "tokenizer_config.json",
     "tokenizer.onnx",
     "detokenizer.onnx",
+    LIBRARY,
 )
 
 # How everything is called that has no place yet. Who is still at work on it holds a lock.

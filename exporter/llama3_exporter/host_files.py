@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llama3_custom_ops import LIBRARY, library_path
 from llama3_models.byte_ranks import tokens_by_rank
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
@@ -43,21 +44,32 @@ def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, tuple[str, ...]]:
     return vocabulary, ()
 
 
-def host_files(file: GGUFFile, config: Hyperparameters, max_length: int) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def host_files(
+    file: GGUFFile, config: Hyperparameters, max_length: int, *, native: bool
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Name and content of each file, and remarks on what is missing.
+
+    With native ops, the library of these is one of the files, because onnxruntime-genai takes it from nowhere else.
 
     A GGUF without a tokenizer, or with one that is not supported, gets none of the tokenizer's files: the weights are
     as good without them.
     """
     vocabulary, remarks = read_tokenizer(file)
-    files = {
-        "config.json": to_json(_config(config, vocabulary, max_length)),
-        "generation_config.json": to_json(_special_ids(vocabulary)),
-        "genai_config.json": to_json(_genai_config(config, vocabulary, max_length)),
-    }
+    genai_config = _genai_config(config, vocabulary, max_length)
+    files = {}
+    if native:
+        try:
+            files[LIBRARY] = library_path().read_bytes()
+            genai_config["model"]["decoder"]["session_options"]["custom_ops_library"] = LIBRARY
+        except Llama3Error as error:
+            remarks = (*remarks, f"onnxruntime-genai needs the library of the native ops in the folder ({error})")
+    files["config.json"] = to_json(_config(config, vocabulary, max_length))
+    files["generation_config.json"] = to_json(_special_ids(vocabulary))
+    files["genai_config.json"] = to_json(genai_config)
     if vocabulary is not None:
-        # Hundreds of thousands of lines gain nothing by indentation.
-        files["tokenizer.json"] = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False).encode()
+        # Megabytes gain nothing by indentation.
+        compact = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False, separators=(",", ":"))
+        files["tokenizer.json"] = compact.encode()
         files["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
     return files, remarks
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from gguf import GGMLQuantizationType as T
+from llama3_custom_ops import LIBRARY, library_path
 from llama3_exporter import export
 from llama3_exporter.verify import verify
 from llama3_models.errors import Llama3Error
@@ -64,7 +65,33 @@ def test_a_folder_gets_a_hard_link(gguf: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.gguf").stat().st_ino == gguf.stat().st_ino
     assert summary.remarks == ()
     assert json.loads((tmp_path / "out" / "llama3.json").read_text())["options"]["ops"] == "native"
+    assert summary.written_bytes == sum(
+        path.stat().st_size for path in (tmp_path / "out").iterdir() if path.name != "model.gguf"
+    )
     assert verify(tmp_path / "out", gguf).passed
+
+
+def test_a_folder_gets_the_library_for_onnxruntime_genai(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(gguf, tmp_path / "out", ops="native")
+    assert (tmp_path / "out" / LIBRARY).read_bytes() == library_path().read_bytes()
+    assert genai_session_options(tmp_path / "out")["custom_ops_library"] == LIBRARY
+    export(gguf, tmp_path / "contrib")
+    assert not (tmp_path / "contrib" / LIBRARY).exists()
+    assert "custom_ops_library" not in genai_session_options(tmp_path / "contrib")
+
+    monkeypatch.setenv("LLAMA3_CUSTOM_OPS", str(tmp_path / "none.so"))
+    summary = export(gguf, tmp_path / "out", ops="native", force=True)
+    assert not (tmp_path / "out" / LIBRARY).exists()
+    assert "custom_ops_library" not in genai_session_options(tmp_path / "out")
+    assert "onnxruntime-genai needs the library" in summary.remarks[-1]
+
+
+def genai_session_options(folder: Path) -> dict[str, object]:
+    config = json.loads((folder / "genai_config.json").read_text())
+    options: dict[str, object] = config["model"]["decoder"]["session_options"]
+    return options
 
 
 def test_of_a_link_the_file_is_linked(gguf: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_greedy_ids(
 ) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", str(program.parent))
     folder: Path = request.getfixturevalue(kind)
-    library = "-" if kind == "contrib" else llama3_custom_ops.library_path()
+    library = "-" if kind == "contrib" else folder / llama3_custom_ops.LIBRARY
     prompt_ids = [str(token) for token in ids[prompt][:-NEW_TOKENS]]
     output = host_programs.run_command(program, folder, library, *prompt_ids)
     assert [int(token) for token in output.split()] == ids[prompt]

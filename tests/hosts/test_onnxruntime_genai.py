@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -32,15 +30,7 @@ print(json.dumps([tokenizer.encode(text).astype("int32").tolist() for text in js
 """
 
 
-@pytest.fixture(scope="module")
-def native_with_library(native: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("genai") / "native"
-    shutil.copytree(native, folder)
-    subprocess.run([sys.executable, "-c", host_programs.example(PAGE, "Native ops"), folder], check=True)
-    return folder
-
-
-@pytest.mark.parametrize("kind", ["contrib", "native_with_library"])
+@pytest.mark.parametrize("kind", ["contrib", "native"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_text(kind: str, prompt: str, texts: dict[str, str], request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind)
@@ -52,7 +42,7 @@ def test_the_cache_is_one_buffer(contrib: Path) -> None:
     assert search["past_present_share_buffer"] is True
 
 
-@pytest.mark.parametrize("kind", ["contrib", "native_with_library"])
+@pytest.mark.parametrize("kind", ["contrib", "native"])
 def test_a_batch_gives_what_each_prompt_gives(kind: str, texts: dict[str, str], request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind)
     lines = host_programs.run(host_programs.example(PAGE, "Several prompts at once"), folder, *PROMPTS).splitlines()

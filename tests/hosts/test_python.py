@@ -18,7 +18,7 @@ host_programs.require("tokenizers")
 @pytest.mark.parametrize("kind", ["contrib", "native"])
 def test_greedy_ids(kind: str, prompt: str, ids: dict[str, list[int]], request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(kind)
-    library = [llama3_custom_ops.library_path()] if kind == "native" else []
+    library = [folder / llama3_custom_ops.LIBRARY] if kind == "native" else []
     program = host_programs.example("python.md", "A prompt")
     assert "llama3" not in program
     assert json.loads(host_programs.run(program, folder, prompt, *library)) == ids[prompt]

@@ -48,4 +48,4 @@ def test_ids_and_chat_template(contrib: Path, generator: Generator) -> None:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_native_ops(prompt: str, native: Path, texts: dict[str, str]) -> None:
     program = host_programs.example(PAGE, "Native ops")
-    assert host_programs.run(program, native, llama3_custom_ops.library_path(), prompt) == texts[prompt]
+    assert host_programs.run(program, native, native / llama3_custom_ops.LIBRARY, prompt) == texts[prompt]
