@@ -7,6 +7,7 @@ import json as json_format
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from llama3_runtime.library_peer import LibraryPeer
     from llama3_runtime.llama_cpp_peer import LlamaCpp
     from llama3_runtime.perplexity import Quality
+    from llama3_runtime.token_profile import TokenProfile
 
 GROUPS = {
     "Model": ["model", "model_path", "gguf", "custom_ops_path", "ops"],
-    "Speed": ["prompt_size", "output_size", "depth", "repetitions"],
+    "Speed": ["prompt_size", "output_size", "depth", "repetitions", "profile"],
     "Quality": ["perplexity", "kl", "window", "max_windows"],
     "Machine": ["provider", "threads", "chunk_size"],
     "Output": ["compare", "json"],
@@ -38,6 +40,9 @@ OURS, LLAMA_CPP = "llama3-onnx", "llama.cpp"
 
 # A hundred times the WikiText-2 test; the windows of more would take days.
 _MAX_TEXT_BYTES = 128 << 20
+
+# Nodes that take less of a token are counted together.
+_SMALL_SHARE = 0.005
 
 
 def bench(
@@ -51,6 +56,7 @@ def bench(
     output_size: int = 128,
     depth: int = 0,
     repetitions: int = 5,
+    profile: bool = False,
     perplexity: Path | None = None,
     kl: bool = False,
     window: int = 512,
@@ -61,7 +67,7 @@ def bench(
     compare: str | None = None,
     json: bool = False,
 ) -> int:
-    """Measures how fast a model runs, or with --perplexity how well.
+    """Measures how fast a model runs, with --profile where a token's time goes, or with --perplexity how well.
 
     Speed is counted as llama-bench counts it, in tokens per second: pp512 is a prompt of 512 tokens, tg128 are 128
     tokens generated one by one. With --compare the engines take turns, and the ratios are of their medians.
@@ -76,6 +82,7 @@ def bench(
         output_size: Tokens to generate; 0 leaves them out.
         depth: Tokens that are in the KV cache before.
         repetitions: How often to measure, after one time that does not count.
+        profile: Tell what each kind of node takes of a token, of as many tokens as --output-size says, and no speeds.
         perplexity: A text file; its perplexity is measured, and no speed. The rules are llama-perplexity's: windows
             that do not overlap, of which the second half is predicted.
         kl: Also compute the text in float32 and tell how far from that the model is: slow, and needs the GGUF.
@@ -91,6 +98,7 @@ def bench(
     Examples:
         llama3-bench --model smollm2-135m --compare llama.cpp
         llama3-bench --model-path llama-3.1-8b-q4_k_m.gguf --depth 4096 --repetitions 3
+        llama3-bench --model smollm2-135m --output-size 64 --profile
         llama3-bench --model smollm2-135m --perplexity book.txt --kl --max-windows 4
     """
     if model is None and model_path is None:
@@ -109,6 +117,10 @@ def bench(
     )
     if perplexity is None and prompt_size == output_size == 0:
         raise UsageError("--prompt-size and --output-size are both 0, which leaves nothing to measure")
+    if profile and output_size == 0:
+        raise UsageError("--output-size is 0, which leaves no token to profile")
+    if profile and (compare is not None or perplexity is not None):
+        raise UsageError("--profile is of this engine's tokens; leave --compare and --perplexity out")
     if kl and perplexity is None:
         raise UsageError("--kl needs --perplexity with a text to compute on")
     peers = [] if compare is None else compare.split(",")
@@ -126,7 +138,7 @@ def bench(
     if gguf is None and (kl or peers):
         raise Llama3Error(f"{path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
     text = _read_text(perplexity) if perplexity is not None else None
-    max_length = window if text is not None else depth + max(prompt_size, output_size)
+    max_length = window if text is not None else depth + max(0 if profile else prompt_size, output_size)
     engines: dict[str, Engine] = {}
     versions: dict[str, str] = {}
 
@@ -147,7 +159,8 @@ def bench(
             # A perplexity needs the logits of many positions; with the last one's alone each token is a call.
             logits="last" if text is None else "selected",
         )
-        ours = Model.from_folder(
+        open_model = partial(
+            Model.from_folder,
             export.path,
             provider=provider,
             threads=threads,
@@ -156,6 +169,7 @@ def bench(
             custom_ops_path=custom_ops_path,
             weights_folder=export.weights_folder,
         )
+        ours = open_model()
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
         # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
@@ -168,7 +182,13 @@ def bench(
             versions[other.name] = f"{other.origin}, cpu"
 
         report: dict[str, Any] = {"model": str(path), "threads": ours.threads, "engines": versions}
-        if text is None:
+        if profile:
+            from llama3_runtime.token_profile import profile_tokens
+
+            token = profile_tokens(ours, open_model, tokens=output_size, depth=depth)
+            report |= {"tokens": output_size, "depth": depth, "token": {**asdict(token), "rest": token.rest}}
+            table = _profile_table(token)
+        elif text is None:
             from llama3_runtime.bench import measure
 
             measurements = measure(
@@ -274,6 +294,18 @@ def _speed_table(measurements: Sequence[Measurement]) -> str:
         for engine, ratio in peers.items()
     )
     return f"{table}\n\n{ratios}" if ratios else table
+
+
+def _profile_table(token: TokenProfile) -> str:
+    rows = [["node", "op", "a token", "µs", "share"]]
+    small = [node for node in token.nodes if node.microseconds < _SMALL_SHARE * token.total]
+    times = [(node.node, node.op, node.calls, node.microseconds) for node in token.nodes if node not in small]
+    times.append(("others", "", sum(node.calls for node in small), sum(node.microseconds for node in small)))
+    for node, op, calls, microseconds in times:
+        rows.append([node, op, f"{calls:.0f}", f"{microseconds:.0f}", f"{microseconds / token.total:.1%}"])
+    rows.append(["between nodes, Python", "", "", f"{token.rest:.0f}", f"{token.rest / token.total:.1%}"])
+    rows.append(["together", "", "", f"{token.total:.0f}", ""])
+    return _table(rows)
 
 
 def _quality_table(qualities: Sequence[Quality]) -> str:

@@ -89,6 +89,7 @@ class Model:
         chunk_size: int = defaults.CHUNK_SIZE,
         custom_ops_path: str | Path | None = None,
         weights_folder: str | Path | None = None,
+        profile_prefix: Path | None = None,
     ) -> Model:
         """Load an export.
 
@@ -101,6 +102,7 @@ class Model:
             chunk_size: Tokens of a prompt that go through the graph at once.
             custom_ops_path: A library of custom ops that the graph needs; our own for native ops needs no mention.
             weights_folder: Where the graph's weights lie, if not beside it.
+            profile_prefix: How the file begins that `end_profile` writes, if ONNX Runtime's profiler is wanted.
 
         Raises:
             Llama3Error: there is no export there, or it cannot be loaded or not run there.
@@ -112,6 +114,7 @@ class Model:
             threads=threads,
             custom_ops_path=Path(custom_ops_path) if custom_ops_path else None,
             weights_folder=Path(weights_folder) if weights_folder else None,
+            profile_prefix=profile_prefix,
         )
         facts = Facts.of_session(graph, session.ort)
         weights = Path(weights_folder) if weights_folder else graph.parent
@@ -171,6 +174,10 @@ class Model:
         if not 0 <= position <= self.position:
             raise ValueError(f"position {position} is not in 0 .. {self.position}")
         self.position = position
+
+    def end_profile(self) -> Path:
+        """The file with what ONNX Runtime's profiler noted, for a model that was loaded with a `profile_prefix`."""
+        return Path(self._ort.end_profiling())
 
     def _bind_input(self, name: str, array: npt.NDArray[np.int64]) -> None:
         # On the CPU the value shares the array's memory, and before ONNX Runtime 1.30 or so neither it nor the binding

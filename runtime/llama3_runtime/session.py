@@ -69,6 +69,7 @@ def open_session(
     threads: int | None = None,
     custom_ops_path: Path | None = None,
     weights_folder: Path | None = None,
+    profile_prefix: Path | None = None,
 ) -> Session:
     """Load `graph`.
 
@@ -78,6 +79,7 @@ def open_session(
         threads: For the work inside of an op; None for one for each CPU that this process may use.
         custom_ops_path: A library of custom ops to register before.
         weights_folder: Where the graph's external weights lie, if not beside it.
+        profile_prefix: How the file begins in which ONNX Runtime's profiler notes its times, if it is wanted.
 
     Raises:
         Llama3Error: ONNX Runtime cannot load it, or not where it was asked to.
@@ -89,6 +91,9 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = _NO_LOG
     options.intra_op_num_threads = threads
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     # Ours in any case: which ops a graph needs is known only when it is loaded.
     for library in (native_ops.library(), custom_ops_path):
         if library is not None:

@@ -154,6 +154,25 @@ def test_speed_as_json(capsys, folder):
         assert result["median"] == sorted(result["tokens_per_second"])[1] > 0
 
 
+def test_a_profile_has_every_node_of_the_graph(capsys, folder):
+    """As often as the graph has it: none twice, none of the runs before."""
+    arguments = ("--model-path", str(folder), "--profile", "--output-size", "3", "--depth", "5", "--threads", "1")
+    assert call(*arguments, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    nodes = report["token"]["nodes"]
+    attentions = [node for node in nodes if node["op"] == "GroupQueryAttention"]
+    assert [(node["node"].split("/")[0], node["calls"]) for node in attentions] == [("layers.*", 2)]
+    assert report["token"]["rest"] == pytest.approx(
+        report["token"]["total"] - sum(node["microseconds"] for node in nodes)
+    )
+    assert [node["microseconds"] for node in nodes] == sorted((node["microseconds"] for node in nodes), reverse=True)
+
+    assert call(*arguments) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert lines[0].split() == ["|", "node", "|", "op", "|", "a", "token", "|", "µs", "|", "share", "|"]
+    assert [line.split("|")[1].strip() for line in lines[-3:]] == ["others", "between nodes, Python", "together"]
+
+
 def test_speed_beside_llama_cpp(capsys, gguf, folder):
     pytest.importorskip("llama_cpp")
     sizes = ("--prompt-size", "8", "--output-size", "2", "--repetitions", "1", "--threads", "1")
@@ -187,6 +206,8 @@ def test_perplexity_of_a_text(capsys, tmp_path, gguf, folder):
         ([], 2, "missing --model or --model-path"),
         (["--model-path", "x", "--repetitions", "0"], 2, "--repetitions must be 1 or more, not 0"),
         (["--model-path", "x", "--prompt-size", "0", "--output-size", "0"], 2, "nothing to measure"),
+        (["--model-path", "x", "--profile", "--output-size", "0"], 2, "no token to profile"),
+        (["--model-path", "x", "--profile", "--compare", "llama.cpp"], 2, "leave --compare and --perplexity out"),
         (["--model-path", "x", "--kl"], 2, "--kl needs --perplexity"),
         (["--model-path", "x", "--compare", "ollama"], 2, "llama.cpp"),
         (["--model-path", "x", "--compare", "llama.cpp", "--provider", "cuda"], 2, "on the CPU"),
