@@ -186,7 +186,7 @@ def bench(
             from llama3_runtime.token_profile import profile_tokens
 
             token = profile_tokens(ours, open_model, tokens=output_size, depth=depth)
-            report |= {"tokens": output_size, "depth": depth, "token": {**asdict(token), "rest": token.rest}}
+            report |= {"tokens": output_size, "depth": depth, "token": {**asdict(token), "all_nodes": token.all_nodes}}
             table = _profile_table(token)
         elif text is None:
             from llama3_runtime.bench import measure
@@ -298,13 +298,13 @@ def _speed_table(measurements: Sequence[Measurement]) -> str:
 
 def _profile_table(token: TokenProfile) -> str:
     rows = [["node", "op", "a token", "µs", "share"]]
-    small = [node for node in token.nodes if node.microseconds < _SMALL_SHARE * token.total]
+    small = [node for node in token.nodes if node.microseconds < _SMALL_SHARE * token.all_nodes]
     times = [(node.node, node.op, node.calls, node.microseconds) for node in token.nodes if node not in small]
     times.append(("others", "", sum(node.calls for node in small), sum(node.microseconds for node in small)))
     for node, op, calls, microseconds in times:
-        rows.append([node, op, f"{calls:.0f}", f"{microseconds:.0f}", f"{microseconds / token.total:.1%}"])
-    rows.append(["between nodes, Python", "", "", f"{token.rest:.0f}", f"{token.rest / token.total:.1%}"])
-    rows.append(["together", "", "", f"{token.total:.0f}", ""])
+        rows.append([node, op, f"{calls:.0f}", f"{microseconds:.0f}", f"{microseconds / token.all_nodes:.1%}"])
+    rows.append(["all nodes", "", f"{sum(node.calls for node in token.nodes):.0f}", f"{token.all_nodes:.0f}", ""])
+    rows.append(["a token without the profiler", "", "", f"{token.without_profiler:.0f}", ""])
     return _table(rows)
 
 
