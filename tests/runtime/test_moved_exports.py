@@ -1,0 +1,98 @@
+"""What befalls an export on its way to another place: it runs there, or one line says what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as T
+from llama3_custom_ops import library_path
+from llama3_exporter import export
+from llama3_models.errors import Llama3Error
+from llama3_runtime.model import Model
+
+from tests.support.llama_gguf import write_llama_gguf
+
+IDS = [5, 6, 7]
+AARCH64 = (183).to_bytes(2, "little")  # e_machine of <elf.h>
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama_gguf(tmp_path_factory.mktemp("moved") / "model.gguf", types=T.Q4_K)
+
+
+@pytest.fixture(scope="module", params=["contrib", "native"])
+def folder(request: pytest.FixtureRequest, gguf: Path) -> Path:
+    return export(gguf, gguf.parent / request.param, ops=request.param).output
+
+
+def logits(path: Path) -> np.ndarray:
+    return Model.from_folder(path, max_length=10).forward(IDS).copy()
+
+
+def one_line(error: pytest.ExceptionInfo[Llama3Error]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_names_with_spaces_and_letters_of_any_script(folder: Path, gguf: Path, tmp_path: Path) -> None:
+    """Of the folder that it is exported to, of one that it is moved to, and of the GGUF itself."""
+    ops = folder.name
+    source = tmp_path / "Modèle № 1" / "мой llama 日本.gguf"
+    source.parent.mkdir()
+    shutil.copy(gguf, source)
+    made = export(source, tmp_path / "été 2026" / ops, ops=ops).output  # type: ignore[arg-type]
+    moved = tmp_path / "öffentlich, für alle"
+    shutil.move(made, moved)
+    expected = logits(folder)
+    assert np.array_equal(logits(moved), expected)
+    if ops == "native":
+        assert np.array_equal(logits(export(source, ops="native").output), expected)
+
+
+def test_a_folder_that_is_read_only(folder: Path, tmp_path: Path) -> None:
+    """Whoever may write everywhere leaves it as it was, too."""
+    moved = tmp_path / "read-only"
+    shutil.copytree(folder, moved)
+    for path in (*moved.iterdir(), moved):
+        path.chmod(path.stat().st_mode & 0o555)
+    before = states(moved)
+    try:
+        assert np.array_equal(logits(moved), logits(folder))
+        assert states(moved) == before
+    finally:
+        moved.chmod(0o755)
+
+
+def states(folder: Path) -> dict[str, tuple[int, int]]:
+    """When each file, and the folder, was changed, and its size."""
+    stats = {path.name: path.stat() for path in (*folder.iterdir(), folder)}
+    return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
+
+
+def test_without_its_weights(folder: Path, tmp_path: Path) -> None:
+    weights = "model.onnx.data" if folder.name == "contrib" else "model.gguf"
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved, ignore=shutil.ignore_patterns(weights))
+    with pytest.raises(Llama3Error) as error:
+        logits(moved)
+    assert str(moved / weights) in one_line(error)
+
+
+def test_a_library_for_another_processor(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given as an option, or found in the place of ours."""
+    content = bytearray(library_path().read_bytes())
+    content[18:20] = AARCH64
+    foreign = tmp_path / "libforeign.so"
+    foreign.write_bytes(content)
+    with pytest.raises(Llama3Error) as error:
+        Model.from_folder(folder, max_length=10, custom_ops_path=foreign)
+    assert str(foreign) in one_line(error)
+    monkeypatch.setenv("LLAMA3_CUSTOM_OPS", str(foreign))
+    with pytest.raises(Llama3Error) as error:
+        Model.from_folder(folder, max_length=10)
+    assert str(foreign) in one_line(error)
