@@ -20,7 +20,7 @@ from tests.custom_ops.kernel_library import (
     reference_weights,
 )
 
-INSTRUCTION_SETS = ("scalar", "avx2", "avx2_vnni", "avx512")
+INSTRUCTION_SETS = ("scalar", "avx2", "avx2_vnni", "avx512", "neon")
 VECTOR_SETS = INSTRUCTION_SETS[1:]
 
 

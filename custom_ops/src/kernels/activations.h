@@ -2,6 +2,7 @@
 // the integers. A last, shorter block is filled up with zeros.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/formats.h"
@@ -11,6 +12,11 @@ namespace llama3 {
 inline constexpr int kSuperBlock = 256;  // weights or activations that a kernel takes at once
 
 inline int64_t super_blocks(int64_t K) { return (K + kSuperBlock - 1) / kSuperBlock; }
+
+// Bytes that 256 weights take.
+constexpr size_t super_block_bytes(Format format) {
+  return static_cast<size_t>(kSuperBlock / info(format).block_weights * info(format).block_bytes);
+}
 
 // How many values share a scale: 256 for formats with super-blocks, as in llama.cpp; 32 for the others, whose own
 // scales are as fine.

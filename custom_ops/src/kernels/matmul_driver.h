@@ -292,9 +292,8 @@ class MatmulDriver {
     auto* all_sums = reinterpret_cast<float*>(scratch + Set::kStripTiles * sizeof(Tile));
     const Matrix& weight = item.product->weight;
     const Kernels& kernels = kernels_of(weight.format);
-    const FormatInfo& layout = info(weight.format);
     const size_t row_bytes = weight.row_bytes();
-    const auto super_bytes = static_cast<size_t>(kSuperBlock / layout.block_weights * layout.block_bytes);
+    const size_t super_bytes = super_block_bytes(weight.format);
     const int64_t first_column = column_blocks.first(item.first_block);
     const int64_t strip_sums = (column_blocks.first(item.end_block) - first_column) * kStripRows;
     const int64_t blocks = super_blocks(job.K), strips = divide_up(item.rows, kStripRows);

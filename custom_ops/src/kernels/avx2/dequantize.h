@@ -50,7 +50,7 @@ void dequantize_row(const uint8_t* row, int64_t count, float* out) {
   const int64_t whole = count / kSuperBlock;
   __m256i q[kParts];
   typename F::Scales scales;
-  for (int64_t b = 0; b < whole; b++, row += kSuperBlockBytes<F>) {
+  for (int64_t b = 0; b < whole; b++, row += super_block_bytes(F::kFormat)) {
     F::template load<false>(row, kSuperBlock, q, scales);
     store_floats<F>(q, scales, out + b * kSuperBlock);
   }

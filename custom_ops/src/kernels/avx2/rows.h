@@ -138,7 +138,7 @@ template <class F>
 struct RowDot {
   using Simd = avx2::Simd;
   using RowBlock = avx2::RowBlock;
-  static constexpr size_t kSuperBlockBytes = avx2::kSuperBlockBytes<F>;
+  static constexpr size_t kSuperBlockBytes = super_block_bytes(F::kFormat);
 
   template <bool kTail, int kColumns>
   LLAMA3_INLINE void add(const uint8_t* blocks, int count, const RowBlock* a, int64_t stride, __m256* sums) {

@@ -42,11 +42,6 @@ inline constexpr bool kPer32 = info(F::kFormat).block_weights < kSuperBlock;  //
 template <class F>
 inline constexpr bool kHalves = kPer32<F> && !kInt8<F>;
 
-// Bytes that 256 weights take.
-template <class F>
-inline constexpr size_t kSuperBlockBytes =
-    static_cast<size_t>(kSuperBlock / info(F::kFormat).block_weights * info(F::kFormat).block_bytes);
-
 // Numbers at an address of any alignment.
 template <class T>
 LLAMA3_INLINE T load_number(const void* at) {

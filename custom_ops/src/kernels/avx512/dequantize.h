@@ -25,7 +25,7 @@ template <class F>
 void dequantize_row(const uint8_t* row, int64_t count, float* out) {
   const int64_t whole = count / kSuperBlock;
   SuperBlock w;
-  for (int64_t b = 0; b < whole; b++, row += kSuperBlockBytes<F>) {
+  for (int64_t b = 0; b < whole; b++, row += super_block_bytes(F::kFormat)) {
     F::template load<false>(row, kSuperBlock, w);
     store_floats<F>(w, out + b * kSuperBlock);
   }

@@ -97,7 +97,7 @@ template <class F>
 struct RowDot {
   using Simd = avx512::Simd;
   using RowBlock = ActivationBlock;
-  static constexpr size_t kSuperBlockBytes = avx512::kSuperBlockBytes<F>;
+  static constexpr size_t kSuperBlockBytes = super_block_bytes(F::kFormat);
 
   template <bool kTail, int kColumns>
   LLAMA3_INLINE void add(const uint8_t* blocks, int count, const ActivationBlock* a, int64_t stride, __m512* sums) {

@@ -58,11 +58,6 @@ LLAMA3_INLINE void to_even_and_odd(__m512i first, __m512i second, __m512i& even,
   odd = _mm512_permutex2var_epi64(first, _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15), second);
 }
 
-// Bytes that 256 weights take.
-template <class F>
-inline constexpr size_t kSuperBlockBytes =
-    static_cast<size_t>(kSuperBlock / info(F::kFormat).block_weights * info(F::kFormat).block_bytes);
-
 // Two 32-byte halves or four 16-byte quarters of a register from separate places.
 LLAMA3_INLINE __m512i two_halves(const uint8_t* low, const uint8_t* high) {
   const __m512i first = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(low)));

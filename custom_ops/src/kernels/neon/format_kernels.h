@@ -1,20 +1,15 @@
-// The kernels of one format, as each format's file makes them and the driver (matmul.cc) takes them.
+// The kernels of one format, as each format's file makes them and the driver takes them.
 #pragma once
 
 #include <algorithm>
 
-#include "kernels/matmul_kernels.h"
+#include "kernels/matmul_rows.h"
 #include "kernels/neon/rows.h"
 #include "kernels/neon/tiles.h"
 
 namespace llama3::neon {
 
-struct FormatKernels {
-  RowsKernel* rows[kMaxColumns];  // for 1, 2, ... columns
-  UnpackRow* unpack;
-  TileKernel* const* tiles;  // for 1, 2, ... kTileColumns columns
-  decltype(MatmulKernels::dequantize) dequantize;
-};
+using FormatKernels = llama3::FormatKernels<Column, Tile, Column>;
 
 // ---- A format's struct to an unpacked row
 
@@ -24,7 +19,7 @@ LLAMA3_INLINE void store_part(const uint8_t* block, UnpackedRow& out) {
 }
 
 template <class F>
-void unpack_row(Format, const uint8_t* blocks, int weights, UnpackedRow& out) {
+void unpack_row(const uint8_t* blocks, int weights, UnpackedRow& out) {
   if constexpr (kIntegerScales<F>) {
     const ScaleCodes scales = F::scales(blocks);
     for (int i = 0; i < kSuperBlock / F::kSubBlock / 4; i++) vst1q_s32(out.codes + 4 * i, scales.codes[i]);
@@ -58,11 +53,11 @@ LLAMA3_INLINE void store_floats(const int8_t* q, float scale, float min, float* 
 }
 
 template <class F>
-void dequantize_row(Format format, const uint8_t* row, int64_t count, float* out) {
+void dequantize_row(const uint8_t* row, int64_t count, float* out) {
   for (int64_t begin = 0; begin < count; begin += kSuperBlock) {
     const int weights = static_cast<int>(std::min<int64_t>(kSuperBlock, count - begin));
     UnpackedRow w;
-    unpack_row<F>(format, row, weights, w);
+    unpack_row<F>(row, weights, w);
     for (int i = 0; i < weights / 16; i++) {
       float scale, min = 0;
       if constexpr (kIntegerScales<F>) {
@@ -75,7 +70,7 @@ void dequantize_row(Format format, const uint8_t* row, int64_t count, float* out
       }
       store_floats(w.q + 16 * i, scale, min, out + begin + 16 * i);
     }
-    row += kSuperBlock / info(F::kFormat).block_weights * info(F::kFormat).block_bytes;
+    row += super_block_bytes(F::kFormat);
   }
 }
 
@@ -87,15 +82,18 @@ constexpr int sub_block() {
 
 template <class F>
 FormatKernels kernels_of() {
-  return {{multiply_rows<F, 1>, multiply_rows<F, 2>, multiply_rows<F, 3>, multiply_rows<F, 4>},
-          unpack_row<F>,
+  return {{multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
+           multiply_rows<RowDot<F>, 4>},
+          pack_tile<unpack_row<F>>,
           TileKernels<kIntegerScales<F>, sub_block<F>(), F::kMinima>::for_columns,
+          sizeof(Column),
           dequantize_row<F>};
 }
 
 FormatKernels q4_0_kernels(), q4_1_kernels(), q5_0_kernels(), q5_1_kernels(), q8_0_kernels();
 FormatKernels q2_k_kernels(), q3_k_kernels(), q4_k_kernels(), q5_k_kernels(), q6_k_kernels();
-FormatKernels iq4_nl_kernels(), iq4_xs_kernels(), mxfp4_kernels();
-FormatKernels portable_kernels();  // of every format that has blocks, the slow way
+FormatKernels iq4_nl_kernels(), iq4_xs_kernels(), mxfp4_kernels(), nvfp4_kernels(), tq1_0_kernels(), tq2_0_kernels();
+FormatKernels iq1_s_kernels(), iq1_m_kernels(), iq2_xxs_kernels(), iq2_xs_kernels(), iq2_s_kernels();
+FormatKernels iq3_xxs_kernels(), iq3_s_kernels();
 
 }  // namespace llama3::neon

@@ -5,49 +5,62 @@
 namespace llama3::neon {
 namespace {
 
-template <int kColumns>
-void multiply_row(const RowsCall& call, int64_t n) {
-  const FormatInfo& layout = info(call.format);
-  const auto super_bytes = static_cast<size_t>(kSuperBlock / layout.block_weights * layout.block_bytes);
-  const uint8_t* blocks = call.row(n);
-  const Column* columns = call.A;
-  float32x4_t sums[kColumns];
-  for (float32x4_t& sum : sums) sum = vdupq_n_f32(0);
-  for (int64_t begin = 0; begin < call.K; begin += kSuperBlock, blocks += super_bytes, columns += call.stride) {
-    const int weights = static_cast<int>(std::min<int64_t>(kSuperBlock, call.K - begin));
+template <Format kFormat>
+struct PortableDot {
+  using Simd = neon::Simd;
+  using RowBlock = Column;
+  static constexpr size_t kSuperBlockBytes = super_block_bytes(kFormat);
+
+  template <bool kTail, int kColumns>
+  LLAMA3_INLINE void add(const uint8_t* blocks, int count, const Column* columns, int64_t stride, float32x4_t* sums) {
     scalar::Unpacked w;
-    scalar::unpack_super_block(call.format, blocks, weights, w);
-    for (int i = 0; i < weights / 16; i++) {
+    scalar::unpack_super_block(kFormat, blocks, count, w);
+    for (int i = 0; i < count / 16; i++) {
       const int8x16_t q = vld1q_s8(w.q + 16 * i);
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; c++) {
-        const float32x4_t products = vcvtq_f32_s32(dot(q, vld1q_s8(columns[c].q + 16 * i)));
-        sums[c] = vfmaq_n_f32(sums[c], products, w.scale[i] * columns[c].scale[i / 2]);
+        const Column& column = columns[c * stride];
+        const float32x4_t products = vcvtq_f32_s32(dot(q, vld1q_s8(column.q + 16 * i)));
+        sums[c] = vfmaq_n_f32(sums[c], products, w.scale[i] * column.scale[i / 2]);
       }
     }
   }
-  for (int c = 0; c < kColumns; c++) call.set(n, c, vaddvq_f32(sums[c]));
-}
+};
 
-template <int kColumns>
-void multiply_rows(const RowsCall& call, int64_t count) {
-  for (int64_t n = 0; n < count; n++) multiply_row<kColumns>(call, n);
-}
-
-void unpack_row(Format format, const uint8_t* blocks, int weights, UnpackedRow& out) {
+template <Format kFormat>
+void unpack_row(const uint8_t* blocks, int weights, UnpackedRow& out) {
   scalar::Unpacked w;
-  scalar::unpack_super_block(format, blocks, weights, w);
+  scalar::unpack_super_block(kFormat, blocks, weights, w);
   std::copy_n(w.q, kSuperBlock, out.q);
   std::copy_n(w.scale, 16, out.scale);
 }
 
+template <Format kFormat>
+void dequantize_row(const uint8_t* row, int64_t count, float* out) {
+  scalar::dequantize(kFormat, row, count, out);
+}
+
+template <Format kFormat>
+FormatKernels portable_kernels() {
+  using Dot = PortableDot<kFormat>;
+  return {{multiply_rows<Dot, 1>, multiply_rows<Dot, 2>, multiply_rows<Dot, 3>, multiply_rows<Dot, 4>},
+          pack_tile<unpack_row<kFormat>>,
+          TileKernels<false, 16, false>::for_columns,
+          sizeof(Column),
+          dequantize_row<kFormat>};
+}
+
 }  // namespace
 
-FormatKernels portable_kernels() {
-  return {{multiply_rows<1>, multiply_rows<2>, multiply_rows<3>, multiply_rows<4>},
-          unpack_row,
-          TileKernels<false, 16, false>::for_columns,
-          scalar::dequantize};
-}
+FormatKernels iq1_s_kernels() { return portable_kernels<Format::kIQ1_S>(); }
+FormatKernels iq1_m_kernels() { return portable_kernels<Format::kIQ1_M>(); }
+FormatKernels iq2_xxs_kernels() { return portable_kernels<Format::kIQ2_XXS>(); }
+FormatKernels iq2_xs_kernels() { return portable_kernels<Format::kIQ2_XS>(); }
+FormatKernels iq2_s_kernels() { return portable_kernels<Format::kIQ2_S>(); }
+FormatKernels iq3_xxs_kernels() { return portable_kernels<Format::kIQ3_XXS>(); }
+FormatKernels iq3_s_kernels() { return portable_kernels<Format::kIQ3_S>(); }
+FormatKernels nvfp4_kernels() { return portable_kernels<Format::kNVFP4>(); }
+FormatKernels tq1_0_kernels() { return portable_kernels<Format::kTQ1_0>(); }
+FormatKernels tq2_0_kernels() { return portable_kernels<Format::kTQ2_0>(); }
 
 }  // namespace llama3::neon

@@ -1,31 +1,11 @@
-// Few rows of A: every weight is read once, in the file's order, unpacked in registers and multiplied with each row.
+// How few rows of A are multiplied (see matmul_rows.h): 256 weights of a row, unpacked in registers, with each of them.
 #pragma once
 
 #include "kernels/neon/columns.h"
 #include "kernels/neon/formats.h"
+#include "kernels/neon/simd.h"
 
 namespace llama3::neon {
-
-inline constexpr int kMaxColumns = 4;  // rows of A that a row kernel takes at once: columns of the product's transpose
-
-// A call's operands: weight rows of row_bytes each against columns of A, block b of column c at A[b * stride + c].
-struct RowsCall {
-  Format format;
-  const uint8_t* rows;
-  size_t row_bytes;
-  int64_t K;
-  const Column* A;
-  int64_t stride;
-  const float* bias;  // of the first row, or null
-  float* output;      // column c of row r at output[c * output_stride + r]
-  int64_t output_stride;
-
-  const uint8_t* row(int64_t r) const { return rows + static_cast<size_t>(r) * row_bytes; }
-  void set(int64_t r, int column, float product) const {
-    output[column * output_stride + r] = product + (bias ? bias[r] : 0.0f);
-  }
-};
-using RowsKernel = void(const RowsCall& call, int64_t count);
 
 LLAMA3_INLINE int32x4_t dot(int8x16_t w, int8x16_t a) { return vdotq_s32(vdupq_n_s32(0), w, a); }
 LLAMA3_INLINE int32x4_t dot(int8x16_t w0, int8x16_t a0, int8x16_t w1, int8x16_t a1) {
@@ -34,30 +14,25 @@ LLAMA3_INLINE int32x4_t dot(int8x16_t w0, int8x16_t a0, int8x16_t w1, int8x16_t 
 
 // ---- Super-blocks
 
-// totals[r][c] += code * w * a over 64 weights, spread over the lanes.
-template <class F, int kPart, int kRows, int kColumns>
-LLAMA3_INLINE void add_part(const uint8_t* const (&blocks)[kRows], const ScaleCodes (&scales)[kRows],
-                            const Column* columns, int32x4_t (&totals)[kRows][kColumns]) {
-  int8x16x4_t w[kRows];
-#pragma GCC unroll 2
-  for (int r = 0; r < kRows; r++) w[r] = F::template weights<kPart>(blocks[r]);
+// totals[c] += code * w * a over 64 weights, spread over the lanes.
+template <class F, int kPart, int kColumns>
+LLAMA3_INLINE void add_part(const uint8_t* block, const ScaleCodes& scales, const Column* columns, int64_t stride,
+                            int32x4_t (&totals)[kColumns]) {
+  const int8x16x4_t w = F::template weights<kPart>(block);
 #pragma GCC unroll 4
   for (int c = 0; c < kColumns; c++) {
-    const int8x16x4_t a = vld1q_s8_x4(columns[c].q + 64 * kPart);
-#pragma GCC unroll 2
-    for (int r = 0; r < kRows; r++) {
-      int32x4_t& total = totals[r][c];
-      if constexpr (F::kSubBlock == 32) {
-        const int32x4_t codes = scales[r].codes[kPart / 2];
-        total = vmlaq_laneq_s32(total, dot(w[r].val[0], a.val[0], w[r].val[1], a.val[1]), codes, kPart % 2 * 2);
-        total = vmlaq_laneq_s32(total, dot(w[r].val[2], a.val[2], w[r].val[3], a.val[3]), codes, kPart % 2 * 2 + 1);
-      } else {
-        const int32x4_t codes = scales[r].codes[kPart];
-        total = vmlaq_laneq_s32(total, dot(w[r].val[0], a.val[0]), codes, 0);
-        total = vmlaq_laneq_s32(total, dot(w[r].val[1], a.val[1]), codes, 1);
-        total = vmlaq_laneq_s32(total, dot(w[r].val[2], a.val[2]), codes, 2);
-        total = vmlaq_laneq_s32(total, dot(w[r].val[3], a.val[3]), codes, 3);
-      }
+    const int8x16x4_t a = vld1q_s8_x4(columns[c * stride].q + 64 * kPart);
+    int32x4_t& total = totals[c];
+    if constexpr (F::kSubBlock == 32) {
+      const int32x4_t codes = scales.codes[kPart / 2];
+      total = vmlaq_laneq_s32(total, dot(w.val[0], a.val[0], w.val[1], a.val[1]), codes, kPart % 2 * 2);
+      total = vmlaq_laneq_s32(total, dot(w.val[2], a.val[2], w.val[3], a.val[3]), codes, kPart % 2 * 2 + 1);
+    } else {
+      const int32x4_t codes = scales.codes[kPart];
+      total = vmlaq_laneq_s32(total, dot(w.val[0], a.val[0]), codes, 0);
+      total = vmlaq_laneq_s32(total, dot(w.val[1], a.val[1]), codes, 1);
+      total = vmlaq_laneq_s32(total, dot(w.val[2], a.val[2]), codes, 2);
+      total = vmlaq_laneq_s32(total, dot(w.val[3], a.val[3]), codes, 3);
     }
   }
 }
@@ -70,88 +45,69 @@ LLAMA3_INLINE int32x4_t dot_of_minima(int8x16_t min_codes, const Column& column)
   return vdotq_s32(high, min_codes, vld1q_s8(sums.low));
 }
 
-template <class F, int kRows, int kColumns>
-LLAMA3_INLINE void multiply_super_blocks(const RowsCall& call, int64_t first) {
-  float32x4_t sums[kRows][kColumns];
-  for (auto& row : sums)
-    for (float32x4_t& sum : row) sum = vdupq_n_f32(0);
-  for (int64_t b = 0; b < call.K / kSuperBlock; b++) {
-    const Column* columns = call.A + b * call.stride;
-    const uint8_t* blocks[kRows];
-    ScaleCodes scales[kRows];
-    int32x4_t totals[kRows][kColumns];
-#pragma GCC unroll 2
-    for (int r = 0; r < kRows; r++) {
-      blocks[r] = call.row(first + r) + static_cast<size_t>(b) * kBlockBytes<F>;
-      scales[r] = F::scales(blocks[r]);
-      for (int32x4_t& total : totals[r]) total = vdupq_n_s32(0);
-    }
-    add_part<F, 0>(blocks, scales, columns, totals);
-    add_part<F, 1>(blocks, scales, columns, totals);
-    add_part<F, 2>(blocks, scales, columns, totals);
-    add_part<F, 3>(blocks, scales, columns, totals);
-#pragma GCC unroll 2
-    for (int r = 0; r < kRows; r++)
+template <class F, int kColumns>
+LLAMA3_INLINE void add_super_block(const uint8_t* block, const Column* columns, int64_t stride, float32x4_t* sums) {
+  const ScaleCodes scales = F::scales(block);
+  int32x4_t totals[kColumns];
+  for (int32x4_t& total : totals) total = vdupq_n_s32(0);
+  add_part<F, 0>(block, scales, columns, stride, totals);
+  add_part<F, 1>(block, scales, columns, stride, totals);
+  add_part<F, 2>(block, scales, columns, stride, totals);
+  add_part<F, 3>(block, scales, columns, stride, totals);
 #pragma GCC unroll 4
-      for (int c = 0; c < kColumns; c++) {
-        float32x4_t& sum = sums[r][c];
-        const float scale = columns[c].scale[0];
-        sum = vfmaq_n_f32(sum, vcvtq_f32_s32(totals[r][c]), scales[r].factor * scale);
-        if constexpr (F::kMinima)
-          sum = vfmsq_n_f32(sum, vcvtq_f32_s32(dot_of_minima<F>(scales[r].min_codes, columns[c])),
-                            scales[r].min_factor * scale);
-      }
+  for (int c = 0; c < kColumns; c++) {
+    const Column& column = columns[c * stride];
+    sums[c] = vfmaq_n_f32(sums[c], vcvtq_f32_s32(totals[c]), scales.factor * column.scale[0]);
+    if constexpr (F::kMinima)
+      sums[c] = vfmsq_n_f32(sums[c], vcvtq_f32_s32(dot_of_minima<F>(scales.min_codes, column)),
+                            scales.min_factor * column.scale[0]);
   }
-  for (int r = 0; r < kRows; r++)
-    for (int c = 0; c < kColumns; c++) call.set(first + r, c, vaddvq_f32(sums[r][c]));
 }
 
 // ---- Blocks of 32
 
-template <class F, int kRows, int kColumns>
-LLAMA3_INLINE void multiply_blocks_of_32(const RowsCall& call, int64_t first) {
-  float32x4_t sums[kRows][kColumns];
-  float minima[kRows][kColumns] = {};
-  const uint8_t* blocks[kRows];
-  for (int r = 0; r < kRows; r++) {
-    blocks[r] = call.row(first + r);
-    for (float32x4_t& sum : sums[r]) sum = vdupq_n_f32(0);
-  }
-  const Column* columns = call.A;
-  for (int64_t left = call.K / 32; left > 0; left -= 8, columns += call.stride)
-    for (int j = 0; j < 8 && j < left; j++) {
-      Block w[kRows];
-#pragma GCC unroll 2
-      for (int r = 0; r < kRows; r++) {
-        w[r] = F::load(blocks[r]);
-        blocks[r] += kBlockBytes<F>;
-      }
+template <class F, int kColumns>
+LLAMA3_INLINE void add_blocks_of_32(const uint8_t* blocks, int count, const Column* columns, int64_t stride,
+                                    float32x4_t* sums) {
+  float32x4_t parts[kColumns];  // of their own, so that super-blocks do not wait for each other
+  for (float32x4_t& part : parts) part = vdupq_n_f32(0);
+  float minima[8] = {};
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; j++) {
+    if (32 * j >= count) break;  // known when this is compiled, but for a row's end
+    const Block w = F::load(blocks + static_cast<size_t>(j) * kBlockBytes<F>);
+    if constexpr (F::kMinima) minima[j] = w.min;
 #pragma GCC unroll 4
-      for (int c = 0; c < kColumns; c++) {
-        const int8x16x2_t a = vld1q_s8_x2(columns[c].q + 32 * j);
-#pragma GCC unroll 2
-        for (int r = 0; r < kRows; r++) {
-          const float32x4_t products = vcvtq_f32_s32(dot(w[r].low, a.val[0], w[r].high, a.val[1]));
-          sums[r][c] = vfmaq_n_f32(sums[r][c], products, w[r].scale * columns[c].scale[j]);
-          if constexpr (F::kMinima) minima[r][c] = __builtin_fmaf(w[r].min, columns[c].sums_32[j], minima[r][c]);
-        }
-      }
+    for (int c = 0; c < kColumns; c++) {
+      const Column& column = columns[c * stride];
+      const int8x16x2_t a = vld1q_s8_x2(column.q + 32 * j);
+      const float32x4_t products = vcvtq_f32_s32(dot(w.low, a.val[0], w.high, a.val[1]));
+      parts[c] = vfmaq_n_f32(parts[c], products, w.scale * column.scale[j]);
     }
-  for (int r = 0; r < kRows; r++)
-    for (int c = 0; c < kColumns; c++) call.set(first + r, c, vaddvq_f32(sums[r][c]) - minima[r][c]);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < kColumns; c++) {
+    if constexpr (F::kMinima)
+      for (int j = 0; j < 8; j += 4)
+        parts[c] = vfmsq_f32(parts[c], vld1q_f32(minima + j), vld1q_f32(columns[c * stride].sums_32 + j));
+    sums[c] = vaddq_f32(sums[c], parts[c]);
+  }
 }
 
-// Two rows at once, which share the loads of activations.
-template <class F, int kColumns>
-void multiply_rows(const RowsCall& call, int64_t count) {
-  int64_t n = 0;
-  if constexpr (kIntegerScales<F>) {
-    for (; n + 2 <= count; n += 2) multiply_super_blocks<F, 2, kColumns>(call, n);
-    if (n < count) multiply_super_blocks<F, 1, kColumns>(call, n);
-  } else {
-    for (; n + 2 <= count; n += 2) multiply_blocks_of_32<F, 2, kColumns>(call, n);
-    if (n < count) multiply_blocks_of_32<F, 1, kColumns>(call, n);
+// A format's Dot for matmul_rows.h.
+template <class F>
+struct RowDot {
+  using Simd = neon::Simd;
+  using RowBlock = Column;
+  static constexpr size_t kSuperBlockBytes = super_block_bytes(F::kFormat);
+
+  template <bool kTail, int kColumns>
+  LLAMA3_INLINE void add(const uint8_t* blocks, int count, const Column* columns, int64_t stride, float32x4_t* sums) {
+    if constexpr (kIntegerScales<F>)
+      add_super_block<F, kColumns>(blocks, columns, stride, sums);
+    else
+      add_blocks_of_32<F, kColumns>(blocks, count, columns, stride, sums);
   }
-}
+};
 
 }  // namespace llama3::neon

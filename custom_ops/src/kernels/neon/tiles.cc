@@ -1,18 +1,19 @@
 #include "kernels/neon/tiles.h"
 
 #include "kernels/neon/intrinsics.h"
+#include "kernels/neon/simd.h"
 
 namespace llama3::neon {
 namespace {
 
-constexpr int kGroups = kTileRows / 4;  // registers that hold a word of each row
+constexpr int kVectors = kTileRows / 4;  // registers that hold a word of each row
 
 // dot[g][c] += four weights of each row times word kWord of a[c].
 template <int kWord, int kColumns>
 LLAMA3_INLINE void add_words(const int8_t (&w)[kTileRows][4], const int8x16_t (&a)[kColumns],
-                             int32x4_t (&dot)[kGroups][kColumns]) {
+                             int32x4_t (&dot)[kVectors][kColumns]) {
 #pragma GCC unroll 2
-  for (int g = 0; g < kGroups; g++) {
+  for (int g = 0; g < kVectors; g++) {
     const int8x16_t rows = vld1q_s8(w[4 * g]);
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; c++) dot[g][c] = vdotq_laneq_s32(dot[g][c], rows, a[c], kWord);
@@ -20,7 +21,7 @@ LLAMA3_INLINE void add_words(const int8_t (&w)[kTileRows][4], const int8x16_t (&
 }
 
 template <int kColumns>
-LLAMA3_INLINE void set_zero(int32x4_t (&v)[kGroups][kColumns]) {
+LLAMA3_INLINE void set_zero(int32x4_t (&v)[kVectors][kColumns]) {
   for (auto& group : v)
     for (int32x4_t& lanes : group) lanes = vdupq_n_s32(0);
 }
@@ -28,7 +29,7 @@ LLAMA3_INLINE void set_zero(int32x4_t (&v)[kGroups][kColumns]) {
 // The integer products of sub-block j.
 template <int kSubBlock, int kColumns>
 LLAMA3_INLINE void dot_of_sub_block(const Tile& tile, const Column* columns, size_t j,
-                                    int32x4_t (&dot)[kGroups][kColumns]) {
+                                    int32x4_t (&dot)[kVectors][kColumns]) {
   set_zero(dot);
 #pragma GCC unroll 2
   for (size_t part = 0; part < kSubBlock / 16; part++) {
@@ -46,7 +47,7 @@ LLAMA3_INLINE void dot_of_sub_block(const Tile& tile, const Column* columns, siz
 
 // The sum of minimum codes times the sums of their sub-blocks' activations.
 template <int kSubBlock, int kColumns>
-LLAMA3_INLINE void dot_of_minima(const Tile& tile, const Column* columns, int32x4_t (&dot)[kGroups][kColumns]) {
+LLAMA3_INLINE void dot_of_minima(const Tile& tile, const Column* columns, int32x4_t (&dot)[kVectors][kColumns]) {
   const auto& codes = tile.min_codes;
   int8x16_t high[kColumns], low[kColumns];
 #pragma GCC unroll 4
@@ -73,25 +74,25 @@ LLAMA3_INLINE void dot_of_minima(const Tile& tile, const Column* columns, int32x
 // Scales are integers: the totals of 256 weights are, too.
 template <int kSubBlock, bool kMinima, int kColumns>
 void multiply_integers(const TileCall& call) {
-  const auto [tile_address, columns, weights, sums, stride] = call;
-  const Tile& tile = *tile_address;
-  int32x4_t totals[kGroups][kColumns];
+  const auto [tiles, columns, weights, sums, stride] = call;
+  const Tile& tile = *tiles;
+  int32x4_t totals[kVectors][kColumns];
   set_zero(totals);
 #pragma GCC unroll 1
   for (size_t j = 0; j < kSuperBlock / kSubBlock; j++) {
-    int32x4_t dot[kGroups][kColumns];
+    int32x4_t dot[kVectors][kColumns];
     dot_of_sub_block<kSubBlock>(tile, columns, j, dot);
 #pragma GCC unroll 2
-    for (int g = 0; g < kGroups; g++) {
+    for (int g = 0; g < kVectors; g++) {
       const int32x4_t codes = vld1q_s32(tile.codes[j] + 4 * g);
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; c++) totals[g][c] = vmlaq_s32(totals[g][c], dot[g][c], codes);
     }
   }
-  int32x4_t minima[kGroups][kColumns];
+  int32x4_t minima[kVectors][kColumns];
   if constexpr (kMinima) dot_of_minima<kSubBlock>(tile, columns, minima);
 #pragma GCC unroll 2
-  for (int g = 0; g < kGroups; g++) {
+  for (int g = 0; g < kVectors; g++) {
     const float32x4_t factor = vld1q_f32(tile.factor + 4 * g);
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; c++) {
@@ -106,17 +107,17 @@ void multiply_integers(const TileCall& call) {
 // Each sub-block has a scale of its own in both operands.
 template <int kSubBlock, bool kMinima, int kColumns>
 void multiply_floats(const TileCall& call) {
-  const auto [tile_address, columns, weights, sums, stride] = call;
-  const Tile& tile = *tile_address;
-  float32x4_t totals[kGroups][kColumns];
+  const auto [tiles, columns, weights, sums, stride] = call;
+  const Tile& tile = *tiles;
+  float32x4_t totals[kVectors][kColumns];
   for (auto& group : totals)
     for (float32x4_t& total : group) total = vdupq_n_f32(0);
 #pragma GCC unroll 1
   for (size_t j = 0; j < static_cast<size_t>(weights) / kSubBlock; j++) {
-    int32x4_t dot[kGroups][kColumns];
+    int32x4_t dot[kVectors][kColumns];
     dot_of_sub_block<kSubBlock>(tile, columns, j, dot);
 #pragma GCC unroll 2
-    for (int g = 0; g < kGroups; g++) {
+    for (int g = 0; g < kVectors; g++) {
       const float32x4_t scale = vld1q_f32(tile.scale[j] + 4 * g);
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; c++) {
@@ -128,7 +129,7 @@ void multiply_floats(const TileCall& call) {
     }
   }
 #pragma GCC unroll 2
-  for (int g = 0; g < kGroups; g++)
+  for (int g = 0; g < kVectors; g++)
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; c++) {
       float* sum = sums + c * stride + 4 * g;
@@ -159,40 +160,32 @@ template struct TileKernels<false, 32, false>;
 template struct TileKernels<false, 32, true>;
 template struct TileKernels<false, 16, false>;
 
+namespace {
+
+// `words` words (a multiple of 4) of four rows, each `stride` bytes behind the other, to a tile's rows of eight words.
 void transpose_words(const void* rows, size_t stride, int words, void* tile) {
   const auto* from = static_cast<const uint8_t*>(rows);
   auto* to = static_cast<uint8_t*>(tile);
-  const auto row = [&](int r) { return vreinterpretq_u32_u8(vld1q_u8(from + static_cast<size_t>(r) * stride)); };
-  const auto store = [](uint8_t* at, uint32x4_t low, uint32x4_t high, bool upper) {
-    const uint64x2_t a = vreinterpretq_u64_u32(low), b = vreinterpretq_u64_u32(high);
-    vst1q_u8(at, vreinterpretq_u8_u64(upper ? vzip2q_u64(a, b) : vzip1q_u64(a, b)));
-  };
-  constexpr size_t kTileStride = kTileRows * 4;
-  for (int i = 0; i < words; i += 4, from += 16, to += 4 * kTileStride) {
-    const uint32x4_t low_01 = vzip1q_u32(row(0), row(1)), high_01 = vzip2q_u32(row(0), row(1));
-    const uint32x4_t low_23 = vzip1q_u32(row(2), row(3)), high_23 = vzip2q_u32(row(2), row(3));
-    store(to, low_01, low_23, false);
-    store(to + kTileStride, low_01, low_23, true);
-    store(to + 2 * kTileStride, high_01, high_23, false);
-    store(to + 3 * kTileStride, high_01, high_23, true);
+  for (int i = 0; i < words; i += 4, from += 16) {
+    float32x4_t columns[4];
+    for (size_t r = 0; r < 4; r++) columns[r] = vreinterpretq_f32_u8(vld1q_u8(from + r * stride));
+    Simd::transpose(columns);
+    for (int k = 0; k < 4; k++, to += kTileRows * 4) vst1q_u8(to, vreinterpretq_u8_f32(columns[k]));
   }
 }
 
-void pack_tile(UnpackRow* unpack, Format format, const uint8_t* rows, size_t row_bytes, int valid_rows, int weights,
-               Tile& tile) {
+}  // namespace
+
+void pack_rows(const UnpackedRow (&rows)[4], int group, Tile& tile) {
   constexpr size_t kStride = sizeof(UnpackedRow);
-  UnpackedRow unpacked[4] = {};
-  for (int g = 0; g < kGroups; g++) {
-    for (int i = 0; i < 4; i++) {
-      const int r = 4 * g + i < valid_rows ? 4 * g + i : valid_rows - 1;
-      unpack(format, rows + static_cast<size_t>(r) * row_bytes, weights, unpacked[i]);
-      tile.factor[4 * g + i] = unpacked[i].factor;
-      tile.min_factor[4 * g + i] = unpacked[i].min_factor;
-    }
-    transpose_words(unpacked[0].q, kStride, 64, tile.q[0][4 * g]);
-    transpose_words(unpacked[0].codes, kStride, 16, tile.codes[0] + 4 * g);
-    transpose_words(unpacked[0].min_codes, kStride, 8, tile.min_codes[0][4 * g]);
+  const int first = 4 * group;
+  for (int i = 0; i < 4; i++) {
+    tile.factor[first + i] = rows[i].factor;
+    tile.min_factor[first + i] = rows[i].min_factor;
   }
+  transpose_words(rows[0].q, kStride, 64, tile.q[0][first]);
+  transpose_words(rows[0].codes, kStride, 16, tile.codes[0] + first);
+  transpose_words(rows[0].min_codes, kStride, 8, tile.min_codes[0][first]);
 }
 
 }  // namespace llama3::neon

@@ -2,12 +2,14 @@
 // cache, and every row of A is multiplied with it. A register holds four consecutive weights of four rows.
 #pragma once
 
+#include "kernels/matmul_calls.h"
 #include "kernels/neon/columns.h"
 #include "kernels/neon/formats.h"
 
 namespace llama3::neon {
 
 inline constexpr int kTileRows = 8;
+inline constexpr int kGroups = 1;       // tiles that a kernel multiplies at once
 inline constexpr int kTileColumns = 4;  // rows of A at once: 8 integer sums and 8 totals, of 32 registers
 
 // 256 weights of a row. Where scales are integers they are `codes` times `factor`, and likewise minima.
@@ -23,7 +25,7 @@ struct alignas(64) UnpackedRow {
   };
   float factor, min_factor;
 };
-using UnpackRow = void(Format format, const uint8_t* blocks, int weights, UnpackedRow& out);
+using UnpackRow = void(const uint8_t* blocks, int weights, UnpackedRow& out);
 
 // The same of eight rows.
 struct alignas(64) Tile {
@@ -39,13 +41,7 @@ struct alignas(64) Tile {
   float factor[kTileRows], min_factor[kTileRows];
 };
 
-struct TileCall {
-  const Tile* tile;
-  const Column* columns;  // as many as the kernel is for
-  int weights;            // 256, or fewer at a row's end: a multiple of 32
-  float* sums;            // [column][stride]: kTileRows of each column are added to
-  int64_t stride;
-};
+using TileCall = llama3::TileCall<Tile, Column>;
 using TileKernel = void(const TileCall& call);
 
 // The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them.
@@ -61,11 +57,17 @@ extern template struct TileKernels<false, 32, false>;  // q4_0, q5_0, q8_0, iq4_
 extern template struct TileKernels<false, 32, true>;   // q4_1, q5_1
 extern template struct TileKernels<false, 16, false>;  // what the portable code unpacks
 
-// `words` words (a multiple of 4) of four rows, each `stride` bytes behind the other, to a tile's rows of eight words.
-void transpose_words(const void* rows, size_t stride, int words, void* tile);
+// Transposes four rows to a group of four lanes of a tile, whose factors the rows' are.
+void pack_rows(const UnpackedRow (&rows)[4], int group, Tile& tile);
 
-// Fills a tile with rows from `unpack`. Rows past the last valid one repeat it.
-void pack_tile(UnpackRow* unpack, Format format, const uint8_t* rows, size_t row_bytes, int valid_rows, int weights,
-               Tile& tile);
+// Fills a tile with rows from `unpack`.
+template <UnpackRow* unpack>
+void pack_tile(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile) {
+  UnpackedRow unpacked[4] = {};
+  for (int r = 0; r < kTileRows; r++) {
+    unpack(rows + static_cast<size_t>(r < valid_rows ? r : valid_rows - 1) * row_bytes, weights, unpacked[r % 4]);
+    if (r % 4 == 3) pack_rows(unpacked, r / 4, tile);
+  }
+}
 
 }  // namespace llama3::neon

@@ -85,8 +85,7 @@ void dequantize(Format format, const uint8_t* row, int64_t count, float* out) {
     for (int64_t i = 0; i < count; i++) out[i] = float_at(format, row, i);
     return;
   }
-  const FormatInfo& layout = info(format);
-  const int64_t super_bytes = int64_t{kSuperBlock} / layout.block_weights * layout.block_bytes;
+  const size_t super_bytes = super_block_bytes(format);
   for (int64_t begin = 0; begin < count; begin += kSuperBlock, row += super_bytes) {
     const int n = static_cast<int>(std::min<int64_t>(kSuperBlock, count - begin));
     Unpacked weights;
