@@ -7,7 +7,7 @@
 //   kGroups              tiles that a kernel multiplies at once
 //   kTileColumns         columns that it takes at most
 //   kStripTiles          tiles that are unpacked at once: what the first-level cache holds beside some columns
-//   quantize_for_rows, quantize_for_tiles(values, count, per_32, RowBlock& or Column&)
+//   quantize_for_rows, quantize_for_tiles(256 values, per_32, RowBlock& or Column&)
 //   make_kernels(Format) -> FormatKernels<RowBlock, Tile, Column>; f32, f16 and bf16 have but `dequantize`
 #pragma once
 
@@ -187,6 +187,22 @@ class MatmulDriver {
     int block_values(int64_t b) const { return static_cast<int>(std::min<int64_t>(K - b * kSuperBlock, kSuperBlock)); }
   };
 
+  // Quantizes block b of a row of A, filled up with zeros at the row's end, to those of per_256 and per_32 that are not
+  // null.
+  template <class Block>
+  static void quantize_block(const Job& job, const float* row, int64_t b,
+                             void (*quantize)(const float* values, bool per_32, Block& block), Block* per_256,
+                             Block* per_32, int64_t index) {
+    const float* values = row + b * kSuperBlock;
+    alignas(64) float padded[kSuperBlock];
+    if (const int count = job.block_values(b); count < kSuperBlock) {
+      std::fill(std::copy_n(values, count, padded), padded + kSuperBlock, 0.0f);
+      values = padded;
+    }
+    if (per_256) quantize(values, false, per_256[index]);
+    if (per_32) quantize(values, true, per_32[index]);
+  }
+
   // ---- Few rows of A
 
   static void stream_rows(const Job& job, const Product& product, const RowBlock* A, int64_t first, int64_t count) {
@@ -213,10 +229,7 @@ class MatmulDriver {
     if (per_256 || per_32)
       run_items(parallel, job.M * job.K <= kSerialValues, job.M * blocks, [&](size_t, size_t item) {
         const auto index = static_cast<int64_t>(item);
-        const float* values = A + index / blocks * job.K + index % blocks * kSuperBlock;
-        const int count = job.block_values(index % blocks);
-        if (per_256) Set::quantize_for_rows(values, count, false, per_256[index]);
-        if (per_32) Set::quantize_for_rows(values, count, true, per_32[index]);
+        quantize_block(job, A + index / blocks * job.K, index % blocks, Set::quantize_for_rows, per_256, per_32, index);
       });
 
     // Items of equal bytes.
@@ -251,11 +264,8 @@ class MatmulDriver {
     run_items(parallel, job.M * job.K <= kSerialValues, divide_up(job.M, kRowsPerItem), [&](size_t, size_t item) {
       const int64_t first = static_cast<int64_t>(item) * kRowsPerItem;
       for (int64_t m = first; m < std::min(first + kRowsPerItem, job.M); m++)
-        for (int64_t b = 0; b < super_blocks(job.K); b++) {
-          const float* values = A + m * job.K + b * kSuperBlock;
-          if (per_256) Set::quantize_for_tiles(values, job.block_values(b), false, per_256[b * job.M + m]);
-          if (per_32) Set::quantize_for_tiles(values, job.block_values(b), true, per_32[b * job.M + m]);
-        }
+        for (int64_t b = 0; b < super_blocks(job.K); b++)
+          quantize_block(job, A + m * job.K, b, Set::quantize_for_tiles, per_256, per_32, b * job.M + m);
     });
   }
 

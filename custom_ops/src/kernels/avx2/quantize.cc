@@ -1,28 +1,9 @@
 #include "kernels/avx2/quantize.h"
 
+#include "kernels/activation_scales.h"
+
 namespace llama3::avx2 {
 namespace {
-
-// The largest lane of each of eight registers, by halving: two registers become one with half as many lanes of each.
-LLAMA3_INLINE __m256i largest_lanes(const __m256i* v) {
-  __m256i pairs[4], fours[2];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++)
-    pairs[i] =
-        _mm256_max_epu32(_mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]), _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; i++)
-    fours[i] = _mm256_max_epu32(_mm256_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
-                                _mm256_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
-  return _mm256_max_epu32(_mm256_permute2x128_si256(fours[0], fours[1], 0x20),
-                          _mm256_permute2x128_si256(fours[0], fours[1], 0x31));
-}
-
-LLAMA3_INLINE __m256i largest_of_all(__m256i lanes) {
-  lanes = _mm256_max_epu32(lanes, _mm256_permute4x64_epi64(lanes, 0x4e));
-  lanes = _mm256_max_epu32(lanes, _mm256_shuffle_epi32(lanes, 0x4e));
-  return _mm256_max_epu32(lanes, _mm256_shuffle_epi32(lanes, 0xb1));
-}
 
 // Every other lane of two registers: in each half those of `a` before those of `b`.
 LLAMA3_INLINE __m256i even_lanes(__m256i a, __m256i b) {
@@ -83,19 +64,12 @@ LLAMA3_INLINE Quantized quantize(const float* values, bool per_32) {
     largest_of_32[i] = _mm256_max_epu32(_mm256_max_epu32(magnitudes[0], magnitudes[1]),
                                         _mm256_max_epu32(magnitudes[2], magnitudes[3]));
   }
-  // As integers magnitudes compare like numbers, and NaN above all.
-  const __m256i lanes = largest_lanes(largest_of_32);
-  const __m256 largest = _mm256_castsi256_ps(per_32 ? lanes : largest_of_all(lanes));
-  const __m256 limit = _mm256_set1_ps(127.0f), infinity = _mm256_set1_ps(__builtin_inff());
-  const __m256 finite = _mm256_cmp_ps(largest, infinity, _CMP_LT_OQ);
-  const __m256 normal = _mm256_and_ps(finite, _mm256_cmp_ps(largest, _mm256_set1_ps(0x1p-120f), _CMP_GE_OQ));
-  const __m256 inverses = _mm256_and_ps(normal, _mm256_div_ps(limit, largest));
+  const ActivationScales scales = scales_of(largest_of_32, per_32);
   Quantized result;
-  result.scales = _mm256_blendv_ps(_mm256_set1_ps(__builtin_nanf("")),
-                                   _mm256_and_ps(normal, _mm256_div_ps(largest, limit)), finite);
+  result.scales = scales.scales;
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
-    const __m256 inverse = _mm256_permutevar8x32_ps(inverses, _mm256_set1_epi32(i));
+    const __m256 inverse = _mm256_permutevar8x32_ps(scales.inverses, _mm256_set1_epi32(i));
     __m256i integers[4];
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++)
@@ -119,66 +93,53 @@ LLAMA3_INLINE __m256 scaled_sums(const Quantized& quantized) {
   return _mm256_mul_ps(quantized.scales, _mm256_cvtepi32_ps(quantized.thirty_twos));
 }
 
-// Calls use(values) with `count` values filled up to 256 with zeros.
-template <class Use>
-LLAMA3_INLINE void with_padding(const float* values, int count, Use&& use) {
-  if (count == kSuperBlock) return use(values);
-  alignas(64) float padded[kSuperBlock] = {};
-  __builtin_memcpy(padded, values, static_cast<size_t>(count) * sizeof(float));
-  use(padded);
-}
-
 }  // namespace
 
-void quantize_for_rows(const float* values, int count, bool per_32, RowBlock& block) {
-  with_padding(values, count, [&](const float* padded) {
-    const Quantized quantized = quantize(padded, per_32);
+void quantize_for_rows(const float* values, bool per_32, RowBlock& block) {
+  const Quantized quantized = quantize(values, per_32);
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) store_32(block.q + 32 * i, quantized.q[i]);
+  for (int i = 0; i < 8; i++) store_32(block.q + 32 * i, quantized.q[i]);
 #pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-      const auto first = [](__m256i a, __m256i b) { return _mm256_permute2x128_si256(a, b, 0x20); };
-      const auto second = [](__m256i a, __m256i b) { return _mm256_permute2x128_si256(a, b, 0x31); };
-      const __m256i *q = quantized.q + i, *fours = quantized.fours + i;
-      store_32(block.halves + 32 * i, first(q[0], q[1]));
-      store_32(block.halves + 32 * i + 32, second(q[0], q[1]));
-      const __m256i eights = _mm256_add_epi32(first(fours[0], fours[1]), second(fours[0], fours[1]));
-      store_32(block.offset + 4 * i, times_minus_128(eights));
-    }
-    store_32(block.sums_16, pack_words(quantized.sixteens[0], quantized.sixteens[1]));
-    store_32(block.sums_32, pack_words(quantized.thirty_twos, _mm256_setzero_si256()));
-    _mm256_store_ps(block.scaled_sums, scaled_sums(quantized));
-    _mm256_store_ps(block.scale, quantized.scales);
-  });
+  for (int i = 0; i < 8; i += 2) {
+    const auto first = [](__m256i a, __m256i b) { return _mm256_permute2x128_si256(a, b, 0x20); };
+    const auto second = [](__m256i a, __m256i b) { return _mm256_permute2x128_si256(a, b, 0x31); };
+    const __m256i *q = quantized.q + i, *fours = quantized.fours + i;
+    store_32(block.halves + 32 * i, first(q[0], q[1]));
+    store_32(block.halves + 32 * i + 32, second(q[0], q[1]));
+    const __m256i eights = _mm256_add_epi32(first(fours[0], fours[1]), second(fours[0], fours[1]));
+    store_32(block.offset + 4 * i, times_minus_128(eights));
+  }
+  store_32(block.sums_16, pack_words(quantized.sixteens[0], quantized.sixteens[1]));
+  store_32(block.sums_32, pack_words(quantized.thirty_twos, _mm256_setzero_si256()));
+  _mm256_store_ps(block.scaled_sums, scaled_sums(quantized));
+  _mm256_store_ps(block.scale, quantized.scales);
 }
 
-void quantize_for_tiles(const float* values, int count, bool per_32, Column& column) {
-  with_padding(values, count, [&](const float* padded) {
-    const Quantized quantized = quantize(padded, per_32);
-    __m256i starts[8];
+void quantize_for_tiles(const float* values, bool per_32, Column& column) {
+  const Quantized quantized = quantize(values, per_32);
+  __m256i starts[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-      store_32(column.q + 8 * i, quantized.q[i]);
-      store_32(column.words + 16 * i, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(quantized.q[i])));
-      store_32(column.words + 16 * i + 8, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(quantized.q[i], 1)));
-      // 32 times each sum of two; vpaddw sums these as well, and wraps like the sums that start so.
-      const __m256i products = _mm256_maddubs_epi16(_mm256_set1_epi8(32), quantized.q[i]);
-      starts[i] = _mm256_sub_epi16(_mm256_setzero_si256(), products);
-    }
-    __m256i starts_16[2];
-    sum_halves(starts, starts_16, add_16);
-    store_32(column.start_16, starts_16[0]);
-    store_32(column.start_16 + 8, starts_16[1]);
-    store_32(column.start_32, sum_neighbours(starts_16, add_16));
-    store_32(column.offset_16, times_minus_128(quantized.sixteens[0]));
-    store_32(column.offset_16 + 8, times_minus_128(quantized.sixteens[1]));
-    store_32(column.offset_32, times_minus_128(quantized.thirty_twos));
-    store_32(column.pairs_16, pack_words(quantized.sixteens[0], quantized.sixteens[1]));
-    const __m256i words_32 = pack_words(quantized.thirty_twos, _mm256_setzero_si256());
-    _mm_store_si128(reinterpret_cast<__m128i*>(column.pairs_32), _mm256_castsi256_si128(words_32));
-    _mm256_store_ps(column.scaled_sums, scaled_sums(quantized));
-    _mm256_store_ps(column.scale, quantized.scales);
-  });
+  for (int i = 0; i < 8; i++) {
+    store_32(column.q + 8 * i, quantized.q[i]);
+    store_32(column.words + 16 * i, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(quantized.q[i])));
+    store_32(column.words + 16 * i + 8, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(quantized.q[i], 1)));
+    // 32 times each sum of two; vpaddw sums these as well, and wraps like the sums that start so.
+    const __m256i products = _mm256_maddubs_epi16(_mm256_set1_epi8(32), quantized.q[i]);
+    starts[i] = _mm256_sub_epi16(_mm256_setzero_si256(), products);
+  }
+  __m256i starts_16[2];
+  sum_halves(starts, starts_16, add_16);
+  store_32(column.start_16, starts_16[0]);
+  store_32(column.start_16 + 8, starts_16[1]);
+  store_32(column.start_32, sum_neighbours(starts_16, add_16));
+  store_32(column.offset_16, times_minus_128(quantized.sixteens[0]));
+  store_32(column.offset_16 + 8, times_minus_128(quantized.sixteens[1]));
+  store_32(column.offset_32, times_minus_128(quantized.thirty_twos));
+  store_32(column.pairs_16, pack_words(quantized.sixteens[0], quantized.sixteens[1]));
+  const __m256i words_32 = pack_words(quantized.thirty_twos, _mm256_setzero_si256());
+  _mm_store_si128(reinterpret_cast<__m128i*>(column.pairs_32), _mm256_castsi256_si128(words_32));
+  _mm256_store_ps(column.scaled_sums, scaled_sums(quantized));
+  _mm256_store_ps(column.scale, quantized.scales);
 }
 
 }  // namespace llama3::avx2

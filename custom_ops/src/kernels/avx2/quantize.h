@@ -6,8 +6,8 @@
 
 namespace llama3::avx2 {
 
-// Up to 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
-void quantize_for_rows(const float* values, int count, bool per_32, RowBlock& block);
-void quantize_for_tiles(const float* values, int count, bool per_32, Column& column);
+// 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
+void quantize_for_rows(const float* values, bool per_32, RowBlock& block);
+void quantize_for_tiles(const float* values, bool per_32, Column& column);
 
 }  // namespace llama3::avx2

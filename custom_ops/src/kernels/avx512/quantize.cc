@@ -1,30 +1,9 @@
 #include "kernels/avx512/quantize.h"
 
+#include "kernels/activation_scales.h"
+
 namespace llama3::avx512 {
 namespace {
-
-// The largest lane of each of eight registers, by halving: two registers become one with half as many lanes of each.
-LLAMA3_INLINE __m256i largest_lanes(const __m512i* v) {
-  __m512i pairs[4], fours[2];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++)
-    pairs[i] =
-        _mm512_max_epu32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; i++)
-    fours[i] = _mm512_max_epu32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
-                                _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
-  const __m512i eights =
-      _mm512_max_epu32(_mm512_shuffle_i32x4(fours[0], fours[1], 0x88), _mm512_shuffle_i32x4(fours[0], fours[1], 0xdd));
-  const __m512i all = _mm512_max_epu32(eights, _mm512_shuffle_i32x4(eights, eights, 0xb1));
-  return _mm512_castsi512_si256(_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 4, 5, 0, 0, 0, 0), all));
-}
-
-LLAMA3_INLINE __m256i largest_of_all(__m256i lanes) {
-  lanes = _mm256_max_epu32(lanes, _mm256_permute4x64_epi64(lanes, 0x4e));
-  lanes = _mm256_max_epu32(lanes, _mm256_shuffle_epi32(lanes, 0x4e));
-  return _mm256_max_epu32(lanes, _mm256_shuffle_epi32(lanes, 0xb1));
-}
 
 // Sums of four neighbouring lanes of four registers.
 LLAMA3_INLINE __m512i sums_of_four(const __m512i* words) {
@@ -49,21 +28,15 @@ struct Quantized {
 // Writes 256 integers to q.
 LLAMA3_INLINE Quantized quantize(const float* values, bool per_32, int8_t* q) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest_of_32[8];
+  __m256i largest_of_32[8];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; i++)
-    largest_of_32[i] = _mm512_max_epu32(_mm512_and_si512(_mm512_loadu_si512(values + 32 * i), magnitude),
-                                        _mm512_and_si512(_mm512_loadu_si512(values + 32 * i + 16), magnitude));
-  // As integers magnitudes compare like numbers, and NaN above all.
-  const __m256i lanes = largest_lanes(largest_of_32);
-  const __m256i largest_bits = per_32 ? lanes : largest_of_all(lanes);
-  const __m256 largest = _mm256_castsi256_ps(largest_bits), limit = _mm256_set1_ps(127.0f);
-  const __mmask8 normal = _mm256_cmp_ps_mask(largest, _mm256_set1_ps(0x1p-120f), _CMP_GE_OQ) &
-                          _mm256_cmplt_epu32_mask(largest_bits, _mm256_set1_epi32(0x7f800000));
-  const __mmask8 not_finite = _mm256_cmpge_epu32_mask(largest_bits, _mm256_set1_epi32(0x7f800000));
-  const __m512 inverses = _mm512_castps256_ps512(_mm256_maskz_div_ps(normal, limit, largest));
-  const __m256 scales =
-      _mm256_mask_mov_ps(_mm256_maskz_div_ps(normal, largest, limit), not_finite, _mm256_set1_ps(__builtin_nanf("")));
+  for (int i = 0; i < 8; i++) {
+    const __m512i largest = _mm512_max_epu32(_mm512_and_si512(_mm512_loadu_si512(values + 32 * i), magnitude),
+                                             _mm512_and_si512(_mm512_loadu_si512(values + 32 * i + 16), magnitude));
+    largest_of_32[i] = _mm256_max_epu32(_mm512_castsi512_si256(largest), _mm512_extracti64x4_epi64(largest, 1));
+  }
+  const ActivationScales scales = scales_of(largest_of_32, per_32);
+  const __m512 inverses = _mm512_castps256_ps512(scales.inverses);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) {
     const __m512 inverse = _mm512_permutexvar_ps(_mm512_set1_epi32(i / 2), inverses);
@@ -81,7 +54,7 @@ LLAMA3_INLINE Quantized quantize(const float* values, bool per_32, int8_t* q) {
   const __m512i neighbours = _mm512_add_epi32(result.sixteens, _mm512_shuffle_epi32(result.sixteens, _MM_PERM_CDAB));
   result.thirty_twos = _mm512_maskz_permutexvar_epi32(
       0xff, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0), neighbours);
-  result.scales = _mm512_zextps256_ps512(scales);
+  result.scales = _mm512_zextps256_ps512(scales.scales);
   return result;
 }
 
@@ -89,54 +62,40 @@ LLAMA3_INLINE __m512i times_minus_128(__m512i sums) {
   return _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), sums), 7);
 }
 
-// Calls use(values) with `count` values filled up to 256 with zeros.
-template <class Use>
-LLAMA3_INLINE void with_padding(const float* values, int count, Use&& use) {
-  if (count == kSuperBlock) return use(values);
-  alignas(64) float padded[kSuperBlock] = {};
-  __builtin_memcpy(padded, values, static_cast<size_t>(count) * sizeof(float));
-  use(padded);
-}
-
 }  // namespace
 
-void quantize_for_rows(const float* values, int count, bool per_32, ActivationBlock& block) {
-  with_padding(values, count, [&](const float* padded) {
-    Quantized quantized = quantize(padded, per_32, block.q);
-    if (per_32)  // to the order that the kernels unpack blocks of 32 to
-      for (int k = 0; k < 4; k += 2) {
-        __m512i even, odd;
-        to_even_and_odd(_mm512_load_si512(block.q + 64 * k), _mm512_load_si512(block.q + 64 * k + 64), even, odd);
-        _mm512_store_si512(block.q + 64 * k, even);
-        _mm512_store_si512(block.q + 64 * k + 64, odd);
-        to_even_and_odd(quantized.fours[k], quantized.fours[k + 1], even, odd);
-        quantized.fours[k] = even;
-        quantized.fours[k + 1] = odd;
-      }
+void quantize_for_rows(const float* values, bool per_32, ActivationBlock& block) {
+  Quantized quantized = quantize(values, per_32, block.q);
+  if (per_32)  // to the order that the kernels unpack blocks of 32 to
+    for (int k = 0; k < 4; k += 2) {
+      __m512i even, odd;
+      to_even_and_odd(_mm512_load_si512(block.q + 64 * k), _mm512_load_si512(block.q + 64 * k + 64), even, odd);
+      _mm512_store_si512(block.q + 64 * k, even);
+      _mm512_store_si512(block.q + 64 * k + 64, odd);
+      to_even_and_odd(quantized.fours[k], quantized.fours[k + 1], even, odd);
+      quantized.fours[k] = even;
+      quantized.fours[k + 1] = odd;
+    }
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) _mm512_store_si512(block.offset + 16 * k, times_minus_128(quantized.fours[k]));
-    const __m512 scales_16 =
-        _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), quantized.scales);
-    _mm512_store_ps(block.scale, quantized.scales);
-    _mm512_store_ps(block.sums_16, _mm512_mul_ps(scales_16, _mm512_cvtepi32_ps(quantized.sixteens)));
-    _mm512_store_ps(block.sums_32, _mm512_mul_ps(quantized.scales, _mm512_cvtepi32_ps(quantized.thirty_twos)));
-  });
+  for (int k = 0; k < 4; k++) _mm512_store_si512(block.offset + 16 * k, times_minus_128(quantized.fours[k]));
+  const __m512 scales_16 =
+      _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), quantized.scales);
+  _mm512_store_ps(block.scale, quantized.scales);
+  _mm512_store_ps(block.sums_16, _mm512_mul_ps(scales_16, _mm512_cvtepi32_ps(quantized.sixteens)));
+  _mm512_store_ps(block.sums_32, _mm512_mul_ps(quantized.scales, _mm512_cvtepi32_ps(quantized.thirty_twos)));
 }
 
-void quantize_for_tiles(const float* values, int count, bool per_32, Column& column) {
-  with_padding(values, count, [&](const float* padded) {
-    const Quantized quantized = quantize(padded, per_32, reinterpret_cast<int8_t*>(column.q));
-    const auto low_half = [](__m512i lanes) { return _mm512_castsi512_si256(lanes); };
-    const auto store_8 = [](void* to, __m256i words) { _mm256_store_si256(static_cast<__m256i*>(to), words); };
-    _mm512_store_si512(column.offset_16, times_minus_128(quantized.sixteens));
-    store_8(column.offset_32, low_half(times_minus_128(quantized.thirty_twos)));
-    store_8(column.pairs_16, _mm512_cvtepi32_epi16(quantized.sixteens));
-    _mm_store_si128(reinterpret_cast<__m128i*>(column.pairs_32),
-                    _mm256_cvtepi32_epi16(low_half(quantized.thirty_twos)));
-    _mm256_storeu_ps(column.sums_32, _mm512_castps512_ps256(
-                                         _mm512_mul_ps(quantized.scales, _mm512_cvtepi32_ps(quantized.thirty_twos))));
-    _mm256_storeu_ps(column.scale, _mm512_castps512_ps256(quantized.scales));
-  });
+void quantize_for_tiles(const float* values, bool per_32, Column& column) {
+  const Quantized quantized = quantize(values, per_32, reinterpret_cast<int8_t*>(column.q));
+  const auto low_half = [](__m512i lanes) { return _mm512_castsi512_si256(lanes); };
+  const auto store_8 = [](void* to, __m256i words) { _mm256_store_si256(static_cast<__m256i*>(to), words); };
+  _mm512_store_si512(column.offset_16, times_minus_128(quantized.sixteens));
+  store_8(column.offset_32, low_half(times_minus_128(quantized.thirty_twos)));
+  store_8(column.pairs_16, _mm512_cvtepi32_epi16(quantized.sixteens));
+  _mm_store_si128(reinterpret_cast<__m128i*>(column.pairs_32), _mm256_cvtepi32_epi16(low_half(quantized.thirty_twos)));
+  _mm256_storeu_ps(column.sums_32,
+                   _mm512_castps512_ps256(_mm512_mul_ps(quantized.scales, _mm512_cvtepi32_ps(quantized.thirty_twos))));
+  _mm256_storeu_ps(column.scale, _mm512_castps512_ps256(quantized.scales));
 }
 
 }  // namespace llama3::avx512

@@ -5,9 +5,9 @@
 
 namespace llama3::avx512 {
 
-// Up to 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
+// 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
 // `block` is in the order of SuperBlock.
-void quantize_for_rows(const float* values, int count, bool per_32, ActivationBlock& block);
-void quantize_for_tiles(const float* values, int count, bool per_32, Column& column);
+void quantize_for_rows(const float* values, bool per_32, ActivationBlock& block);
+void quantize_for_tiles(const float* values, bool per_32, Column& column);
 
 }  // namespace llama3::avx512

@@ -1,8 +1,6 @@
 #include "kernels/neon/columns.h"
 
-#include <algorithm>
 #include <bit>
-#include <cstring>
 #include <limits>
 
 #include "kernels/neon/intrinsics.h"
@@ -47,12 +45,7 @@ void split(int sum, int i, SplitSums& sums) {
 
 }  // namespace
 
-void quantize_column(const float* values, int count, bool per_32, Column& column) {
-  float padded[kSuperBlock];
-  if (count < kSuperBlock) {
-    std::fill(std::copy_n(values, count, padded), padded + kSuperBlock, 0.0f);
-    values = padded;
-  }
+void quantize_column(const float* values, bool per_32, Column& column) {
   Scale scale;
   if (!per_32) scale = scale_for(largest_magnitude(values, kSuperBlock));
   column.split_32 = {};

@@ -21,8 +21,7 @@ struct alignas(64) Column {
   SplitSums split_32;  // of each 32; 8 are used, the others are 0
 };
 
-// Quantizes `count` <= 256 values and fills the rest with zeros. Integers and scales are those of
-// llama3::quantize_activations.
-void quantize_column(const float* values, int count, bool per_32, Column& column);
+// 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
+void quantize_column(const float* values, bool per_32, Column& column);
 
 }  // namespace llama3::neon
