@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/formats.h"
+
 namespace llama3 {
 
 inline constexpr int kMaxStreamedColumns = 4;  // columns that a kernel for few rows takes at once
@@ -44,6 +46,7 @@ struct FormatKernels {
   using PackTile = void(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile);
   using Tiles = void(const TileCall<Tile, Column>& call);
 
+  Format format;
   Rows* rows[kMaxStreamedColumns];  // for 1, 2, ... columns
   PackTile* pack_tile;
   Tiles* const* tiles;   // for 1, 2, ... columns, as many as fit the registers

@@ -8,7 +8,7 @@
 //   kTileColumns         columns that it takes at most
 //   kStripTiles          tiles that are unpacked at once: what the first-level cache holds beside some columns
 //   quantize_for_rows, quantize_for_tiles(256 values, per_32, RowBlock& or Column&)
-//   make_kernels(Format) -> FormatKernels<RowBlock, Tile, Column>; f32, f16 and bf16 have but `dequantize`
+//   make_kernels() -> array of FormatKernels<RowBlock, Tile, Column>, of every format but f32, f16 and bf16
 #pragma once
 
 #include <algorithm>
@@ -145,8 +145,14 @@ class MatmulDriver {
 
   static const Kernels& kernels_of(Format format) {
     static const auto table = [] {
-      std::array<Kernels, kFormatCount> rows;
-      for (int i = 0; i < kFormatCount; i++) rows[static_cast<size_t>(i)] = Set::make_kernels(static_cast<Format>(i));
+      std::array<Kernels, kFormatCount> rows = {};
+      const auto row = [&](Format of) -> Kernels& { return rows[static_cast<size_t>(of)]; };
+      row(Format::kF32).dequantize = to_floats<Simd, F32Weights>;
+      row(Format::kF16).dequantize = to_floats<Simd, F16Weights>;
+      row(Format::kBF16).dequantize = to_floats<Simd, BF16Weights>;
+      const auto made = Set::make_kernels();
+      static_assert(made.size() + 3 == kFormatCount);
+      for (const Kernels& kernels : made) row(kernels.format) = kernels;
       return rows;
     }();
     return table[static_cast<size_t>(format)];

@@ -20,7 +20,8 @@ TileKernel* const* tile_kernels_vnni(const TileTraits& traits);
 // the weights takes the time.
 template <class F>
 FormatKernels kernels_of(bool vnni) {
-  return {{multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
+  return {F::kFormat,
+          {multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
            multiply_rows<RowDot<F>, 4>},
           vnni ? pack_tile<F, kTraitsVNNI<F>> : pack_tile<F, kTraits<F>>,
           vnni ? tile_kernels_vnni(kTraitsVNNI<F>) : tile_kernels(kTraits<F>),

@@ -18,7 +18,8 @@ TileKernel* const* tile_kernels(const TileTraits& traits);
 template <class F>
 FormatKernels kernels_of() {
   constexpr TileTraits traits = {F::kSubBlock, kSigned<F>, F::kMinima, kPer32<F>};
-  return {{multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
+  return {F::kFormat,
+          {multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
            multiply_rows<RowDot<F>, 4>},
           pack_tile<F>,
           tile_kernels(traits),

@@ -1,4 +1,6 @@
 // The products with AVX-512 VNNI.
+#include <array>
+
 #include "kernels/avx512/format_kernels.h"
 #include "kernels/avx512/quantize.h"
 #include "kernels/avx512/simd.h"
@@ -7,62 +9,12 @@
 namespace llama3::avx512 {
 namespace {
 
-FormatKernels make_kernels(Format format) {
-  switch (format) {
-    case Format::kF32:
-      return {{}, nullptr, nullptr, 0, to_floats<Simd, F32Weights>};
-    case Format::kF16:
-      return {{}, nullptr, nullptr, 0, to_floats<Simd, F16Weights>};
-    case Format::kBF16:
-      return {{}, nullptr, nullptr, 0, to_floats<Simd, BF16Weights>};
-    case Format::kQ4_0:
-      return q4_0_kernels();
-    case Format::kQ4_1:
-      return q4_1_kernels();
-    case Format::kQ5_0:
-      return q5_0_kernels();
-    case Format::kQ5_1:
-      return q5_1_kernels();
-    case Format::kQ8_0:
-      return q8_0_kernels();
-    case Format::kQ2_K:
-      return q2_k_kernels();
-    case Format::kQ3_K:
-      return q3_k_kernels();
-    case Format::kQ4_K:
-      return q4_k_kernels();
-    case Format::kQ5_K:
-      return q5_k_kernels();
-    case Format::kQ6_K:
-      return q6_k_kernels();
-    case Format::kIQ4_NL:
-      return iq4_nl_kernels();
-    case Format::kIQ4_XS:
-      return iq4_xs_kernels();
-    case Format::kMXFP4:
-      return mxfp4_kernels();
-    case Format::kNVFP4:
-      return nvfp4_kernels();
-    case Format::kIQ1_S:
-      return iq1_s_kernels();
-    case Format::kIQ1_M:
-      return iq1_m_kernels();
-    case Format::kIQ2_XXS:
-      return iq2_xxs_kernels();
-    case Format::kIQ2_XS:
-      return iq2_xs_kernels();
-    case Format::kIQ2_S:
-      return iq2_s_kernels();
-    case Format::kIQ3_XXS:
-      return iq3_xxs_kernels();
-    case Format::kIQ3_S:
-      return iq3_s_kernels();
-    case Format::kTQ1_0:
-      return tq1_0_kernels();
-    case Format::kTQ2_0:
-      return tq2_0_kernels();
-  }
-  return {};
+auto make_kernels() {
+  return std::to_array<FormatKernels>(
+      {q4_0_kernels(),  q4_1_kernels(),    q5_0_kernels(),  q5_1_kernels(),  q8_0_kernels(),    q2_k_kernels(),
+       q3_k_kernels(),  q4_k_kernels(),    q5_k_kernels(),  q6_k_kernels(),  iq4_nl_kernels(),  iq4_xs_kernels(),
+       mxfp4_kernels(), nvfp4_kernels(),   iq1_s_kernels(), iq1_m_kernels(), iq2_xxs_kernels(), iq2_xs_kernels(),
+       iq2_s_kernels(), iq3_xxs_kernels(), iq3_s_kernels(), tq1_0_kernels(), tq2_0_kernels()});
 }
 
 struct Set {

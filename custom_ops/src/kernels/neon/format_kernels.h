@@ -82,7 +82,8 @@ constexpr int sub_block() {
 
 template <class F>
 FormatKernels kernels_of() {
-  return {{multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
+  return {F::kFormat,
+          {multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
            multiply_rows<RowDot<F>, 4>},
           pack_tile<unpack_row<F>>,
           TileKernels<kIntegerScales<F>, sub_block<F>(), F::kMinima>::for_columns,

@@ -43,7 +43,8 @@ void dequantize_row(const uint8_t* row, int64_t count, float* out) {
 template <Format kFormat>
 FormatKernels portable_kernels() {
   using Dot = PortableDot<kFormat>;
-  return {{multiply_rows<Dot, 1>, multiply_rows<Dot, 2>, multiply_rows<Dot, 3>, multiply_rows<Dot, 4>},
+  return {kFormat,
+          {multiply_rows<Dot, 1>, multiply_rows<Dot, 2>, multiply_rows<Dot, 3>, multiply_rows<Dot, 4>},
           pack_tile<unpack_row<kFormat>>,
           TileKernels<false, 16, false>::for_columns,
           sizeof(Column),
