@@ -125,7 +125,7 @@ def test_versions_and_operators(folder: Path) -> None:
     (metadata,) = model.metadata_props
     assert metadata.key == "llama3"
     assert json.loads(metadata.value) == json.loads((folder / "llama3.json").read_text(encoding="utf-8"))
-    onnx.checker.check_model(folder / "model.onnx")
+    onnx.checker.check_model(folder / "model.onnx", full_check=True)
 
 
 def test_files_and_facts(folder: Path) -> None:

@@ -20,6 +20,7 @@ from llama3_runtime import commands, model_source
 from llama3_runtime.export_cache import Export
 from llama3_runtime.sampling_params import SamplingParams
 
+from tests.support.metric_lines import METRIC_LABELS
 from tests.support.processes import take_interrupts
 
 STORY = [b" to", b" be", b" \xf0\x9f", b"\x98\x80", b"\n", b"User", b":", b" x"]
@@ -163,18 +164,7 @@ def test_text_on_standard_output_and_metrics_on_standard_error(generators, capsy
     assert call("--prompt", " Not\t", "--warmup-pipeline") == 0
     out, err = capsys.readouterr()
     assert out == " Not\t to be \U0001f600\nUser: x\n"
-    assert [line.split(":")[0] for line in err.splitlines()] == [
-        "Prompt size",
-        "Output size",
-        "Startup time",
-        "Warmup time",
-        "Time to first token",
-        "Tokenization time",
-        "Prompt eval throughput (context-encoding)",
-        "Eval throughput (token-generation)",
-        "Maximum memory",
-        "KV cache memory",
-    ]
+    assert [line.split(":")[0] for line in err.splitlines()] == METRIC_LABELS
     assert err.startswith("Prompt size: 5\nOutput size: 8\n")
 
 

@@ -15,6 +15,7 @@ from llama3_models.gguf_file import GGUFFile
 from llama3_models.reference import forward
 
 from tests.support import llama_cpp_oracle
+from tests.support.metric_lines import METRIC_LABELS
 from tests.support.vocabularies import smollm2_gguf
 
 PROMPT = "The capital of France is"
@@ -46,18 +47,7 @@ def test_text_and_figures(cache: Path, ops: str) -> None:
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == f"{PROMPT}{report['text']}\n"
     labels = [line.split(":")[0] for line in shown.stderr.splitlines() if not line.startswith("Exporting")]
-    assert labels == [
-        "Prompt size",
-        "Output size",
-        "Startup time",
-        "Warmup time",
-        "Time to first token",
-        "Tokenization time",
-        "Prompt eval throughput (context-encoding)",
-        "Eval throughput (token-generation)",
-        "Maximum memory",
-        "KV cache memory",
-    ]
+    assert labels == METRIC_LABELS
     assert re.search(rf"^Prompt size: {report['metrics']['prompt_size']}$", shown.stderr, re.MULTILINE)
 
     prompt_ids = llama_cpp_oracle.tokenize(smollm2_gguf(), [PROMPT])[0]
