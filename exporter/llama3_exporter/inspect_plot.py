@@ -22,7 +22,7 @@ def check_plot() -> None:
         Llama3Error: it is not installed.
     """
     if find_spec("matplotlib") is None:
-        raise Llama3Error("--plot needs matplotlib, which is not installed; pip install 'llama3-onnx[plot]'")
+        raise Llama3Error("--plot needs matplotlib, which is not installed; pip install matplotlib")
 
 
 def plot(found: Inspection, path: Path) -> None:

@@ -82,7 +82,8 @@ def bench(
         output_size: Tokens to generate; 0 leaves them out.
         depth: Tokens that are in the KV cache before.
         repetitions: How often to measure, after one time that does not count.
-        profile: Tell what each kind of node takes of a token, of as many tokens as --output-size says, and no speeds.
+        profile: Tell what each kind of node takes of a token, on average of --output-size tokens (64 at most), and no
+            speeds.
         perplexity: A text file; its perplexity is measured, and no speed. The rules are llama-perplexity's: windows
             that do not overlap, of which the second half is predicted.
         kl: Also compute the text in float32 and tell how far from that the model is: slow, and needs the GGUF.
@@ -186,7 +187,7 @@ def bench(
             from llama3_runtime.token_profile import profile_tokens
 
             token = profile_tokens(ours, open_model, tokens=output_size, depth=depth)
-            report |= {"tokens": output_size, "depth": depth, "token": {**asdict(token), "all_nodes": token.all_nodes}}
+            report |= {"depth": depth, "token": {**asdict(token), "all_nodes": token.all_nodes}}
             table = _profile_table(token)
         elif text is None:
             from llama3_runtime.bench import measure

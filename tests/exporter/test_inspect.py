@@ -255,7 +255,7 @@ def test_without_matplotlib_it_says_how_to_get_it(
     status, out, err = run(capsys, mixed, "--plot", tmp_path / "out.png")
     assert (status, out) == (1, "")
     assert err.count("\n") == 1
-    assert "pip install 'llama3-onnx[plot]'" in err
+    assert "pip install matplotlib" in err
 
 
 def graph_without(kind: str) -> Callable[[Path], object]:
