@@ -261,8 +261,11 @@ def _export_native(
         FACTS: to_json(facts),
         **hosts,
         **graphs,
-        **{part.name: placed(part) for part in file.parts},
     }
+    for part in file.parts:
+        if part.name in files:
+            raise Llama3Error(f"{part}: a file of the export has this name, too; rename the GGUF")
+        files[part.name] = placed(part)
     publish_folder(output, files, force=force)
     return _Written(_small_bytes(files), file.size, backend.kv_type.itemsize, tuple(remarks))
 

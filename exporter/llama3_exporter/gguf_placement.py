@@ -37,7 +37,7 @@ def graph_beside(file: GGUFFile, *, force: bool) -> Path:
             )
     if not os.access(graph.parent, os.W_OK | os.X_OK):
         raise Llama3Error(f"{graph.parent}: no permission to write the graph beside the GGUF; give --output")
-    if graph.exists():
+    if graph.exists() or graph.is_symlink():
         if not _is_our_graph(graph):
             raise Llama3Error(f"{graph}: not written by llama3-export, so it stays; give --output")
         if not force:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llama3_custom_ops import LIBRARY, library_path
+from llama3_custom_ops import LIBRARY, built_library
 from llama3_models.byte_ranks import tokens_by_rank
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
@@ -21,6 +21,11 @@ from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
 
 # genai allocates the whole KV cache of `search.max_length` at once, so its default stays far below a long context.
 _GENAI_MAX_LENGTH = 4096
+
+_NO_LIBRARY = (
+    "the library of the native ops was not built: to run the graph, install a C++20 compiler and CMake, then "
+    "llama3-onnx again, and export with --force"
+)
 
 
 def to_json(content: object) -> bytes:
@@ -49,7 +54,7 @@ def host_files(
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Name and content of each file, and remarks on what is missing.
 
-    With native ops, the library of these is one of the files, because onnxruntime-genai takes it from nowhere else.
+    With native ops, the library of these is one of the files: onnxruntime-genai takes it from nowhere else.
 
     A GGUF without a tokenizer, or with one that is not supported, gets none of the tokenizer's files: the weights are
     as good without them.
@@ -58,11 +63,12 @@ def host_files(
     genai_config = _genai_config(config, vocabulary, max_length)
     files = {}
     if native:
-        try:
-            files[LIBRARY] = library_path().read_bytes()
+        library = built_library()
+        if library is None:
+            remarks = (*remarks, _NO_LIBRARY)
+        else:
+            files[LIBRARY] = library.read_bytes()
             genai_config["model"]["decoder"]["session_options"]["custom_ops_library"] = LIBRARY
-        except Llama3Error as error:
-            remarks = (*remarks, f"onnxruntime-genai needs the library of the native ops in the folder ({error})")
     files["config.json"] = to_json(_config(config, vocabulary, max_length))
     files["generation_config.json"] = to_json(_special_ids(vocabulary))
     files["genai_config.json"] = to_json(genai_config)

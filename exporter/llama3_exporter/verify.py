@@ -150,9 +150,9 @@ def _runner(model: onnx.ModelProto, graph: Path) -> Run:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-    if any(entry.domain == DOMAIN for entry in model.opset_import):
-        llama3_custom_ops.register(options)
     try:
+        if any(entry.domain == DOMAIN for entry in model.opset_import):
+            llama3_custom_ops.register(options)
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except errors as error:
         raise Llama3Error(

@@ -73,7 +73,9 @@ class Model:
         if encoding is None:
             return self.package.encoding if self.package else DEFAULT_ENCODING
         if encoding not in self.encodings:
-            raise Llama3Error(f"{self.name} does not come as {encoding}: choose one of {', '.join(self.encodings)}")
+            raise Llama3Error(
+                f"{self.name} comes as {', '.join(self.encodings)}, not {encoding}; leave --quantization-encoding out"
+            )
         return encoding
 
 

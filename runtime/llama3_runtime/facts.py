@@ -9,14 +9,16 @@ from typing import Any
 
 from llama3_models.digests import fingerprint
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import METADATA_KEY
+from llama3_models.exports import FACTS, METADATA_KEY
+from llama3_models.regular_files import read_regular
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the GGUF that the graph was made of; without a fingerprint the graph does not read it."""
+    """A file of the GGUF that the graph was made of; without size and fingerprint the graph does not read it."""
 
     name: str
+    size: int | None
     fingerprint: str | None
 
 
@@ -42,11 +44,19 @@ class Facts:
             raise Llama3Error(f"{graph}: no graph of llama3-export (its metadata say nothing); export the GGUF")
         return facts
 
+    @classmethod
+    def of_folder(cls, folder: Path) -> Facts | None:
+        """What the file beside the graph says, where there is one that can be read."""
+        try:
+            return _parse(read_regular(folder / FACTS).decode())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+            return None
+
     def check_weights(self, folder: Path) -> None:
         """Notice a GGUF that is another one than the graph was made for; only native graphs read one.
 
         Raises:
-            Llama3Error: it is gone, or its content has changed.
+            Llama3Error: it is gone, cut short, or its content has changed.
         """
         for part in self.parts:
             if part.fingerprint is None:
@@ -55,6 +65,11 @@ class Facts:
             if not path.is_file():
                 raise Llama3Error(
                     f"{path}: the weights of this graph are gone; put them back, or export the GGUF again"
+                )
+            size = path.stat().st_size
+            if part.size is not None and size < part.size:
+                raise Llama3Error(
+                    f"{path}: has {size:,} of {part.size:,} bytes; wait until it is copied, or export the GGUF again"
                 )
             if fingerprint(path) != part.fingerprint:
                 raise Llama3Error(f"{path}: changed since this graph was made of it; export it again")
@@ -65,7 +80,7 @@ def _parse(text: str | None) -> Facts | None:
     if text is None:
         return None
     facts = json.loads(text)
-    parts = tuple(Part(part["name"], part.get("fingerprint")) for part in facts["source"]["parts"])
+    parts = tuple(Part(part["name"], part.get("size"), part.get("fingerprint")) for part in facts["source"]["parts"])
     # A name is one of a file beside the others: a path would lead out of the folder.
     if not parts or any(part.name != Path(part.name).name for part in parts):
         raise ValueError("no usable names of its GGUF")

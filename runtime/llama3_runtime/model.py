@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import DEFAULT_MAX_LENGTH, GRAPH
+from llama3_models.exports import DEFAULT_MAX_LENGTH, FACTS, GRAPH
 
 from llama3_runtime import defaults
 from llama3_runtime.facts import Facts
@@ -108,20 +108,28 @@ class Model:
             Llama3Error: there is no export there, or it cannot be loaded or not run there.
         """
         graph = find_graph(Path(path))
-        session = open_session(
-            graph,
-            provider=provider,
-            threads=threads,
-            custom_ops_path=Path(custom_ops_path) if custom_ops_path else None,
-            weights_folder=Path(weights_folder) if weights_folder else None,
-            profile_prefix=profile_prefix,
-        )
-        facts = Facts.of_session(graph, session.ort)
         weights = Path(weights_folder) if weights_folder else graph.parent
+        try:
+            session = open_session(
+                graph,
+                provider=provider,
+                threads=threads,
+                custom_ops_path=Path(custom_ops_path) if custom_ops_path else None,
+                weights_folder=Path(weights_folder) if weights_folder else None,
+                profile_prefix=profile_prefix,
+            )
+        except Llama3Error:
+            # Of weights that are gone or not yet copied the export knows more than ONNX Runtime says.
+            if (facts_beside := Facts.of_folder(graph.parent)) is not None:
+                facts_beside.check_weights(weights)
+            raise
+        facts = Facts.of_session(graph, session.ort)
         facts.check_weights(weights)
         _check_contract(graph, session)
-        stands_alone = graph.name != GRAPH or weights_folder is not None
-        source = weights / facts.parts[0].name if stands_alone else graph.parent
+        # Without a folder of its own; beside model.gguf it has the name that it has in a folder.
+        stands_alone = weights_folder is not None or graph.name != GRAPH or not (graph.parent / FACTS).is_file()
+        gguf = weights / facts.parts[0].name
+        source = gguf if stands_alone and gguf.is_file() else graph.parent
         return cls(session, source, facts.max_length, max_length, chunk_size)
 
     def prefill(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Logits:

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import llama3_custom_ops
 from llama3_models import catalogue, download
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import FACTS, Logits, Ops, Precision
 from llama3_models.file_kinds import nothing_there
 from llama3_models.regular_files import read_regular
 
-from llama3_runtime import native_ops
 from llama3_runtime.export_cache import Export, cached_export
 
 if TYPE_CHECKING:
@@ -82,16 +82,20 @@ def find_export(
     Args:
         path: From `find_model`.
         encoding: How the weights must be encoded; None takes what is there.
-        ops: What a GGUF is exported with; None for native ops where they were built.
+        ops: What a GGUF is exported with, and an export must have; None for native ops where they were built, and for
+            an export as it is.
         precision: What a GGUF is exported with.
         logits: What a GGUF is exported with.
 
     Raises:
-        Llama3Error: Its encoding is another one, or it cannot be exported.
+        Llama3Error: Its encoding or its ops are others, or it cannot be exported.
     """
     if is_export(path):
+        folder = path if path.is_dir() else path.parent
         if encoding is not None:
-            _check_encoding(encoding, _exported_bytes(path if path.is_dir() else path.parent), path)
+            _check_encoding(encoding, _exported_bytes(folder), path)
+        if ops is not None:
+            _check_ops(ops, folder, path)
         return Export(path)
     # Late, since the commands' --help imports this module and need not wait for gguf.
     from llama3_models.gguf_file import GGUFFile
@@ -119,6 +123,16 @@ def _exported_bytes(folder: Path) -> dict[str, int]:
         raise Llama3Error(f"{folder / FACTS}: damaged; export the model again") from None
 
 
+def _check_ops(ops: Ops, folder: Path, path: Path) -> None:
+    """Compares the ops asked for with what an export says of its own; a graph that stands alone says nothing here."""
+    try:
+        found = json.loads(read_regular(folder / FACTS))["options"]["ops"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if found != ops:
+        raise Llama3Error(f"{path}: an export with {found!s:.20} ops; give the GGUF for {ops} ones, or leave --ops out")
+
+
 def _check_encoding(encoding: Encoding, sizes: Mapping[str, int], path: Path) -> None:
     """Compares an encoding with the type that most of the bytes have: a Q4_K_M file also holds Q6_K and F32."""
     found = max(sizes, key=sizes.__getitem__, default="F32").lower().replace("f32", "float32")
@@ -129,7 +143,7 @@ def _check_encoding(encoding: Encoding, sizes: Mapping[str, int], path: Path) ->
 
 
 def _best_ops() -> Ops:
-    if native_ops.library() is not None:
+    if llama3_custom_ops.built_library() is not None:
         return "native"
     logger.warning("the native ops were not built (no C++ compiler at installation?); the slower stock ops serve")
     return "contrib"

@@ -7,20 +7,23 @@ it has to say of that goes to standard output. Here `cuda` means CUDA, and only 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import llama3_custom_ops
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
-
-from llama3_runtime import native_ops
 
 Provider: TypeAlias = Literal["cpu", "cuda", "auto"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+
+# How ONNX Runtime says that a native graph was given no library of our ops.
+_MISSING_OP = re.compile(r"llama3:\w+\(-?\d+\) is not a registered")
 
 # Of ONNX Runtime's severities: its warnings are for a graph's author, and its errors also come as exceptions.
 _LOG_ERRORS, _NO_LOG = 3, 4
@@ -95,7 +98,7 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
     # Ours in any case: which ops a graph needs is known only when it is loaded.
-    for library in (native_ops.library(), custom_ops_path):
+    for library in (llama3_custom_ops.built_library(), custom_ops_path):
         if library is not None:
             _register(options, library)
     source: str | bytes = _utf8(graph)
@@ -138,8 +141,10 @@ def _missing_cuda() -> str | None:
 def _register(options: Any, library: Path) -> None:
     if not library.is_file():
         raise Llama3Error(f"{library}: no such library of custom ops")
+    path = _utf8(library.resolve())
+    llama3_custom_ops.check_library(library)
     try:
-        options.register_custom_ops_library(_utf8(library.resolve()))
+        options.register_custom_ops_library(path)
     except ORT_ERRORS as error:
         raise Llama3Error(f"{library}: ONNX Runtime cannot load this library of custom ops: {error}") from error
 
@@ -165,6 +170,8 @@ def _load_on_cpu(graph: Path, source: str | bytes, options: Any) -> Any:
     try:
         return ort.InferenceSession(source, options, providers=[_CPU], enable_fallback=False)
     except ORT_ERRORS as error:
+        if _MISSING_OP.search(str(error)):
+            llama3_custom_ops.library_path()  # says what to do where it was not built
         raise Llama3Error(
             f"{graph}: ONNX Runtime {ort.__version__} cannot load this graph; export it again if it or its weights "
             f"were moved or damaged ({error})"

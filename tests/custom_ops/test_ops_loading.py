@@ -30,12 +30,28 @@ def runs(session: ort.InferenceSession) -> bool:
 
 def test_the_environment_names_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LLAMA3_CUSTOM_OPS comes before the installed library, and is never ignored in silence."""
-    other = tmp_path / "other.so"
-    other.touch()
+    other = shutil.copy(library_path(), tmp_path / "other.so")
     monkeypatch.setenv("LLAMA3_CUSTOM_OPS", str(other))
     assert library_path() == other
     monkeypatch.setenv("LLAMA3_CUSTOM_OPS", str(tmp_path / "none.so"))
     with pytest.raises(Llama3Error, match=r"none\.so: no such file"):
+        library_path()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "no library"), (b"#!/bin/sh" * 99, "no library"), (None, "cut short")],
+    ids=["empty", "a script", "half of it"],
+)
+def test_a_file_that_is_no_library_is_one_line(
+    content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The half of a library would end the process where it is loaded."""
+    built = library_path().read_bytes()
+    other = tmp_path / "other.so"
+    other.write_bytes(built[: len(built) // 2] if content is None else content)
+    monkeypatch.setenv("LLAMA3_CUSTOM_OPS", str(other))
+    with pytest.raises(Llama3Error, match=rf"other\.so: {message}"):
         library_path()
 
 

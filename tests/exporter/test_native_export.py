@@ -12,7 +12,7 @@ import onnx
 import pytest
 from gguf import GGMLQuantizationType as T
 from llama3_custom_ops import LIBRARY, library_path
-from llama3_exporter import export
+from llama3_exporter import export, host_files
 from llama3_exporter.verify import verify
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
@@ -81,11 +81,11 @@ def test_a_folder_gets_the_library_for_onnxruntime_genai(
     assert not (tmp_path / "contrib" / LIBRARY).exists()
     assert "custom_ops_library" not in genai_session_options(tmp_path / "contrib")
 
-    monkeypatch.setenv("LLAMA3_CUSTOM_OPS", str(tmp_path / "none.so"))
+    monkeypatch.setattr(host_files, "built_library", lambda: None)
     summary = export(gguf, tmp_path / "out", ops="native", force=True)
     assert not (tmp_path / "out" / LIBRARY).exists()
     assert "custom_ops_library" not in genai_session_options(tmp_path / "out")
-    assert "onnxruntime-genai needs the library" in summary.remarks[-1]
+    assert "was not built" in summary.remarks[-1]
 
 
 def genai_session_options(folder: Path) -> dict[str, object]:
@@ -134,6 +134,24 @@ def test_a_graph_that_is_not_ours_is_never_replaced(gguf: Path) -> None:
         with pytest.raises(Llama3Error, match="not written by llama3-export"):
             export(gguf, ops="native", force=force)
     assert graph.read_bytes() == b"somebody's model"
+
+
+def test_a_link_is_never_replaced(gguf: Path) -> None:
+    """Not even one that leads nowhere."""
+    graph = gguf.with_suffix(".onnx")
+    graph.symlink_to("nowhere")
+    for force in (False, True):
+        with pytest.raises(Llama3Error, match="not written by llama3-export"):
+            export(gguf, ops="native", force=force)
+    assert graph.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "config.json", "llama3.json"])
+def test_a_gguf_that_is_called_like_a_file_of_the_export_is_one_line(gguf: Path, tmp_path: Path, name: str) -> None:
+    renamed = gguf.rename(tmp_path / name)
+    with pytest.raises(Llama3Error, match="a file of the export has this name, too; rename the GGUF"):
+        export(renamed, tmp_path / "out", ops="native")
+    assert not (tmp_path / "out").exists()
 
 
 def test_ours_is_replaced_with_force(gguf: Path) -> None:

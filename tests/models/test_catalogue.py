@@ -75,9 +75,9 @@ def test_an_unknown_name_gets_the_nearest_one(name: str, hint: str) -> None:
 
 def test_an_encoding_that_does_not_exist_names_those_that_do() -> None:
     """An explicit encoding that the model lacks is refused, not replaced."""
-    with pytest.raises(Llama3Error, match="smollm2-135m does not come as q4_k: choose one of q4_1"):
+    with pytest.raises(Llama3Error, match="smollm2-135m comes as q4_1, not q4_k; leave"):
         catalogue.find("smollm2-135m").encoding_or_default("q4_k")
-    with pytest.raises(Llama3Error, match="does not come as float32: choose one of q4_0, q4_k, q6_k, bf16"):
+    with pytest.raises(Llama3Error, match="comes as q4_0, q4_k, q6_k, bf16, not float32"):
         catalogue.find("llama-3.2-1b-instruct").encoding_or_default("float32")
 
 

@@ -24,14 +24,14 @@ def of_metadata(metadata: dict[str, str]) -> Facts:
 
 
 def described(**changes: Any) -> str:
-    facts = {"options": {"max_length": 99}, "source": {"parts": [{"name": "a.gguf", "fingerprint": "0a"}]}}
+    facts = {"options": {"max_length": 99}, "source": {"parts": [{"name": "a.gguf", "size": 7, "fingerprint": "0a"}]}}
     return json.dumps({**facts, **changes})
 
 
 def test_what_the_exporter_writes_is_read() -> None:
-    assert of_metadata({"llama3": described()}) == Facts(99, (Part("a.gguf", "0a"),))
+    assert of_metadata({"llama3": described()}) == Facts(99, (Part("a.gguf", 7, "0a"),))
     without_fingerprint = {"parts": [{"name": "a.gguf", "sha256": "ff"}]}
-    assert of_metadata({"llama3": described(source=without_fingerprint)}).parts == (Part("a.gguf", None),)
+    assert of_metadata({"llama3": described(source=without_fingerprint)}).parts == (Part("a.gguf", None, None),)
 
 
 def test_a_graph_of_somebody_else() -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
-from llama3_custom_ops import library_path
+from llama3_custom_ops import LIBRARY, library_path
 from llama3_exporter import export
+from llama3_exporter.commands import llama3_export
+from llama3_models import command_line
 from llama3_models.errors import Llama3Error
+from llama3_runtime.commands import run_model
 from llama3_runtime.model import Model
+from llama3_runtime.model_source import find_export
 
 from tests.support.llama_gguf import write_llama_gguf
+from tests.support.vocabularies import smollm2_gguf
 
 IDS = [5, 6, 7]
 AARCH64 = (183).to_bytes(2, "little")  # e_machine of <elf.h>
@@ -81,6 +87,50 @@ def test_without_its_weights(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(Llama3Error) as error:
         logits(moved)
     assert str(moved / weights) in one_line(error)
+
+
+def test_weights_that_are_still_being_copied(gguf: Path, tmp_path: Path) -> None:
+    moved = export(gguf, tmp_path / "moved", ops="native", copy=True).output
+    with (moved / "model.gguf").open("r+b") as file:
+        file.truncate(10_000)
+    with pytest.raises(Llama3Error, match=r"model\.gguf: has 10,000 of [\d,]+ bytes; wait"):
+        logits(moved)
+
+
+def test_the_command_that_an_export_prints(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also beside model.gguf, where the graph has the name that it has in a folder."""
+    smollm2 = tmp_path / "model.gguf"
+    smollm2.symlink_to(smollm2_gguf())
+    for arguments in (["--output", "out", "--ops", "native"], ["--ops", "native"]):
+        if len(arguments) == 2:
+            smollm2.unlink()
+            shutil.copy(smollm2_gguf(), smollm2)
+        monkeypatch.chdir(tmp_path)
+        assert command_line.run(llama3_export, ["model.gguf", *arguments], name="llama3-export") == 0
+        printed = capsys.readouterr().out.splitlines()[-1]
+        command = shlex.split(printed.removeprefix("Run it:"))
+        assert command[0] == "llama3-run"
+        options = [*command[1:], "--max-new-tokens", "3", "--temperature", "0"]
+        assert command_line.run(run_model, options, name="llama3-run") == 0
+        assert capsys.readouterr().out.startswith("I believe that")
+
+
+def test_ops_that_an_export_does_not_have(folder: Path) -> None:
+    other = "native" if folder.name == "contrib" else "contrib"
+    with pytest.raises(Llama3Error, match=rf"an export with {folder.name} ops; give the GGUF for {other} ones"):
+        find_export(folder, ops=other)  # type: ignore[arg-type]
+    assert find_export(folder, ops=folder.name).path == folder  # type: ignore[arg-type]
+
+
+def test_a_native_export_without_the_library(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = export(gguf, tmp_path / "moved", ops="native").output
+    monkeypatch.setattr("llama3_custom_ops.__path__", [str(tmp_path)])
+    with pytest.raises(Llama3Error, match=r"was not built, for want of a C\+\+20 compiler"):
+        logits(moved)
+    # The one in the folder serves, if asked for.
+    assert len(Model.from_folder(moved, max_length=10, custom_ops_path=moved / LIBRARY).forward(IDS)) == 1
 
 
 def test_a_library_for_another_processor(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
