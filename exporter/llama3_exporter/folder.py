@@ -76,7 +76,8 @@ def _check_replaceable(output: Path, found: set[str], *, force: bool) -> None:
     written = _written_names(output)
     if written is None:
         raise Llama3Error(f"{output}: this folder was not written by llama3-export; give another --output")
-    if strangers := sorted(found - written):
+    folders = {path.name for path in output.iterdir() if path.is_dir() and not path.is_symlink()}
+    if strangers := sorted(found - written | folders):
         raise Llama3Error(f"{output}: holds {strangers[0]}, which no export wrote; give another --output")
     if not force:
         raise Llama3Error(f"{output}: there is an export already; --force replaces it")

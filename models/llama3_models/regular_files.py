@@ -6,7 +6,9 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+_MOST_BYTES: Final = 2 << 30  # protobuf's own limit
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -24,6 +26,12 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path) -> bytes:
-    """All bytes of a file; raises as `open_regular` does."""
+    """All bytes of a file.
+
+    Raises:
+        OSError: As for `open_regular`, or it has more than 2 GiB, which neither a graph nor a JSON file of ours has.
+    """
     with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.read()

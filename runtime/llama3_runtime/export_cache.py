@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from llama3_models.digests import sha256
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import FACTS, GRAPH, Logits, Ops, Precision
+from llama3_models.regular_files import read_regular
 
 if TYPE_CHECKING:
     from llama3_models.gguf_file import GGUFFile
@@ -32,11 +33,18 @@ Record: TypeAlias = dict[str, object]
 
 
 def cache_root() -> Path:
-    """Where exports are kept: $LLAMA3_CACHE, or llama3-onnx in the user's cache folder."""
+    """Where exports are kept: $LLAMA3_CACHE, or llama3-onnx in the user's cache folder.
+
+    Raises:
+        Llama3Error: There is neither, because the user has no home.
+    """
     if own := os.environ.get("LLAMA3_CACHE"):
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "llama3-onnx"
+    try:
+        return (Path(shared) if shared else Path.home() / ".cache") / "llama3-onnx"
+    except RuntimeError:
+        raise Llama3Error("no home folder to keep exports in; set LLAMA3_CACHE to a folder") from None
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def _holds_content(folder: Path, file: GGUFFile) -> bool:
 def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, logits: Logits) -> None:
     (folder.parent / "source.json").unlink(missing_ok=True)  # first: it vouches for the rest
     for path in folder.parent.iterdir():  # an earlier content, or what a killed process left
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != "lock":
             path.unlink()
@@ -152,7 +160,7 @@ def _locked(entry: Path, name: str) -> Iterator[None]:
 def _read_json(path: Path) -> Record:
     """The object in a file, or none where there is no such file or it is damaged: then it says nothing."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as T
 from llama3_exporter import commands
+from llama3_models import download
 
 from tests.support.llama_gguf import write_llama_gguf
 
@@ -139,11 +140,20 @@ def test_a_bad_file_is_one_line(
         (["model.gguf", "--output", "out", "--max-length", "many"], "--max-length"),
         (["model.gguf", "--output", "out", "--output", "out2"], "--output"),
         (["model.gguf", "other.gguf", "--output", "out"], "other.gguf"),
+        (["llama-3.1-8b-instruct", "--ops", "native", "--copy"], "--copy is about"),
+        (["llama-3.1-8b-instruct", "--ops", "native", "--tokenizer-graph"], "--tokenizer-graph needs a folder"),
+        (["llama-3.1-8b-instruct", "--output", "out", "--copy"], "--copy is for"),
+        (["llama-3.1-8b-instruct", "--ops", "native", "--shard-size", "1MB"], "--shard-size is for"),
+        (["llama-3.1-8b-instruct", "--ops", "native", "--precision", "fp16"], "--precision fp16 is for"),
+        (["llama-3.1-8b-instruct", "--output", "out", "--shard-size", "0MB"], "0MB holds nothing"),
+        (["llama-3.1-8b-instruct", "--output", "out", "--max-length", "0"], "--max-length must be 1 or more"),
     ],
 )
 def test_a_wrong_command_line_is_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
+    """Before anything is downloaded."""
+    monkeypatch.setattr(download, "fetch", lambda *_: pytest.fail("fetched"))
     assert run(monkeypatch, *arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -89,6 +89,15 @@ def test_a_file_that_somebody_put_into_an_export_is_never_deleted(gguf: Path, tm
     assert (out / "my notes.txt").read_text() == "notes"
 
 
+def test_a_folder_in_the_place_of_an_export_s_file_is_never_deleted(gguf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(gguf, out)
+    (out / "tokenizer.onnx").mkdir()
+    with pytest.raises(Llama3Error, match=r"holds tokenizer\.onnx"):
+        export(gguf, out, force=True)
+    assert (out / "tokenizer.onnx").is_dir()
+
+
 def test_a_tokenizer_that_is_not_supported_costs_only_the_tokenizer(gguf: Path, tmp_path: Path) -> None:
     data = gguf.read_bytes()
     assert b"llama-bpe" in data
