@@ -17,17 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from llama3_models.errors import Llama3Error
+
 from llama3_runtime.model import Model
 
 # Names of nodes begin with their place in the model and end with what makes them unique.
 _LAYER = re.compile(r"\blayers\.\d+")
-_KERNEL = re.compile(r"(_node_\d+|_\d+)*_kernel_time$")
+_UNIQUE = re.compile(r"_node_\d+|(_\d+)*_kernel_time$")
 
-# In the profile's file: a node takes 500 bytes a token, and ONNX Runtime ends the profile at a million.
+# A node takes 500 bytes of the profile's file for each token, and ONNX Runtime keeps no more events than these.
 _MOST_TOKENS = 64
+_MOST_EVENTS = 1_000_000
 
 # On a number or two, in this graph: less than a microsecond.
-_SMALLEST_OPS = frozenset({"Add", "Mod", "Neg", "Range", "Squeeze", "Sub", "Unsqueeze"})
+_SMALLEST_OPS = frozenset({"Mod", "Neg", "Range", "Squeeze", "Sub", "Unsqueeze"})
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ class TokenProfile:
     """One token's time, in microseconds.
 
     Attributes:
+        tokens: On average of how many.
         without_profiler: A token as it is: nodes, what is between them, and Python.
         nodes: What takes part in it, the longest first.
     """
 
+    tokens: int
     without_profiler: float
     nodes: list[NodeTime]
 
@@ -78,19 +83,26 @@ def profile_tokens(model: Model, open_model: OpenModel, *, tokens: int, depth: i
     Args:
         model: Without the profiler; its cache holds `depth` and `tokens` positions.
         open_model: Loads the same with it.
-        tokens: How many; as many come before and do not count. The nodes' times are those of at most 64.
+        tokens: How many, 64 at most; as many come before and do not count.
         depth: Tokens that are in the cache before.
 
     Raises:
-        Llama3Error: The model cannot be loaded or run.
+        Llama3Error: The model cannot be loaded or run, or the profile has no room.
     """
-    without_profiler = _microseconds_a_token(model, tokens=tokens, depth=depth)
     tokens = min(tokens, _MOST_TOKENS)
+    without_profiler = _microseconds_a_token(model, tokens=tokens, depth=depth)
     with tempfile.TemporaryDirectory(prefix="llama3-profile-") as folder:
         profiled = open_model(profile_prefix=Path(folder) / "ort")
         _microseconds_a_token(profiled, tokens=tokens, depth=depth)
-        events = json.loads(profiled.end_profile().read_text(encoding="utf-8"))
-    return TokenProfile(without_profiler, _node_times(events, tokens))
+        try:
+            events = json.loads(profiled.end_profile().read_bytes())
+        except (OSError, ValueError) as error:
+            raise Llama3Error(
+                f"{folder}: the profile was not written whole; free some space there, or set TMPDIR to another folder"
+            ) from error
+    if len(events) >= _MOST_EVENTS:
+        raise Llama3Error("ONNX Runtime's profile is full; give fewer tokens, or less depth in larger chunks")
+    return TokenProfile(tokens, without_profiler, _node_times(events, tokens))
 
 
 def _microseconds_a_token(model: Model, *, tokens: int, depth: int) -> float:
@@ -115,7 +127,7 @@ def _node_times(events: Iterable[Mapping[str, Any]], tokens: int) -> list[NodeTi
     for event in events:
         name = str(event["name"])
         if event.get("cat") == "Node" and name.endswith("_kernel_time") and event["ts"] >= first:
-            node = _LAYER.sub("layers.*", _KERNEL.sub("", name))
+            node = _LAYER.sub("layers.*", _UNIQUE.sub("", name))
             op = event["args"]["op_name"]
             times.setdefault((node, op), []).append(event["dur"])
             if op in _SMALLEST_OPS:
