@@ -183,6 +183,9 @@ def bench(
             versions[other.name] = f"{other.origin}, cpu"
 
         report: dict[str, Any] = {"model": str(path), "threads": ours.threads, "engines": versions}
+        if not json:  # now, because measuring takes its time
+            print(f"{path.resolve().name}, {ours.threads} threads")
+            print(*(f"{name}: {version}" for name, version in versions.items()), "", sep="\n", flush=True)
         if profile:
             from llama3_runtime.token_profile import profile_tokens
 
@@ -211,11 +214,7 @@ def bench(
                 "results": [asdict(quality) for quality in qualities],
             }
             table = _quality_table(qualities)
-    if json:
-        print(json_format.dumps(report))
-    else:
-        heading = [f"{path}, {ours.threads} threads", *(f"{name}: {version}" for name, version in versions.items())]
-        print("\n".join([*heading, "", table]))
+    print(json_format.dumps(report) if json else table)
     return 0
 
 
@@ -298,14 +297,14 @@ def _speed_table(measurements: Sequence[Measurement]) -> str:
 
 
 def _profile_table(token: TokenProfile) -> str:
-    rows = [["node", "op", "a token", "µs", "share"]]
+    rows = [["node", "a token", "µs", "share"]]
     small = [node for node in token.nodes if node.microseconds < _SMALL_SHARE * token.all_nodes]
-    times = [(node.node, node.op, node.calls, node.microseconds) for node in token.nodes if node not in small]
-    times.append(("others", "", sum(node.calls for node in small), sum(node.microseconds for node in small)))
-    for node, op, calls, microseconds in times:
-        rows.append([node, op, f"{calls:.0f}", f"{microseconds:.0f}", f"{microseconds / token.all_nodes:.1%}"])
-    rows.append(["all nodes", "", f"{sum(node.calls for node in token.nodes):.0f}", f"{token.all_nodes:.0f}", ""])
-    rows.append(["a token without the profiler", "", "", f"{token.without_profiler:.0f}", ""])
+    times = [(node.node, node.calls, node.microseconds) for node in token.nodes if node not in small]
+    times.append(("others", sum(node.calls for node in small), sum(node.microseconds for node in small)))
+    for node, calls, microseconds in times:
+        rows.append([node, f"{calls:.0f}", f"{microseconds:.0f}", f"{microseconds / token.all_nodes:.1%}"])
+    rows.append(["all nodes", f"{sum(node.calls for node in token.nodes):.0f}", f"{token.all_nodes:.0f}", ""])
+    rows.append(["a token without the profiler", "", f"{token.without_profiler:.0f}", ""])
     return _table(rows)
 
 

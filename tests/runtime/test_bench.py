@@ -168,7 +168,7 @@ def test_a_profile_has_every_node_of_the_graph(capsys, folder):
 
     assert call(*arguments) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert lines[0].split() == ["|", "node", "|", "op", "|", "a", "token", "|", "µs", "|", "share", "|"]
+    assert lines[0].split() == ["|", "node", "|", "a", "token", "|", "µs", "|", "share", "|"]
     assert [line.split("|")[1].strip() for line in lines[-3:]] == [
         "others",
         "all nodes",
