@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import llama3_custom_ops
@@ -10,7 +12,7 @@ import pytest
 
 from tests.hosts import host_programs
 from tests.hosts.conftest import NEW_TOKENS, PROMPTS
-from tests.support.vocabularies import package_folder
+from tests.support.vocabularies import hugging_face_smollm2, package_folder
 
 COMPILER = shutil.which("c++")
 INCLUDE = Path(__file__).parent / "include"
@@ -57,3 +59,18 @@ def test_greedy_ids(
     prompt_ids = [str(token) for token in ids[prompt][:-NEW_TOKENS]]
     output = host_programs.run_command(program, folder, library, *prompt_ids)
     assert [int(token) for token in output.split()] == ids[prompt]
+    assert output.endswith("\n")
+
+
+def test_too_few_arguments_are_one_line(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(program.parent))
+    done = subprocess.run([program, "FOLDER", "-"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("usage: .*\n", done.stderr)
+
+
+def test_the_page_s_ids_are_those_of_its_text() -> None:
+    page = (host_programs.PAGES / "cpp.md").read_text(encoding="utf-8")
+    (numbers,) = re.findall(r"^ +\./program FOLDER \S+ ([\d ]+)$", page, re.MULTILINE)
+    (text,) = re.findall(r'SmolLM2\'s ids of "(.*)"', page)
+    assert [int(number) for number in numbers.split()] == hugging_face_smollm2().encode(text).ids

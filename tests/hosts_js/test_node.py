@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,9 @@ from tests.support.vocabularies import (
 
 require_node("onnxruntime-node", "@huggingface/tokenizers")
 
+# Characters without a token between two that merge: left out after the merging here, by Hugging Face's own before it.
+LEFT_OUT_LATER = (">\x06'", ">\x14'")
+
 
 @pytest.mark.parametrize("prompt", ["Gravity is", "The capital of France is"])
 def test_greedy_ids_are_our_generator_s(folder: Path, generator: Generator, prompt: str, tmp_path: Path) -> None:
@@ -39,12 +41,13 @@ def test_greedy_ids_are_our_generator_s(folder: Path, generator: Generator, prom
 
 
 def test_the_tokenizer_gives_smollm2_s_ids(folder: Path) -> None:
-    """But for what JavaScript's classes of characters leave out, which the page names."""
-    texts = mixed_texts(1000)
+    """In all texts but two, as the page says."""
+    texts = [*LEFT_OUT_LATER, *mixed_texts()]
     found = ids_of(folder, texts)
     expected = hugging_face_ids(hugging_face_smollm2(), texts, special=True)
     different = [text for text, a, b in zip(texts, found, expected, strict=True) if a != b]
-    assert all(any(map(is_seen_differently, text)) for text in different), different
+    assert len(different) == len(LEFT_OUT_LATER) + 2
+    assert all(any(characters in text for characters in LEFT_OUT_LATER) for text in different), different
 
 
 def test_the_tokenizer_gives_llama3_s_ids(tmp_path: Path) -> None:
@@ -52,15 +55,10 @@ def test_the_tokenizer_gives_llama3_s_ids(tmp_path: Path) -> None:
         vocabulary = Vocabulary.from_gguf(file)
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary)), encoding="utf-8")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(vocabulary)), encoding="utf-8")
-    texts = mixed_texts(1000)
+    texts = mixed_texts()
     assert ids_of(tmp_path, texts) == hugging_face_ids(hugging_face_llama3(), texts, special=True)
 
 
 def ids_of(folder: Path, texts: list[str]) -> list[list[int]]:
     ids: list[list[int]] = json.loads(run_node(FOLDER / "encode.mjs", folder, stdin=json.dumps(texts)))
     return ids
-
-
-def is_seen_differently(character: str) -> bool:
-    """A numeral outside of ASCII, or white space in JavaScript alone or everywhere else."""
-    return character in "\u0085\ufeff" or (unicodedata.category(character)[0] == "N" and not character.isascii())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,8 +20,12 @@ class IsolatedHandler(SimpleHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
+    port = sys.argv[1] if len(sys.argv) > 1 else "8000"
     handler = partial(IsolatedHandler, directory=str(Path(__file__).parent))
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", int(port)), handler)
+    except (OSError, OverflowError, ValueError) as error:
+        sys.exit(f"serve.py: cannot serve on port {port} ({error}); give a free one: python serve.py PORT")
+    with server, suppress(KeyboardInterrupt):
         print(f"http://127.0.0.1:{server.server_port}/", flush=True)
         server.serve_forever()
