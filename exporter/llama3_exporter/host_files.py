@@ -41,12 +41,17 @@ def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, tuple[str, ...]]:
         vocabulary = Vocabulary.from_gguf(file)
     except Llama3Error as error:
         return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)
+    return vocabulary, unusable(vocabulary)
+
+
+def unusable(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """A remark on a vocabulary that other apps can follow and llama3-run cannot."""
     if isinstance(vocabulary.model, ByteLevelBPE):
         try:
             tokens_by_rank(vocabulary.ids_by_text(TokenType.NORMAL), vocabulary.model, vocabulary.source)
         except Llama3Error as error:
-            return vocabulary, (f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})",)
-    return vocabulary, ()
+            return (f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})",)
+    return ()
 
 
 def host_files(

@@ -26,7 +26,8 @@ def llama3_inspect(
     """Show what is in a GGUF of a Llama model, or in an export of one.
 
     Its architecture, its weights by type and by layer, what each type becomes in a graph, the memory that it takes to
-    run, and its tokenizer. Only the header is read, whatever the model's size.
+    run, and its tokenizer. Only the header is read, whatever the model's size; but a model of the catalogue that is not
+    on this machine yet is downloaded first, whole.
 
     Args:
         model: A .gguf file (any part of a split one), the folder of an export, its graph, or a name of the catalogue.

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import Ops
 from llama3_models.pre_tokenizers import PRE_TOKENIZERS
-from llama3_models.vocabulary import ByteLevelBPE, TokenType, Vocabulary
+from llama3_models.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, Vocabulary
 
 Role = Literal["embedding", "attention", "MLP", "norms", "head", "other"]
 """The part of a model that a weight belongs to."""
@@ -24,14 +24,14 @@ class Weight:
     """One weight of a model; its bytes are those that no weight before it has.
 
     Attributes:
-        name: As the file calls it.
+        name: As the file calls it; `zero_points` for those that an export's weights share.
         layer: The block that it belongs to; None outside of the blocks.
         role: Its part of the model.
         form: The GGML type, or in a contrib graph what it was made.
-        shape: Rows first, [N, K] or [N].
+        shape: Rows first, [N, K] or [N]; of shared zero points [0], because they stand for no numbers.
         bytes: Its size in the file.
         contrib_form: What a GGUF's weight becomes in a contrib graph; None for an export's.
-        contrib_bytes: And its size there.
+        contrib_bytes: And its size there, without zero points that weights share.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Total:
 
     @property
     def bits(self) -> float:
-        """Bits a weight."""
-        return 8 * self.bytes / max(self.parameters, 1)
+        """Bits a weight; 0 where there are none."""
+        return 8 * self.bytes / self.parameters if self.parameters else 0.0
 
     @property
     def contrib_bits(self) -> float | None:
@@ -145,12 +145,11 @@ class TokenizerFacts:
         """The facts of a vocabulary."""
         model, tokens = vocabulary.model, vocabulary.tokens
         byte_level = isinstance(model, ByteLevelBPE)
-        found_by_text = (TokenType.USER_DEFINED, TokenType.CONTROL)
         return cls(
             kind="byte-level BPE" if byte_level else "SentencePiece BPE",
             pre_tokenizer=_name_of(model) if isinstance(model, ByteLevelBPE) else None,
             tokens=len(tokens),
-            special=sum(type_ in found_by_text for type_ in vocabulary.types),
+            special=len(vocabulary.ids_by_text(*FOUND_BY_TEXT)),
             bos=None if vocabulary.bos_id is None else (vocabulary.bos_id, tokens[vocabulary.bos_id]),
             adds_bos=vocabulary.adds_bos,
             ends=tuple((token_id, tokens[token_id]) for token_id in sorted(vocabulary.eog_ids)),
@@ -187,6 +186,11 @@ class Inspection:
     memory: tuple[Memory, ...]
     tokenizer: TokenizerFacts | None
     remarks: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The file or folder without its path, for `.` and `..`, too."""
+        return self.path.name if self.path.name.strip(".") else self.path.resolve().name
 
     def check_context(self, context: int) -> None:
         """Refuse more positions than the model has.

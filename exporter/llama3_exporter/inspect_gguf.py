@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gguf
+import onnx_ir as ir
 from llama3_models.gguf_file import GGUFFile, GGUFTensor
 from llama3_models.hyperparameters import Hyperparameters
 from llama3_models.units import format_bytes
@@ -15,9 +16,14 @@ from llama3_models.units import format_bytes
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS
 from llama3_exporter.host_files import read_tokenizer
 from llama3_exporter.inspect_facts import Architecture, Inspection, Role, TokenizerFacts, Weight, memory
+from llama3_exporter.weights_file import WeightsFile
 
+_EMBEDDING = "token_embd.weight"
 _ROLES: dict[str, Role] = {"token_embd": "embedding", "output": "head", "output_norm": "norms", "rope_freqs": "other"}
-_PAGE = 4096  # where each array begins in the file of weights
+# The parts of a layer in the order in which `llama.py` declares them, and the exporter places their weights.
+_LAYER_ORDER = (
+    "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down",
+)  # fmt: skip
 _FLOAT_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -40,7 +46,7 @@ def inspect_gguf(path: Path) -> Inspection:
             weights=weights,
             memory=(
                 memory(architecture, "native", file.size, "float16"),
-                memory(architecture, "contrib", _contrib_memory(file, tied=config.tied), "float32"),
+                memory(architecture, "contrib", _contrib_memory(file, config), "float32"),
             ),
             tokenizer=None if vocabulary is None else TokenizerFacts.of(vocabulary),
             remarks=remarks,
@@ -79,9 +85,8 @@ def _weights(file: GGUFFile) -> Iterator[Weight]:
     for tensor in file.tensors.values():
         layer, role = _place(tensor.name)
         packed = _packed(tensor)
-        contrib_bytes = sum(packed.arrays) + packed.zero_points
         yield Weight(
-            tensor.name, layer, role, tensor.type.name, tensor.shape, tensor.n_bytes, packed.form, contrib_bytes
+            tensor.name, layer, role, tensor.type.name, tensor.shape, tensor.n_bytes, packed.form, sum(packed.arrays)
         )
 
 
@@ -97,13 +102,14 @@ def _place(name: str) -> tuple[int | None, Role]:
 class _Packed(NamedTuple):
     """What a contrib graph holds of a tensor: a word for it, and the bytes of its arrays.
 
-    `zero_points` are those that are the same in all blocks, which weights share in the file.
+    Zero points that are the same in all blocks are no array of its own, because weights share them in the file: they
+    are `fill_bytes` times the byte `fill`.
     """
 
     form: str
     arrays: tuple[int, ...]
-    zero_point: int = 0
-    zero_points: int = 0
+    fill: int = 0
+    fill_bytes: int = 0
 
 
 def _packed(tensor: GGUFTensor) -> _Packed:
@@ -122,17 +128,30 @@ def _packed(tensor: GGUFTensor) -> _Packed:
         return _Packed(
             f"{name} + sums", (codes, scales, zero_points, scales)
         )  # the sums' factors are as many as scales
-    return _Packed(name, (codes, scales), form.zero_point, zero_points)
+    return _Packed(name, (codes, scales), form.zero_point * (0x11 if form.bits == 4 else 1), zero_points)
 
 
-def _contrib_memory(file: GGUFFile, *, tied: bool) -> int:
-    """What ONNX Runtime holds: the file of weights, and of float matrices that it multiplies by a float32 copy."""
-    in_file, copies = 0, 0
-    shared: dict[int, int] = {}
-    for name, tensor in file.tensors.items():
+def _contrib_memory(file: GGUFFile, config: Hyperparameters) -> int:
+    """What ONNX Runtime holds: the file of weights, and of float matrices that it multiplies by a float32 copy.
+
+    The file is planned as for an export, and never written.
+    """
+    plan, copies = WeightsFile(), 0
+    for tensor in _in_order(file, config):
         packed = _packed(tensor)
-        in_file += sum(math.ceil(n_bytes / _PAGE) * _PAGE for n_bytes in packed.arrays)
-        shared[packed.zero_point] = max(shared.get(packed.zero_point, 0), packed.zero_points)
-        if tensor.type in FLOAT_TYPES and len(tensor.shape) == 2 and (tied or name != "token_embd.weight"):
+        arrays = [(tensor.name, ir.DataType.UINT8, (n_bytes,)) for n_bytes in packed.arrays]
+        plan.add_packing(tensor, lambda rows: [rows], arrays)
+        if packed.fill_bytes:
+            plan.add_fill(tensor.name, packed.fill, (packed.fill_bytes,))
+        if tensor.type in FLOAT_TYPES and len(tensor.shape) == 2 and (config.tied or tensor.name != _EMBEDDING):
             copies += 4 * math.prod(tensor.shape)
-    return in_file + sum(shared.values()) + copies
+    return plan.size + copies
+
+
+def _in_order(file: GGUFFile, config: Hyperparameters) -> Iterator[GGUFTensor]:
+    """The tensors that an export places, in its order."""
+    layers = (f"blk.{layer}.{module}" for layer in range(config.num_layers) for module in _LAYER_ORDER)
+    for module in ("token_embd", *layers, "output_norm", "output"):
+        for name in (f"{module}.bias", f"{module}.weight"):
+            if name in file.tensors:
+                yield file.tensors[name]

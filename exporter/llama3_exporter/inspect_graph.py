@@ -11,17 +11,20 @@ from typing import Any, NamedTuple
 import onnx
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
+from llama3_models.gguf_file import GGUFFile
 from llama3_models.tokenizer_files import read_vocabulary
 from llama3_models.units import format_bytes
 from onnx import TensorProto
 
 from llama3_exporter.contrib_modules import CONTRIB
 from llama3_exporter.facts import read_graph
+from llama3_exporter.host_files import read_tokenizer, unusable
 from llama3_exporter.inspect_facts import Architecture, Inspection, Memory, Role, TokenizerFacts, Weight, memory
 from llama3_exporter.native_modules import DOMAIN
 
 # The graph's tensors are called after the modules of `llama.py`; several make one weight.
 _TENSOR_NAME = re.compile(r"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|remainder)|.+[._]bias")
+_ZERO_POINTS = "zero_points"  # what those are called that are no weight's own
 _LAYER_NAME = re.compile(r"layers\.(?P<layer>\d+)\.(?P<module>.+)")
 _ROLES: dict[str, Role] = {"embed_tokens": "embedding", "norm": "norms", "lm_head": "head"}
 _FLOATS: dict[int, str] = {
@@ -91,14 +94,15 @@ def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, facts: dict[s
 
 def _about(path: Path, graph: onnx.GraphProto, facts: Mapping[str, Any], weight_bytes: int) -> dict[str, str]:
     options, source = dict(facts["options"]), facts["source"]
-    operators = Counter(node.op_type for node in graph.node if node.domain in (CONTRIB, DOMAIN))
+    special = Counter(node.op_type for node in graph.node if node.domain in (CONTRIB, DOMAIN))
+    counts = [f"{name}:{count}" for name, count in special.most_common()]
     sizes = f"a graph of {format_bytes(path.stat().st_size)}, {format_bytes(weight_bytes)} of weights"
     return {
         "format": f"export with {options.pop('ops')} ops: {sizes}",
         "made of": f"{source['name']}, {format_bytes(source['size'])} of {', '.join(facts['types'])}",
         "made by": f"{facts['producer']} {facts['version']}",
         "options": ", ".join(f"{name} {value}" for name, value in options.items()),
-        "ops": ", ".join(f"{name}:{count}" for name, count in operators.most_common()),
+        "ops": ", ".join([*counts, f"and {len(graph.node) - special.total():,} of ONNX's own"]),
     }
 
 
@@ -120,13 +124,19 @@ def _file_sizes(tensors: Sequence[_Tensor]) -> dict[str, int]:
 
 
 def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Weight]:
-    """The weights, without those whose bytes are another's: a head that is tied to the embedding."""
+    """The weights, without those whose bytes are another's: a head that is tied to the embedding.
+
+    Zero points that are the same in all blocks come last, as a weight of their own that stands for no numbers: they
+    lie in the file once for all weights of a type. Blocks that have their own leave a remainder, too.
+    """
     matrices = dict(_matrices(graph))
     owners: dict[tuple[str, int], str] = {}
     lengths: dict[tuple[str, int], int] = {}
     parts: dict[str, list[_Tensor]] = {}
+    with_own = {tensor.weight for tensor in tensors if tensor.name.endswith(".remainder")}
     for tensor in tensors:
-        owners.setdefault(tensor.place, tensor.weight)
+        shared = tensor.name.endswith(".zero_points") and tensor.weight not in with_own
+        owners.setdefault(tensor.place, _ZERO_POINTS if shared else tensor.weight)
         lengths[tensor.place] = max(lengths.get(tensor.place, 0), tensor.length)
         parts.setdefault(tensor.weight, []).append(tensor)
     for name, group in parts.items():
@@ -137,6 +147,9 @@ def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Wei
         form = f"{'two ' * (len(held) > 1)}{form}{' + sums' * any('.remainder' in tensor.name for tensor in group)}"
         own = {tensor.place for tensor in group if owners[tensor.place] == name}
         yield Weight(name, *_place(name), form, shape, sum(lengths[place] for place in own))
+    if zero_points := [place for place, owner in owners.items() if owner == _ZERO_POINTS]:
+        n_bytes = sum(lengths[place] for place in zero_points)
+        yield Weight(_ZERO_POINTS, None, "other", "shared zero points", (0,), n_bytes)
 
 
 def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
@@ -213,13 +226,18 @@ def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
                 yield rows * columns * _ITEM_BYTES[_attributes(cast)["to"] if cast is not None else tensor.data_type]
 
 
-def _tokenizer(folder: Path, facts: Mapping[str, Any]) -> tuple[TokenizerFacts | None, list[str]]:
-    """What the folder has of a tokenizer: a tokenizer.json, or with a graph beside its GGUF, that."""
-    candidates = [folder / "tokenizer.json", *(folder / str(part["name"]) for part in facts["source"]["parts"][:1])]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        return None, ["there is no tokenizer beside the graph; llama3-run needs --tokenizer-path"]
+def _tokenizer(folder: Path, facts: Mapping[str, Any]) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
+    """What the folder has of a tokenizer, a tokenizer.json or with a graph beside its GGUF that, and remarks on it."""
+    path = folder / "tokenizer.json"
+    gguf = folder / str(facts["source"]["parts"][0]["name"])
+    if not path.is_file() and not gguf.is_file():
+        return None, ("there is no tokenizer beside the graph; llama3-run needs --tokenizer-path",)
     try:
-        return TokenizerFacts.of(read_vocabulary(found)), []
+        if path.is_file():
+            found = read_vocabulary(path)
+            return TokenizerFacts.of(found), unusable(found)
+        with GGUFFile.open(gguf) as file:
+            vocabulary, remarks = read_tokenizer(file)
+            return None if vocabulary is None else TokenizerFacts.of(vocabulary), remarks
     except Llama3Error as error:
-        return None, [f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})"]
+        return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)

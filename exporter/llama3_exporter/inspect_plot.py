@@ -43,7 +43,8 @@ def plot(found: Inspection, path: Path) -> None:
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     whole = total(found.weights)
-    figure.suptitle(f"{found.path.name}: {format_bytes(whole.bytes)}, {whole.bits:.2f} bits a weight")
+    title = f"{found.name}: {format_bytes(whole.bytes)}, {whole.bits:.2f} bits a weight"
+    figure.suptitle(title, parse_math=False)  # a file name may have dollars in it
     above, below = figure.subplots(2, 1, sharex=True)
     above.bar(xs, [columns[column].bits for column in places], color=_GREY, label=_label(found))
     if whole.contrib_bits is not None:

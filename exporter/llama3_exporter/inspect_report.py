@@ -25,7 +25,7 @@ _BAR = "█"
 def page(found: Inspection, context: int, *, tensors: bool) -> str:
     """The page; `context` is the positions of the KV cache, `tensors` lists every weight."""
     sections = [
-        [str(found.path), *_entries(found.about)],
+        [found.name, *_entries(found.about)],
         ["Architecture", *_entries(_architecture(found.architecture))],
         ["Weights", *_weights(found)],
         ["Where the bytes are", *_roles(found.weights)],
@@ -124,7 +124,7 @@ def _weights(found: Inspection) -> Iterator[str]:
     for (form, contrib_form), own in forms.items():
         line = (
             f"  {form:{width}} {own.tensors:7,} {_count(own.parameters):>7} {format_bytes(own.bytes):>8}"
-            f" {own.bytes / whole.bytes:>5.1%} {own.bits:5.2f}"
+            f" {own.bytes / whole.bytes:>5.1%} {_bits(own)}"
         )
         yield line if contrib_form is None else f"{line}  {own.contrib_bits:5.2f}: {contrib_form}"
 
@@ -135,10 +135,9 @@ def _roles(weights: Sequence[Weight]) -> Iterator[str]:
     largest = max(own.bytes for own in by_role.values())
     for role, own in sorted(by_role.items(), key=lambda item: -item[1].bytes):
         bar = _BAR * round(_BAR_WIDTH * own.bytes / largest)
-        yield (
-            f"  {role:{_HEADING_WIDTH}}{bar:{_BAR_WIDTH}}  {format_bytes(own.bytes):>9}  {own.bytes / whole:5.1%}"
-            f"  {own.bits:5.2f} bits"
-        )
+        bits = f"  {_bits(own)} bits" if own.parameters else ""
+        size = f"{format_bytes(own.bytes):>9}  {own.bytes / whole:5.1%}"
+        yield f"  {role:{_HEADING_WIDTH}}{bar:{_BAR_WIDTH}}  {size}{bits}"
 
 
 def _layers(weights: Sequence[Weight]) -> Iterator[str]:
@@ -193,7 +192,8 @@ def _token(named: tuple[int, str]) -> str:
 def _tensors(weights: Sequence[Weight]) -> Iterator[str]:
     short = {weight: re.sub(rf"^(blk|layers)\.{weight.layer}\.", "", weight.name) for weight in weights}
     width = max(map(len, short.values()))
-    for layer, group in groupby(weights, lambda weight: weight.layer):
+    in_order = sorted(weights, key=lambda weight: -1 if weight.layer is None else weight.layer)
+    for layer, group in groupby(in_order, lambda weight: weight.layer):
         start = "  "
         if layer is not None:
             yield f"  layer {layer}"
@@ -202,6 +202,10 @@ def _tensors(weights: Sequence[Weight]) -> Iterator[str]:
             shape = "x".join(map(str, weight.shape))
             name = f"{start}{short[weight]}"
             yield f"{name:{width + 4}} {format_bytes(weight.bytes):>9} {shape:>11} {weight.form}"
+
+
+def _bits(own: Total) -> str:
+    return f"{own.bits:5.2f}" if own.parameters else f"{'-':>5}"
 
 
 def _count(number: int) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from llama3_models.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_models.errors import Llama3Error
-from llama3_models.vocabulary import ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
+from llama3_models.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
 from onnxscript import GraphBuilder, OpBuilder
 
 from llama3_exporter.graph import IR_VERSION, OPSET
@@ -59,7 +59,7 @@ def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
             f"{vocabulary.source}: a token holds one of the noncharacters U+FDD0 to U+FDD2, which the tokenizer graph "
             "uses as marks; export it without --tokenizer-graph"
         )
-    special = vocabulary.ids_by_text(TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
+    special = vocabulary.ids_by_text(*FOUND_BY_TEXT)
     if sum(len(token.encode()) for token in special) > _MOST_SPECIAL_BYTES:
         raise Llama3Error(
             f"{vocabulary.source}: its special tokens have more than {_MOST_SPECIAL_BYTES:,} bytes, which no tokenizer "

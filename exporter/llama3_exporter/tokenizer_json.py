@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from llama3_models.merges import all_merges
-from llama3_models.vocabulary import ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
+from llama3_models.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
 
 _SPACE = "\u2581"  # how SentencePiece spells it
 _USED = tuple(type_ for type_ in TokenType if type_ != TokenType.UNUSED)
@@ -28,7 +28,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
         "added_tokens": [
             _added_token(token_id, token, special=type_ != TokenType.USER_DEFINED)
             for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
-            if token and type_ in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+            if token and type_ in FOUND_BY_TEXT
         ],
         "normalizer": None,
         "pre_tokenizer": None,

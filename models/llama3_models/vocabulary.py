@@ -36,6 +36,9 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+FOUND_BY_TEXT: Final = (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
+"""The types of tokens that a text may spell out, where special tokens are looked for in it at all."""
+
 _TOKEN_TYPES: Final = frozenset(TokenType)
 _SPACE: Final = "\u2581"  # how SentencePiece spells it
 _BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")

@@ -16,7 +16,7 @@ from typing import Final
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.tokenizer_files import read_vocabulary
-from llama3_models.vocabulary import ByteLevelBPE, TokenType, Vocabulary
+from llama3_models.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, TokenType, Vocabulary
 
 from llama3_runtime.byte_level_bpe import ByteLevelEncoder
 from llama3_runtime.sentencepiece_bpe import SentencePieceEncoder
@@ -160,8 +160,7 @@ class Tokenizer:
 
     @cached_property
     def _found_if_asked(self) -> tuple[dict[str, int], re.Pattern[str] | None]:
-        found = (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
-        return _finder(self.vocabulary.ids_by_text(*found))
+        return _finder(self.vocabulary.ids_by_text(*FOUND_BY_TEXT))
 
 
 def _finder(ids: dict[str, int]) -> tuple[dict[str, int], re.Pattern[str] | None]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import gguf
+import numpy as np
 import onnx
 import pytest
 from gguf import GGMLQuantizationType as T
@@ -19,6 +22,7 @@ from llama3_exporter.inspect_facts import Inspection, total, totals
 from llama3_exporter.inspect_gguf import inspect_gguf
 from llama3_exporter.inspect_graph import inspect_export
 from llama3_models import command_line
+from llama3_models.exports import Ops
 
 from tests.support.llama_gguf import llama31_rope_factors, split_gguf, write_llama_gguf
 from tests.support.vocabularies import smollm2_gguf
@@ -43,6 +47,21 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def floats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama_gguf(tmp_path_factory.mktemp("gguf") / "floats.gguf", types=T.BF16)
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers that are all the same, of a type whose zero points are the same in all blocks."""
+    path = tmp_path_factory.mktemp("gguf") / "alike.gguf"
+    return write_llama_gguf(path, types=T.Q6_K, num_layers=3, tied=True)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Zero points of 4 and of 8 bits, those of later weights longer: a file has several of each."""
+    types = {"*.attn_?.weight": T.Q3_K, "*.ffn_down.weight": T.Q4_0, "output.weight": T.Q3_K, "*": T.Q8_0}
+    path = tmp_path_factory.mktemp("gguf") / "filled.gguf"
+    return write_llama_gguf(path, types=types, vocab_size=1024, attention_bias=True)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -77,8 +96,27 @@ def test_a_gguf_is_what_the_gguf_package_reads() -> None:
     assert found.tokenizer is not None
     assert found.tokenizer.chat_template == reader.fields["tokenizer.chat_template"].contents()
     types = Counter(reader.fields["tokenizer.ggml.token_type"].contents())
+    assert not types[gguf.TokenType.USER_DEFINED] + types[gguf.TokenType.UNKNOWN]
     assert found.tokenizer.special == types[gguf.TokenType.CONTROL]
     assert found.tokenizer.pre_tokenizer == reader.fields["tokenizer.ggml.pre"].contents()
+
+
+def test_special_tokens_are_all_that_a_text_may_spell_out(tmp_path: Path) -> None:
+    """The token for what cannot be expressed is found by its text as well."""
+    found = inspect_gguf(with_odd_tokens(tmp_path / "model.gguf"))
+    assert found.tokenizer is not None
+    assert found.tokenizer.special == 3 + 2
+
+
+def with_odd_tokens(path: Path) -> Path:
+    """A model whose first two tokens are of other types."""
+    write_llama_gguf(path, num_layers=1)
+    data = path.read_bytes()
+    types = data.index(b"tokenizer.ggml.token_type") + len(b"tokenizer.ggml.token_type") + 4 + 4 + 8
+    odd = [gguf.TokenType.UNKNOWN, gguf.TokenType.USER_DEFINED]
+    assert data[types : types + 8] == np.array([1, 1], np.int32).tobytes()
+    path.write_bytes(data[:types] + np.array(odd, np.int32).tobytes() + data[types + 8 :])
+    return path
 
 
 def test_parts_and_layers(mixed: Path) -> None:
@@ -101,7 +139,7 @@ def test_a_split_model_is_one(mixed: Path, tmp_path: Path) -> None:
 # Exports
 
 
-@pytest.mark.parametrize("source", ["mixed", "tied", "floats", "smollm2"])
+@pytest.mark.parametrize("source", ["mixed", "tied", "floats", "alike", "filled", "smollm2"])
 def test_memory_and_weights_of_a_contrib_graph_are_those_of_a_real_one(
     source: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -111,19 +149,38 @@ def test_memory_and_weights_of_a_contrib_graph_are_those_of_a_real_one(
     summary = export(path, tmp_path / "out")
     after = inspect_export(tmp_path / "out")
     expected = next(memory for memory in before.memory if memory.ops == "contrib")
-    assert after.memory[0].weights == pytest.approx(summary.memory_bytes, rel=0.001)
-    assert expected.weights == pytest.approx(summary.memory_bytes, rel=0.01)
+    assert after.memory[0].weights == summary.memory_bytes
+    assert expected.weights == summary.memory_bytes
     assert after.memory[0].kv_cache_per_position == summary.kv_cache_bytes_per_position
     assert expected.kv_cache_per_position == summary.kv_cache_bytes_per_position
     same_model(before, after)
 
-    for weight in after.weights:
-        if len(weight.shape) == 2:
-            # Zero points that several weights share are counted once in an export.
-            sizes = {
-                w.contrib_bytes for w in before.weights if (w.shape, w.contrib_form) == (weight.shape, weight.form)
-            }
-            assert any(0.95 * size <= weight.bytes <= size for size in sizes if size is not None), weight
+    # Both have no word for the other's names.
+    was = Counter((w.layer, w.role, w.contrib_form, w.shape, w.contrib_bytes) for w in before.weights)
+    now = Counter((w.layer, w.role, w.form, w.shape, w.bytes) for w in after.weights)
+    assert {key[1] for key in was - now} <= {"other"}  # the rotation's factors become tables
+    assert {key[1:4] for key in now - was} <= {("other", "shared zero points", (0,))}
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_shared_zero_points_belong_to_no_layer(
+    capsys: pytest.CaptureFixture[str], alike: Path, activations: Literal["int8", "float32"], tmp_path: Path
+) -> None:
+    """They lie in a file once, so that the first layer of equal ones would be the largest."""
+    export(alike, tmp_path / "out", activations=activations)
+    # 8 bits of a code, and a float32 for every 16 of them, or two of each half as long and twice the scales.
+    bits = {"int8": 8 + 32 / 16, "float32": 8 + 2 * 32 / 16}[activations]
+    found = inspect_export(tmp_path / "out")
+    matrices = [weight for weight in found.weights if len(weight.shape) == 2]
+    assert {own.bits for own in totals(matrices, lambda weight: weight.name).values()} == {bits}
+    (zero_points,) = (weight for weight in found.weights if weight.role == "other")
+    assert (zero_points.layer, zero_points.parameters, total([zero_points]).bits) == (None, 0, 0)
+    page = run(capsys, tmp_path / "out")[1]
+    assert " in all 3 layers" in page
+    assert re.search(r"^  shared zero points +1 +0 .* -$", page, re.MULTILINE)
+    assert re.search(r"^  other .*%$", page, re.MULTILINE)
+    assert "in a contrib graph" not in page
+    assert activations != "int8" or f"{bits:.2f}: 8-bit blocks of 16" in run(capsys, alike)[1]
 
 
 def same_model(gguf_: Inspection, export_: Inspection) -> None:
@@ -170,6 +227,44 @@ def test_a_native_export_is_the_gguf(source: str, tmp_path: Path, request: pytes
         assert after.memory[0].kv_cache_type == "float16"
 
 
+def test_ops_are_all_counted(mixed: Path, tmp_path: Path) -> None:
+    for ops in get_args(Ops):
+        summary = export(mixed, tmp_path / ops, ops=ops)
+        nodes = onnx.load(summary.output / "model.onnx", load_external_data=False).graph.node
+        text = inspect_export(summary.output).about["ops"]
+        *named, rest = text.split(", ")
+        counts = {name: int(count) for name, count in (entry.split(":") for entry in named)}
+        assert counts == Counter(node.op_type for node in nodes if node.domain)
+        assert rest == f"and {sum(not node.domain for node in nodes)} of ONNX's own"
+
+
+@pytest.mark.parametrize("ops", get_args(Ops))
+@pytest.mark.parametrize("where", ["in its folder", "beside its GGUF"])
+def test_a_tokenizer_that_cannot_be_used_is_a_remark_of_the_gguf_and_of_its_export(
+    where: str, ops: Ops, tmp_path: Path
+) -> None:
+    path = write_llama_gguf(tmp_path / "model.gguf", num_layers=1)
+    path.write_bytes(path.read_bytes().replace(b"in g", b"i ng"))  # no merge forms "ng"
+    (of_gguf,) = inspect_gguf(path).remarks
+    of_export = remarks_behind(path, where, ops, tmp_path)
+    assert [remark.partition(" (")[0] for remark in of_export] == [of_gguf.partition(" (")[0]]
+    assert of_gguf.startswith("llama3-run cannot use this tokenizer and needs --tokenizer-path")
+
+
+@pytest.mark.parametrize("where", ["in its folder", "beside its GGUF"])
+def test_a_gguf_without_a_tokenizer_is_a_remark_of_its_native_export(where: str, tmp_path: Path) -> None:
+    path = write_llama_gguf(tmp_path / "model.gguf", num_layers=1, tokenizer=None)
+    assert remarks_behind(path, where, "native", tmp_path) == inspect_gguf(path).remarks
+    assert inspect_gguf(path).remarks == ("the GGUF has no tokenizer; llama3-run needs --tokenizer-path",)
+
+
+def remarks_behind(path: Path, where: str, ops: Ops, tmp_path: Path) -> tuple[str, ...]:
+    """The remarks on an export of `path`."""
+    if where == "in its folder":
+        return inspect_export(export(path, tmp_path / "out", ops=ops).output).remarks
+    return inspect_export(export(path, ops="native").output).remarks
+
+
 def test_an_export_without_its_weights_or_tokenizer_says_so(mixed: Path, tmp_path: Path) -> None:
     """A graph alone says what there is to say; what is not beside it becomes a note."""
     export(mixed, tmp_path / "out")
@@ -194,8 +289,8 @@ def test_a_page_fits_a_terminal(
     for model in (path, tmp_path / "out"):
         status, out, err = run(capsys, model, "--tensors")
         assert (status, err) == (0, "")
-        # A path is as long as it is.
-        assert max(map(len, out.splitlines()[1:])) <= 80
+        assert max(map(len, out.splitlines())) <= 80
+        assert out.splitlines()[0] == model.name
         for heading in ("Architecture", "Weights", "Where the bytes are", "Memory for", "Tokenizer", "Tensors"):
             assert f"\n{heading}" in out
 
@@ -214,6 +309,18 @@ def test_the_page_has_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert "blk." not in out
 
 
+def test_tensors_are_listed_layer_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    """The file has its layers as 0, 1, 10, 11, ..."""
+    layers = [weight.layer for weight in inspect_gguf(smollm2_gguf()).weights if weight.layer is not None]
+    assert layers != sorted(layers)
+    _, out, _ = run(capsys, smollm2_gguf(), "--tensors")
+    assert re.findall(r"^  layer (\d+)$", out, re.MULTILINE) == [str(layer) for layer in range(30)]
+
+
+def test_the_help_says_that_a_name_is_downloaded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "downloaded first" in " ".join(run(capsys, "--help")[1].split())
+
+
 def test_json_is_the_same_as_data(capsys: pytest.CaptureFixture[str], mixed: Path) -> None:
     _, out, _ = run(capsys, mixed, "--json", "--context", 100)
     data = json.loads(out)
@@ -227,6 +334,11 @@ def test_json_is_the_same_as_data(capsys: pytest.CaptureFixture[str], mixed: Pat
     assert "tensors" not in data
     data = json.loads(run(capsys, mixed, "--json", "--tensors")[1])
     assert len(data["tensors"]) == data["weights"]["tensors"]
+    assert data["path"] == str(mixed)
+    for tensor in data["tensors"]:
+        assert list(tensor) == [
+            "name", "layer", "role", "form", "shape", "bytes", "contrib_form", "contrib_bytes"
+        ]  # fmt: skip
 
 
 def test_a_terminal_acts_on_no_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -246,6 +358,28 @@ def test_a_picture(capsys: pytest.CaptureFixture[str], mixed: Path, tmp_path: Pa
         assert (status, err) == (0, f"Wrote {tmp_path}/out.{ending}\n")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     assert b"in a contrib graph" in (tmp_path / "out.svg").read_bytes()
+
+
+def test_a_picture_has_the_name_of_the_model(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tied: Path, tmp_path: Path
+) -> None:
+    """Whatever it is: matplotlib would read dollars as mathematics, and `.` is no name."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "an export"
+    export(tied, folder)
+    (folder / "src").mkdir()
+    odd = tmp_path / r"a$b_$ \frac.gguf"
+    odd.symlink_to(tied)
+    for where, model, name in (
+        (tmp_path, odd, odd.name),
+        (folder, ".", folder.name),
+        (folder / "src", "..", folder.name),
+    ):
+        monkeypatch.chdir(where)
+        status, out, err = run(capsys, model, "--plot", tmp_path / "out.svg")
+        assert (status, err) == (0, f"Wrote {tmp_path}/out.svg\n")
+        assert out.splitlines()[0] == name
+        assert f"<!-- {name}: ".encode() in (tmp_path / "out.svg").read_bytes()
 
 
 def test_without_matplotlib_it_says_how_to_get_it(
