@@ -98,7 +98,7 @@ def bench(
 
     Examples:
         llama3-bench --model smollm2-135m --compare llama.cpp
-        llama3-bench --model-path llama-3.1-8b-q4_k_m.gguf --depth 4096 --repetitions 3
+        llama3-bench --model-path llama-3.1-8b.gguf --depth 4096 --repetitions 3
         llama3-bench --model smollm2-135m --output-size 64 --profile
         llama3-bench --model smollm2-135m --perplexity book.txt --kl --max-windows 4
     """
@@ -124,7 +124,11 @@ def bench(
         raise UsageError("--profile is of this engine's tokens; leave --compare and --perplexity out")
     if kl and perplexity is None:
         raise UsageError("--kl needs --perplexity with a text to compute on")
+    if max_windows is not None and perplexity is None:
+        raise UsageError("--max-windows needs --perplexity with a text to cut")
     peers = [] if compare is None else compare.split(",")
+    if len(set(peers)) < len(peers):
+        raise UsageError(f"--compare names an engine twice: {compare}")
     for peer in peers:
         if peer != LLAMA_CPP and not Path(peer).is_file():
             raise UsageError(f"--compare: {peer!r} is neither llama.cpp nor the path of a library")

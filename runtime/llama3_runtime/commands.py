@@ -78,7 +78,7 @@ def run_model(
             whatever a given model is). float32 needs --model-path.
         version: Which Llama 8B to download (default: 3.1).
         tokenizer_path: A .gguf, tokenizer.json or tokenizer.model (default: the model's own tokenizer).
-        custom_ops_path: A library with custom operators for the graph (default: none).
+        custom_ops_path: A library with custom operators for the graph (default: none but our own).
         ops: How a .gguf is exported for the CPU (default: native, where they were built).
         prompt: The text to continue; - reads standard input, less one line end.
         max_length: Positions of the KV cache, for prompt and new tokens together (default: 512, or the model's
