@@ -72,7 +72,7 @@ def read_graph(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     try:
         model = onnx.ModelProto.FromString(read_regular(path))
         text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "{}")
-        facts = json.loads(text)
+        facts = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except OSError as error:
         raise Llama3Error(f"{path}: cannot be read ({error.strerror}); export the GGUF again") from error
     except (DecodeError, ValueError, RecursionError):
@@ -80,6 +80,14 @@ def read_graph(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if not is_ours(facts):
         raise Llama3Error(f"{path}: no graph that llama3-export wrote, or a damaged one; export the GGUF again")
     return model, facts
+
+
+def _finite(text: str) -> float:
+    """A number of JSON. Python reads `NaN` and `1e999` as well, which are none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of JSON")
+    return value
 
 
 def is_ours(facts: object) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import sys
 from pathlib import Path
 
 from llama3_models import command_line
 from llama3_models.errors import UsageError
-from llama3_models.exports import GRAPH
+from llama3_models.exports import FACTS, GRAPH
 from llama3_models.locate import locate_model
 
 _PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -44,13 +45,13 @@ def llama3_inspect(
     command_line.check_ranges({"context": (context, 1)})
     if plot is not None and plot.suffix.lower() not in _PLOT_FORMATS:
         raise UsageError(f"--plot: expected a name that ends in {', '.join(_PLOT_FORMATS)}, not {str(plot)!r}")
-    path = locate_model(model)
-    # Heavy imports wait until the command line is known to be right.
+    # Heavy imports wait until the command line is known to be right, and a download until the picture can be drawn.
     from llama3_exporter import inspect_plot, inspect_report
 
     if plot is not None:
-        inspect_plot.check_plot()
-    if path.suffix == ".onnx" or (path / GRAPH).is_file():
+        inspect_plot.check_plot(plot)
+    path = locate_model(model)
+    if path.suffix == ".onnx" or _is_export(path):
         from llama3_exporter.inspect_graph import inspect_export
 
         found = inspect_export(path)
@@ -62,13 +63,19 @@ def llama3_inspect(
         context = min(_USUAL_CONTEXT, found.architecture.context_length)
     found.check_context(context)
     if json:
-        print(json_format.dumps(inspect_report.as_json(found, context, tensors=tensors), ensure_ascii=False, indent=2))
+        # In ASCII alone, whatever the encoding of the output: its own escapes are not those of JSON.
+        print(json_format.dumps(inspect_report.as_json(found, context, tensors=tensors), indent=2))
     else:
         print(inspect_report.page(found, context, tensors=tensors))
     if plot is not None:
         inspect_plot.plot(found, plot)
         print(f"Wrote {plot}", file=sys.stderr)
     return 0
+
+
+def _is_export(path: Path) -> bool:
+    """Whether it is the folder of an export, be its graph a broken link or gone."""
+    return path.is_dir() and any(os.path.lexists(path / name) for name in (GRAPH, FACTS))
 
 
 def main() -> int:

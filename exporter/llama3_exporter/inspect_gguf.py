@@ -19,6 +19,7 @@ from llama3_exporter.inspect_facts import Architecture, Inspection, Role, Tokeni
 from llama3_exporter.weights_file import WeightsFile
 
 _EMBEDDING = "token_embd.weight"
+_ROPE_FACTORS = "rope_freqs.weight"
 _ROLES: dict[str, Role] = {"token_embd": "embedding", "output": "head", "output_norm": "norms", "rope_freqs": "other"}
 # The parts of a layer in the order in which `llama.py` declares them, and the exporter places their weights.
 _LAYER_ORDER = (
@@ -36,7 +37,7 @@ def inspect_gguf(path: Path) -> Inspection:
     with GGUFFile.open(path) as file:
         config = Hyperparameters.from_gguf(file)
         architecture = architecture_of(config)
-        weights = tuple(_weights(file))
+        weights = tuple(_weights(file, config))
         vocabulary, remarks = read_tokenizer(file)
         return Inspection(
             path=path,
@@ -81,8 +82,12 @@ def _about(file: GGUFFile) -> dict[str, str]:
     return about
 
 
-def _weights(file: GGUFFile) -> Iterator[Weight]:
+def _weights(file: GGUFFile, config: Hyperparameters) -> Iterator[Weight]:
+    """The weights in the order of the file, without the tables of old converters, which `Hyperparameters` ignores."""
+    used = {_ROPE_FACTORS, *(tensor.name for tensor in _in_order(file, config))}
     for tensor in file.tensors.values():
+        if tensor.name not in used:
+            continue
         layer, role = _place(tensor.name)
         packed = _packed(tensor)
         yield Weight(

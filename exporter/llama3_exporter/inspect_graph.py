@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+import gguf
 import onnx
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH
+from llama3_models.exports import GRAPH, Ops
 from llama3_models.gguf_file import GGUFFile
 from llama3_models.tokenizer_files import read_vocabulary
 from llama3_models.units import format_bytes
@@ -33,6 +35,8 @@ _FLOATS: dict[int, str] = {
     TensorProto.BFLOAT16: "bfloat16",
 }
 _ITEM_BYTES = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
+_COUNTS = {"K", "N", "bits", "block_size"}  # attributes of the ops that multiply by quantized weights
+_TOO_MANY = 1 << 63  # of anything: what ONNX counts by has 64 bits
 
 
 class _Tensor(NamedTuple):
@@ -70,17 +74,16 @@ def inspect_export(path: Path) -> Inspection:
     except Llama3Error:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
-        raise Llama3Error(f"{graph_path}: a damaged graph ({error!r}); export the GGUF again") from error
+        raise Llama3Error(f"{graph_path}: a damaged graph ({repr(error)[:200]}); export the GGUF again") from error
 
 
 def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, facts: dict[str, Any]) -> Inspection:
     tensors = list(_tensors(graph))
     weights = tuple(_weights(graph, tensors))
-    architecture = _architecture(graph, weights, context_length=int(facts["options"]["max_length"]))
+    architecture = _architecture(graph, weights, context_length=facts["options"]["max_length"])
     files = _file_sizes(tensors)
     tokenizer, remarks = _tokenizer(graph_path.parent, facts)
-    gone = [name for name in files if not (graph_path.parent / name).is_file()]
-    return Inspection(
+    found = Inspection(
         path=path,
         about=_about(graph_path, graph, facts, sum(files.values())),
         facts=facts,
@@ -88,8 +91,57 @@ def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, facts: dict[s
         weights=weights,
         memory=(_memory(graph, architecture, facts, sum(files.values())),),
         tokenizer=tokenizer,
-        remarks=(*remarks, *(f"{name}, which holds weights, is not beside the graph" for name in gone)),
+        remarks=(*remarks, *_remarks(graph_path.parent, files)),
     )
+    _check(found, facts)
+    return found
+
+
+def _check(found: Inspection, facts: Mapping[str, Any]) -> None:
+    """Refuse what a graph can say but no model can be.
+
+    Raises:
+        ValueError: a number is out of range, or a fact of another type.
+    """
+    options, source = facts["options"], facts["source"]
+    if options["ops"] not in get_args(Ops):
+        raise ValueError(f"ops are {options['ops']!r}")
+    _check_count("max_length", options["max_length"])
+    _check_count("size", source["size"])
+    if not isinstance(source["name"], str) or not isinstance(facts["types"], dict):
+        raise TypeError("its source has no name or no types")
+    for name, number in vars(found.architecture).items():
+        if number is not None and not isinstance(number, bool):
+            _check_count(name, number)
+    for weight in found.weights:
+        _check_count(f"bytes of {weight.name}", weight.bytes)
+        if weight.name != _ZERO_POINTS:
+            if len(weight.shape) > 2:
+                raise ValueError(f"{weight.name} has {len(weight.shape)} dimensions")
+            _check_shape(weight.name, weight.shape)
+    if {weight.layer for weight in found.weights} - {None} != set(range(found.architecture.num_layers)):
+        raise ValueError(f"it has not the weights of {found.architecture.num_layers} layers")
+
+
+def _check_count(name: str, number: object) -> None:
+    if type(number) is not int or not 1 <= number < _TOO_MANY:
+        raise ValueError(f"{name} is {str(number)[:40]}")
+
+
+def _check_shape(name: str, shape: Sequence[int]) -> None:
+    for size in shape:
+        _check_count(f"a dimension of {name}", size)
+    if not shape or math.prod(shape) >= _TOO_MANY:
+        raise ValueError(f"{name} has shape {list(shape)}")
+
+
+def _remarks(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
+    """On the files of weights: each must be there, and as long as the graph needs."""
+    for name, needed in files.items():
+        if not (folder / name).is_file():
+            yield f"{name}, which holds weights, is not beside the graph"
+        elif (size := (folder / name).stat().st_size) < needed:
+            yield f"{name} has {size:,} of the {needed:,} bytes of weights that the graph needs; export the GGUF again"
 
 
 def _about(path: Path, graph: onnx.GraphProto, facts: Mapping[str, Any], weight_bytes: int) -> dict[str, str]:
@@ -111,6 +163,10 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[_Tensor]:
         if match := _TENSOR_NAME.fullmatch(tensor.name):
             where = {entry.key: entry.value for entry in tensor.external_data}
             offset, length = int(where.get("offset", 0)), int(where.get("length", len(tensor.raw_data)))
+            _check_shape(tensor.name, tensor.dims)
+            _check_count(f"bytes of {tensor.name}", length)
+            if not 0 <= offset < _TOO_MANY:
+                raise ValueError(f"{tensor.name} starts at byte {str(offset)[:40]}")
             yield _Tensor(tensor.name, match["weight"] or tensor.name, where.get("location"), offset, length)
 
 
@@ -160,6 +216,9 @@ def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
             yield name, _Matrix(_FLOATS[tensor.data_type], tuple(tensor.dims))
     for node in graph.node:
         values = _attributes(node)
+        if node.domain in (CONTRIB, DOMAIN):
+            for key in _COUNTS & set(values):
+                _check_count(key, values[key])
         if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
             name = node.input[1 if node.op_type == "MatMulNBits" else 0]
             dims, bits = tensors[name].dims, values["bits"]
@@ -169,7 +228,8 @@ def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
             names = [name for name in node.input if name in tensors and name.endswith(".weight")]
             formats = values["formats" if "formats" in values else "format"].decode().split(",")
             for name, form in zip(names, formats, strict=True):
-                yield name, _Matrix(form.upper(), (tensors[name].dims[0], values["K"]))
+                type_name = gguf.GGMLQuantizationType[form.upper()].name
+                yield name, _Matrix(type_name, (tensors[name].dims[0], values["K"]))
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -229,14 +289,14 @@ def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
 def _tokenizer(folder: Path, facts: Mapping[str, Any]) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
     """What the folder has of a tokenizer, a tokenizer.json or with a graph beside its GGUF that, and remarks on it."""
     path = folder / "tokenizer.json"
-    gguf = folder / str(facts["source"]["parts"][0]["name"])
-    if not path.is_file() and not gguf.is_file():
+    source = folder / str(facts["source"]["parts"][0]["name"])
+    if not path.is_file() and not source.is_file():
         return None, ("there is no tokenizer beside the graph; llama3-run needs --tokenizer-path",)
     try:
         if path.is_file():
             found = read_vocabulary(path)
             return TokenizerFacts.of(found), unusable(found)
-        with GGUFFile.open(gguf) as file:
+        with GGUFFile.open(source) as file:
             vocabulary, remarks = read_tokenizer(file)
             return None if vocabulary is None else TokenizerFacts.of(vocabulary), remarks
     except Llama3Error as error:

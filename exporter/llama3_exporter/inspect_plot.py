@@ -2,35 +2,72 @@
 
 from __future__ import annotations
 
+import io
+import os
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 from llama3_models.errors import Llama3Error
 from llama3_models.units import format_bytes
 
+from llama3_exporter.folder import publish_file
 from llama3_exporter.inspect_facts import Inspection, Role, Weight, total, totals
+from llama3_exporter.inspect_report import visible
 
 _COLOURS: dict[Role, str] = {"embedding": "#4c72b0", "attention": "#dd8452", "MLP": "#55a868", "head": "#8172b3"}
 _GREY, _BLACK = "#9aa5b1", "#2f3640"
 _MOST_TICKS = 20
 
 
-def check_plot() -> None:
-    """Refuse to plot without matplotlib.
+def check_plot(path: Path) -> None:
+    """Refuse to plot without matplotlib, or in the place of what is no plain file.
 
     Raises:
-        Llama3Error: it is not installed.
+        Llama3Error: it is not installed or does not work, or `path` is a folder, a pipe or a device.
     """
     if find_spec("matplotlib") is None:
         raise Llama3Error("--plot needs matplotlib, which is not installed; pip install matplotlib")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except Exception as error:  # whatever its own parts, its settings or MPLBACKEND are wrong about
+        raise Llama3Error(
+            f"--plot: matplotlib does not load ({str(error)[:120]}); repair it, or leave --plot out"
+        ) from error
+    _target(path)
 
 
 def plot(found: Inspection, path: Path) -> None:
     """Draw the picture; the ending of `path` says in which format.
 
     Raises:
-        OSError: the file cannot be written.
+        Llama3Error: the file cannot be written.
     """
+    from matplotlib import rc_context
+
+    with warnings.catch_warnings(), rc_context({"text.usetex": False}):  # which needs a LaTeX
+        warnings.simplefilter("ignore")  # a name may have characters that the font has not
+        content = _picture(found, path.suffix[1:].lower())
+    target = _target(path)
+    try:
+        publish_file(target, content)
+    except Llama3Error as error:
+        raise Llama3Error(str(error).removesuffix("--output") + "--plot") from error
+
+
+def _target(path: Path) -> Path:
+    """Where the picture goes: a link stays, and leads to it.
+
+    Raises:
+        Llama3Error: something is there that is no plain file.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if os.path.lexists(target) and not target.is_file():
+        raise Llama3Error(f"{path}: not a plain file, so that no picture can take its place; give another --plot")
+    return target
+
+
+def _picture(found: Inspection, file_format: str) -> bytes:
     from matplotlib.figure import Figure
 
     num_layers = found.architecture.num_layers
@@ -43,7 +80,7 @@ def plot(found: Inspection, path: Path) -> None:
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     whole = total(found.weights)
-    title = f"{found.name}: {format_bytes(whole.bytes)}, {whole.bits:.2f} bits a weight"
+    title = f"{visible(found.name)}: {format_bytes(whole.bytes)}, {whole.bits:.2f} bits a weight"
     figure.suptitle(title, parse_math=False)  # a file name may have dollars in it
     above, below = figure.subplots(2, 1, sharex=True)
     above.bar(xs, [columns[column].bits for column in places], color=_GREY, label=_label(found))
@@ -69,7 +106,9 @@ def plot(found: Inspection, path: Path) -> None:
         axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # room for the legend
         axes.legend(loc="upper left", ncols=4, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    content = io.BytesIO()
+    figure.savefig(content, format=file_format, dpi=150)
+    return content.getvalue()
 
 
 def _label(found: Inspection) -> str:

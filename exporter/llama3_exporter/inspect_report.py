@@ -18,6 +18,8 @@ _WIDTH = 79
 _HEADING_WIDTH = 12
 _BAR_WIDTH = 24
 _LAYERS_A_LINE = 50
+_LONGEST_NAME = 80  # of what a file says in a text of any length
+_LONGEST_ENTRY = 400
 _LEVELS = "▁▂▃▄▅▆▇█"
 _BAR = "█"
 
@@ -25,7 +27,7 @@ _BAR = "█"
 def page(found: Inspection, context: int, *, tensors: bool) -> str:
     """The page; `context` is the positions of the KV cache, `tensors` lists every weight."""
     sections = [
-        [found.name, *_entries(found.about)],
+        [found.name, *_entries(_about(found.about))],
         ["Architecture", *_entries(_architecture(found.architecture))],
         ["Weights", *_weights(found)],
         ["Where the bytes are", *_roles(found.weights)],
@@ -83,6 +85,15 @@ def _form(form: tuple[str, str | None], own: Total) -> dict[str, Any]:
 
 
 # Parts of the page
+
+
+def _about(about: Mapping[str, str]) -> dict[str, str]:
+    longest = {"name": _LONGEST_NAME}
+    return {heading: _cut(text, longest.get(heading, _LONGEST_ENTRY)) for heading, text in about.items()}
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _entries(entries: Mapping[str, str]) -> Iterator[str]:
@@ -186,7 +197,7 @@ def _tokenizer(facts: TokenizerFacts) -> dict[str, str]:
 
 def _token(named: tuple[int, str]) -> str:
     token_id, text = named
-    return f"{text} ({token_id})"
+    return f"{_cut(text, _LONGEST_NAME)} ({token_id})"
 
 
 def _tensors(weights: Sequence[Weight]) -> Iterator[str]:
@@ -215,9 +226,14 @@ def _count(number: int) -> str:
     return str(number)
 
 
+def visible(text: str) -> str:
+    """A text without what a terminal acts on and a picture cannot show: names out of files may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _printable(line: str) -> str:
-    """A line that a terminal can show and does not act on: names out of files may hold anything."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    """A line that a terminal can show."""
+    line = visible(line)
     try:
         line.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

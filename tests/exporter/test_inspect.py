@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -275,6 +279,16 @@ def test_an_export_without_its_weights_or_tokenizer_says_so(mixed: Path, tmp_pat
     assert weights == "model.onnx.data, which holds weights, is not beside the graph"
 
 
+def test_weights_that_are_cut_off_become_a_note(tied: Path, tmp_path: Path) -> None:
+    export(tied, tmp_path / "out")
+    weights = tmp_path / "out" / "model.onnx.data"
+    size = weights.stat().st_size
+    for length in (size - 1, 0):
+        os.truncate(weights, length)
+        (remark,) = inspect_export(tmp_path / "out").remarks
+        assert remark.startswith(f"model.onnx.data has {length:,} of the {size:,} bytes")
+
+
 # The command
 
 
@@ -351,6 +365,136 @@ def test_a_terminal_acts_on_no_name(capsys: pytest.CaptureFixture[str], tmp_path
     assert "\\x1b[2J\\x07\\x08" in out
 
 
+def test_json_is_json_whatever_the_encoding(tied: Path, tmp_path: Path) -> None:
+    path = tmp_path / "é😀.gguf"
+    path.symlink_to(tied)
+    program = "import sys; from llama3_exporter.inspect_command import main; sys.exit(main())"
+    out = subprocess.run(
+        [sys.executable, "-c", program, str(path), "--json"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+    assert json.loads(out)["path"] == str(path)
+
+
+def test_a_long_name_is_cut(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    name = "n" * 3_000_000
+    path = with_extra(write_llama_gguf(tmp_path / "plain.gguf", num_layers=1), tmp_path / "model.gguf", name=name)
+    page = run(capsys, path)[1]
+    assert re.search(r"\bn{60,}", page)
+    assert len(page) < 5000
+    assert json.loads(run(capsys, path, "--json")[1])["about"]["name"] == name
+
+
+@pytest.mark.parametrize("name", ["blk.attn_rot_embd.weight", "blk.0.attn_rot_embd.weight"])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_tables_of_old_converters_are_no_weights(tied: Path, tmp_path: Path, name: str, dtype: type) -> None:
+    """The exporter ignores them: no export holds them."""
+    path = with_extra(tied, tmp_path / "model.gguf", tensor=(name, np.ones(4, dtype)))
+    assert name in {tensor.name for tensor in gguf.GGUFReader(path).tensors}
+    assert inspect_gguf(path).weights == inspect_gguf(tied).weights
+    export(path, tmp_path / "out")
+
+
+def with_extra(
+    source: Path, path: Path, *, name: str | None = None, tensor: tuple[str, np.ndarray] | None = None
+) -> Path:
+    """A copy of a GGUF with another name or one more tensor."""
+    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(path, "llama")
+    for field in reader.fields.values():
+        if field.name == "general.architecture" or field.name.startswith("GGUF."):
+            continue
+        if field.name == "general.name" and name is not None:
+            continue
+        sub_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
+    if name is not None:
+        writer.add_name(name)
+    for old in reader.tensors:
+        writer.add_tensor(old.name, old.data, raw_dtype=old.tensor_type)
+    if tensor is not None:
+        writer.add_tensor(*tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop", "full disk"])
+def test_a_picture_that_cannot_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str], tied: Path, tmp_path: Path, kind: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "out.png"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if kind == "device":
+        path.symlink_to("/dev/full")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    else:
+        path.write_bytes(b"an older picture")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    before = path.lstat()
+    try:
+        status, _, err = run(capsys, tied, "--plot", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (status, err.count("\n")) == (1, 1)
+    assert str(path) in err
+    assert "--output" not in err
+    after = path.lstat()
+    assert (after.st_ino, after.st_mode, after.st_size) == (before.st_ino, before.st_mode, before.st_size)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_picture_goes_where_a_link_leads(capsys: pytest.CaptureFixture[str], tied: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "link.png").symlink_to("out.png")
+    assert run(capsys, tied, "--plot", tmp_path / "link.png")[0] == 0
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("model", ["model.gguf", "smollm2-135m"])
+def test_a_matplotlib_that_does_not_load_is_one_line_before_any_download(
+    tied: Path, tmp_path: Path, model: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "model.gguf").symlink_to(tied)
+    program = (
+        "import sys; from llama3_exporter import inspect_command as c; c.locate_model = None if "
+        "sys.argv[1] == 'smollm2-135m' else c.locate_model; sys.exit(c.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, model, "--plot", "out.png"],
+        env=os.environ | {"MPLBACKEND": "nonsense"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "matplotlib does not load" in done.stderr
+
+
+def test_a_picture_of_a_name_that_no_font_has(
+    capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder, tied: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "日本\n\x1b[31m.gguf"
+    path.symlink_to(tied)
+    status, _, err = run(capsys, path, "--plot", tmp_path / "out.svg")
+    assert (status, err) == (0, f"Wrote {tmp_path}/out.svg\n")
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
+    assert r"日本\n\x1b[31m.gguf: ".encode() in (tmp_path / "out.svg").read_bytes()
+
+
 def test_a_picture(capsys: pytest.CaptureFixture[str], mixed: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for ending in ("png", "svg"):
@@ -409,13 +553,104 @@ def graph_without(kind: str) -> Callable[[Path], object]:
     return spoil
 
 
+def replaced(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+def changed(change: Callable[[onnx.GraphProto], object]) -> Callable[[Path], object]:
+    def spoil(path: Path) -> None:
+        model = onnx.load(path / "model.onnx", load_external_data=False)
+        change(model.graph)
+        (path / "model.onnx").write_bytes(model.SerializeToString())
+
+    return spoil
+
+
+def with_fact(name: str, value: object) -> Callable[[Path], object]:
+    """With another option in the facts."""
+
+    def spoil(path: Path) -> None:
+        model = onnx.load(path / "model.onnx", load_external_data=False)
+        facts = json.loads(model.metadata_props[0].value)
+        facts["options"][name] = value
+        model.metadata_props[0].value = json.dumps(facts)
+        (path / "model.onnx").write_bytes(model.SerializeToString())
+
+    return spoil
+
+
+def clear_data(tensor: onnx.TensorProto) -> None:
+    del tensor.external_data[:]
+    tensor.ClearField("raw_data")
+
+
+def place(graph: onnx.GraphProto, key: str, value: str) -> None:
+    for tensor in graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == key:
+                entry.value = value
+
+
+def resize(graph: onnx.GraphProto, dims: list[int]) -> None:
+    for tensor in graph.initializer:
+        if len(tensor.dims) == len(dims):
+            tensor.dims[:] = dims
+
+
+def text_attributes(graph: onnx.GraphProto, name: str) -> None:
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name == name:
+                attribute.CopyFrom(onnx.helper.make_attribute(name, "x"))
+
+
+def drop_layer(graph: onnx.GraphProto, layer: int) -> None:
+    kept = [tensor for tensor in graph.initializer if f"layers.{layer}." not in tensor.name]
+    gone = {tensor.name for tensor in graph.initializer} - {tensor.name for tensor in kept}
+    nodes = [node for node in graph.node if not gone & set(node.input)]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(kept)
+    graph.node.extend(nodes)
+
+
+def resize_caches(graph: onnx.GraphProto, heads: int) -> None:
+    for value in graph.input:
+        if value.name.startswith("past_key_values."):
+            value.type.tensor_type.shape.dim[1].dim_value = heads
+
+
 BAD_EXPORTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "without inputs": (graph_without("inputs"), "damaged graph"),
     "without attributes": (graph_without("attributes"), "damaged graph"),
     "with other facts": (graph_without("facts"), "damaged graph"),
     "of somebody else": (graph_without("producer"), "no graph that llama3-export wrote"),
     "no ONNX": (lambda path: (path / "model.onnx").write_bytes(b"GGUF\xff"), "no graph that llama3-export wrote"),
-    "without a graph": (lambda path: (path / "model.onnx").unlink(), "no .gguf file"),
+    "without a graph": (lambda path: (path / "model.onnx").unlink(), "model.onnx: cannot be read (No such file"),
+    "with a pipe for a graph": (lambda path: replaced(path / "model.onnx", os.mkfifo), "cannot be read (Not a regular"),
+    "with a folder for a graph": (lambda path: replaced(path / "model.onnx", os.mkdir), "cannot be read (Is a dir"),
+    "with a link to itself for a graph": (
+        lambda path: replaced(path / "model.onnx", lambda name: name.symlink_to(name)),
+        "model.onnx: cannot be read (Too many levels",
+    ),
+    "without ops": (with_fact("ops", None), "damaged graph (ValueError('ops are None'))"),
+    "with unknown ops": (with_fact("ops", "foo"), "damaged graph (ValueError(\"ops are 'foo'\"))"),
+    "with no positions": (with_fact("max_length", 0), "max_length is 0"),
+    "with negative positions": (with_fact("max_length", -5), "max_length is -5"),
+    "with positions of text": (with_fact("max_length", "512"), "max_length is 512"),
+    "with too many positions": (with_fact("max_length", 10**400), "max_length is 1000"),
+    "with a number that is none": (with_fact("more", math.nan), "or a damaged one"),
+    "with an infinite number": (with_fact("more", -math.inf), "or a damaged one"),
+    "without bytes": (changed(lambda graph: [clear_data(tensor) for tensor in graph.initializer]), "is 0"),
+    "with negative bytes": (changed(lambda graph: place(graph, "length", "-5")), "bytes of"),
+    "with bytes before the file": (changed(lambda graph: place(graph, "offset", "-64")), "starts at byte -64"),
+    "of negative size": (changed(lambda graph: resize(graph, [-1, -1])), "is -1"),
+    "of endless size": (changed(lambda graph: resize(graph, [1 << 62, 1 << 62])), "has shape"),
+    "with text for a number": (changed(lambda graph: text_attributes(graph, "block_size")), "block_size is b'x'"),
+    "with text for columns": (changed(lambda graph: text_attributes(graph, "K")), "K is b'x'"),
+    "with text for bits": (changed(lambda graph: text_attributes(graph, "bits")), "damaged graph"),
+    "without a layer": (changed(lambda graph: drop_layer(graph, 1)), "not the weights of 2 layers"),
+    "with negative heads": (changed(lambda graph: resize_caches(graph, -2)), "num_key_value_heads is -2"),
 }
 
 
