@@ -14,6 +14,8 @@ from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Activations, Logits, Ops, Precision
 from llama3_models.locate import locate_model
 
+from llama3_exporter.options import check_combination
+
 _SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(MB|GB)")
 
 
@@ -59,20 +61,16 @@ def llama3_export(
         llama3-export smollm2-135m --output smollm2 --verify
         llama3-export Llama-3.1-8B-Instruct-Q4_K_M.gguf --ops native
     """
-    if output is None and ops == "contrib":
-        raise UsageError("missing --output: contrib ops repack the weights into a folder")
-    if output is None and copy:
-        raise UsageError("--copy is about the GGUF in a folder; give --output, too")
-    if output is None and tokenizer_graph:
-        raise UsageError("--tokenizer-graph needs a folder; give --output, too")
-    if ops == "contrib" and copy:
-        raise UsageError("--copy is for --ops native: contrib ops repack the weights")
-    if ops == "native" and shard_size is not None:
-        raise UsageError("--shard-size is for contrib ops: native ones read the weights in the GGUF")
-    if ops == "native" and precision == "fp16":
-        raise UsageError("--precision fp16 is for contrib ops: native ones compute on the CPU, in float32")
-    check_ranges({"max-length": (max_length, 1)})
     shard_bytes = None if shard_size is None else _bytes(shard_size)
+    check_combination(
+        output=output,
+        ops=ops,
+        precision=precision,
+        shard_size=shard_bytes,
+        tokenizer_graph=tokenizer_graph,
+        copy=copy,
+    )
+    check_ranges({"max-length": (max_length, 1)})
     gguf = locate_model(model, quantization_encoding)
     # Heavy imports wait until the command line is known to be right.
     from llama3_exporter.export_model import export
@@ -104,10 +102,7 @@ def _bytes(shard_size: str) -> int:
     match = _SIZE.fullmatch(shard_size)
     if match is None:
         raise UsageError(f"--shard-size: expected a size such as 500MB or 2GB, not {shard_size!r}")
-    size = round(float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]])
-    if size == 0:
-        raise UsageError(f"--shard-size: {shard_size} holds nothing; give a size such as 500MB")
-    return size
+    return round(float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]])
 
 
 def _verify(output: Path, gguf: Path) -> None:

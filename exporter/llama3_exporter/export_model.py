@@ -25,7 +25,7 @@ from llama3_exporter.gguf_placement import graph_beside, place_gguf
 from llama3_exporter.graph import build_graph
 from llama3_exporter.host_files import host_files, read_tokenizer, to_json
 from llama3_exporter.native import NativeBackend
-from llama3_exporter.options import ExportOptions
+from llama3_exporter.options import ExportOptions, check_combination
 from llama3_exporter.progress import Progress
 from llama3_exporter.summary import ExportSummary
 from llama3_exporter.tokenizer_graph import tokenizer_graphs
@@ -85,21 +85,18 @@ def export(
         progress: Called with the bytes of the GGUF that are packed or copied, and their total.
 
     Raises:
-        Llama3Error: the file is no Llama that we support, is damaged, or the output cannot be written.
+        Llama3Error: the options contradict each other, the file is no Llama that we support, is damaged, or the output
+            cannot be written.
     """
     start = time.perf_counter()
-    if output is None and ops == "contrib":
-        raise Llama3Error("contrib ops repack the weights: give a folder for them, --output DIR")
-    if ops == "native" and precision != "fp32":
-        raise Llama3Error("native ops run on the CPU, in float32 with a float16 KV cache; fp16 is for contrib ops")
-    if shard_size is not None and ops == "native":
-        raise Llama3Error("native ops read the weights in the GGUF; a shard size is for contrib ops, leave it out")
-    if shard_size is not None and shard_size < 1:
-        raise Llama3Error(f"a shard size of {shard_size} bytes holds nothing; give a larger one, or none")
-    if copy and (ops == "contrib" or output is None):
-        raise Llama3Error("copy is about the GGUF in the folder of a native export; leave it out")
-    if tokenizer_graph and output is None:
-        raise Llama3Error("the tokenizer's graphs need a folder; give --output DIR, or leave --tokenizer-graph out")
+    check_combination(
+        output=output,
+        ops=ops,
+        precision=precision,
+        shard_size=shard_size,
+        tokenizer_graph=tokenizer_graph,
+        copy=copy,
+    )
     if output is not None:
         output = Path(output)
         check_output(output, force=force)

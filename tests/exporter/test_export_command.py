@@ -145,7 +145,7 @@ def test_a_bad_file_is_one_line(
         (["llama-3.1-8b-instruct", "--output", "out", "--copy"], "--copy is for"),
         (["llama-3.1-8b-instruct", "--ops", "native", "--shard-size", "1MB"], "--shard-size is for"),
         (["llama-3.1-8b-instruct", "--ops", "native", "--precision", "fp16"], "--precision fp16 is for"),
-        (["llama-3.1-8b-instruct", "--output", "out", "--shard-size", "0MB"], "0MB holds nothing"),
+        (["llama-3.1-8b-instruct", "--output", "out", "--shard-size", "0MB"], "--shard-size of 0 bytes holds nothing"),
         (["llama-3.1-8b-instruct", "--output", "out", "--max-length", "0"], "--max-length must be 1 or more"),
     ],
 )
