@@ -96,8 +96,8 @@ def _written_names(folder: Path) -> set[str] | None:
 
 
 @contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Turn what the system refuses meanwhile into one line.
+def writing(output: Path, option: str = "--output") -> Iterator[None]:
+    """Turn what the system refuses meanwhile into one line, which advises another value of `option`.
 
     Raises:
         Llama3Error: for an OSError.
@@ -106,8 +106,8 @@ def writing(output: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise Llama3Error(f"{output}: the disk got full; free some space, or give another --output") from error
-        raise Llama3Error(f"{output}: cannot be written ({error.strerror or error}); give another --output") from error
+            raise Llama3Error(f"{output}: the disk got full; free some space, or give another {option}") from error
+        raise Llama3Error(f"{output}: cannot be written ({error.strerror or error}); give another {option}") from error
 
 
 class UnnamedFile:
@@ -197,13 +197,13 @@ def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -
             _replace(output, staging)
 
 
-def publish_file(path: Path, content: bytes) -> None:
+def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
     """Make the file `path`, or put it in the place of an earlier one.
 
     Raises:
         Llama3Error: the system refuses.
     """
-    with writing(path):
+    with writing(path, option):
         _remove_leftovers(path.parent)
         with _staging_folder(path.parent) as staging:
             (staging / path.name).write_bytes(content)

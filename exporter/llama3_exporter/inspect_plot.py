@@ -48,11 +48,7 @@ def plot(found: Inspection, path: Path) -> None:
     with warnings.catch_warnings(), rc_context({"text.usetex": False}):  # which needs a LaTeX
         warnings.simplefilter("ignore")  # a name may have characters that the font has not
         content = _picture(found, path.suffix[1:].lower())
-    target = _target(path)
-    try:
-        publish_file(target, content)
-    except Llama3Error as error:
-        raise Llama3Error(str(error).removesuffix("--output") + "--plot") from error
+    publish_file(_target(path), content, "--plot")
 
 
 def _target(path: Path) -> Path:
