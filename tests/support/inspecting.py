@@ -1,0 +1,12 @@
+"""llama3-inspect as a command."""
+
+import pytest
+from llama3_exporter.inspect_command import llama3_inspect
+from llama3_models import command_line
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Status, standard output and standard error."""
+    status = command_line.run(llama3_inspect, list(map(str, arguments)), name="llama3-inspect")
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
