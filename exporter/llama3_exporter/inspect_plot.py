@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def check_plot(path: Path) -> None:
     if find_spec("matplotlib") is None:
         raise Llama3Error("--plot needs matplotlib, which is not installed; pip install matplotlib")
     try:
-        import matplotlib.figure  # noqa: F401
+        import_module("matplotlib.figure")
     except Exception as error:  # whatever its own parts, its settings or MPLBACKEND are wrong about
         raise Llama3Error(
             f"--plot: matplotlib does not load ({str(error)[:120]}); repair it, or leave --plot out"

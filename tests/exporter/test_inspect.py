@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import gguf
 import numpy as np
@@ -196,10 +196,10 @@ def same_model(gguf_: Inspection, export_: Inspection) -> None:
 @pytest.mark.parametrize("options", [{"activations": "float32"}, {"precision": "fp16"}], ids=str)
 @pytest.mark.parametrize("source", ["mixed", "tied", "floats"])
 def test_other_options_are_the_same_model(
-    source: str, options: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+    source: str, options: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(source)
-    summary = export(path, tmp_path / "out", **options)  # type: ignore[arg-type]
+    summary = export(path, tmp_path / "out", **options)
     after = inspect_export(tmp_path / "out")
     same_model(inspect_gguf(path), after)
     assert after.memory[0].weights == pytest.approx(summary.memory_bytes, rel=0.001)

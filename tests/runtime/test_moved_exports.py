@@ -14,6 +14,7 @@ from llama3_exporter import export
 from llama3_exporter.commands import llama3_export
 from llama3_models import command_line
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import Ops
 from llama3_runtime.commands import run_model
 from llama3_runtime.model import Model
 from llama3_runtime.model_source import find_export
@@ -35,6 +36,10 @@ def folder(request: pytest.FixtureRequest, gguf: Path) -> Path:
     return export(gguf, gguf.parent / request.param, ops=request.param).output
 
 
+def ops_of(folder: Path) -> Ops:
+    return "contrib" if folder.name == "contrib" else "native"
+
+
 def logits(path: Path) -> np.ndarray:
     return Model.from_folder(path, max_length=10).forward(IDS).copy()
 
@@ -47,11 +52,11 @@ def one_line(error: pytest.ExceptionInfo[Llama3Error]) -> str:
 
 def test_names_with_spaces_and_letters_of_any_script(folder: Path, gguf: Path, tmp_path: Path) -> None:
     """Of the folder that it is exported to, of one that it is moved to, and of the GGUF itself."""
-    ops = folder.name
+    ops = ops_of(folder)
     source = tmp_path / "Modèle № 1" / "мой llama 日本.gguf"
     source.parent.mkdir()
     shutil.copy(gguf, source)
-    made = export(source, tmp_path / "été 2026" / ops, ops=ops).output  # type: ignore[arg-type]
+    made = export(source, tmp_path / "été 2026" / ops, ops=ops).output
     moved = tmp_path / "öffentlich, für alle"
     shutil.move(made, moved)
     expected = logits(folder)
@@ -118,10 +123,11 @@ def test_the_command_that_an_export_prints(
 
 
 def test_ops_that_an_export_does_not_have(folder: Path) -> None:
-    other = "native" if folder.name == "contrib" else "contrib"
-    with pytest.raises(Llama3Error, match=rf"an export with {folder.name} ops; give the GGUF for {other} ones"):
-        find_export(folder, ops=other)  # type: ignore[arg-type]
-    assert find_export(folder, ops=folder.name).path == folder  # type: ignore[arg-type]
+    ops = ops_of(folder)
+    other: Ops = "native" if ops == "contrib" else "contrib"
+    with pytest.raises(Llama3Error, match=rf"an export with {ops} ops; give the GGUF for {other} ones"):
+        find_export(folder, ops=other)
+    assert find_export(folder, ops=ops).path == folder
 
 
 def test_a_native_export_without_the_library(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
