@@ -90,7 +90,7 @@ def find(name: str) -> Model:
         return models[name]
     nearest = difflib.get_close_matches(name.lower(), models, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(models)}"
-    raise Llama3Error(f"no model is called {name!r}: {hint} (--model-path takes any GGUF file)")
+    raise Llama3Error(f"no model is called {name!r}: {hint} (a GGUF file of your own goes by its path)")
 
 
 def for_version(version: str) -> Model:

@@ -13,7 +13,7 @@ from llama3_models.errors import Llama3Error
 
 logger = logging.getLogger(__name__)
 
-INSTEAD = "--model smollm2-135m, which needs no network, or --model-path with a GGUF file"
+INSTEAD = "smollm2-135m, which needs no network, or a GGUF file of your own"
 
 
 class SourceRefusedError(Exception):
