@@ -22,10 +22,10 @@ _MOST_TICKS = 20
 
 
 def check_plot(path: Path) -> None:
-    """Refuse to plot without matplotlib, or in the place of what is no plain file.
+    """Refuse to plot without matplotlib, without a folder, or in the place of what is no plain file.
 
     Raises:
-        Llama3Error: it is not installed or does not work, or `path` is a folder, a pipe or a device.
+        Llama3Error: it is not installed or does not work, `path` is a folder, a pipe or a device, or is in no folder.
     """
     if find_spec("matplotlib") is None:
         raise Llama3Error("--plot needs matplotlib, which is not installed; pip install matplotlib")
@@ -56,11 +56,13 @@ def _target(path: Path) -> Path:
     """Where the picture goes: a link stays, and leads to it.
 
     Raises:
-        Llama3Error: something is there that is no plain file.
+        Llama3Error: something is there that is no plain file, or there is no folder for it.
     """
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if os.path.lexists(target) and not target.is_file():
         raise Llama3Error(f"{path}: not a plain file, so that no picture can take its place; give another --plot")
+    if not target.parent.is_dir():
+        raise Llama3Error(f"{path}: there is no folder {target.parent}; make it, or give another --plot")
     return target
 
 

@@ -52,6 +52,16 @@ def test_a_picture_that_cannot_be_written_is_one_line(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_no_folder_for_the_picture_is_known_before_anything_is_printed(
+    capsys: pytest.CaptureFixture[str], tied: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    status, out, err = run(capsys, tied, "--plot", tmp_path / "gone" / "out.png")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert f"there is no folder {tmp_path / 'gone'}" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_picture_goes_where_a_link_leads(capsys: pytest.CaptureFixture[str], tied: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "link.png").symlink_to("out.png")
