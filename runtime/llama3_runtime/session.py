@@ -94,6 +94,8 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = _NO_LOG
     options.intra_op_num_threads = threads
+    # It would keep a plan for every shape that it meets, each length of the mask among them, and never forget one.
+    options.enable_mem_pattern = False
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
