@@ -31,7 +31,9 @@ def check_plot(path: Path) -> None:
         raise Llama3Error("--plot needs matplotlib, which is not installed; pip install matplotlib")
     try:
         import_module("matplotlib.figure")
-    except Exception as error:  # whatever its own parts, its settings or MPLBACKEND are wrong about
+    # An import runs all that matplotlib is made of and reads its settings: any of it raises errors of its own kind, and
+    # none of them is ours.
+    except Exception as error:
         raise Llama3Error(
             f"--plot: matplotlib does not load ({str(error)[:120]}); repair it, or leave --plot out"
         ) from error
