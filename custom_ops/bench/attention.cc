@@ -1,6 +1,7 @@
 // How close attention comes to its limits, with 2 threads (or as many as the first argument says), 32 query heads, 8 KV
 // heads of 128. One token: bytes of the cache per second, against a plain read loop over the same memory in alternation
-// with it. A chunk of 512 tokens: useful multiply-adds per second (none for what the causal mask hides).
+// with it. A chunk of 512 tokens: useful multiply-adds per second (none for what the causal mask hides). One token of each
+// of 8 rows at a depth of 512: all rows in one call, in alternation with a call for each.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -35,7 +36,6 @@ Aligned<T> aligned_memory(size_t count) {
 
 struct Layer {
   Aligned<uint16_t> keys, values;
-  KVCache cache(int64_t capacity) { return {keys.get(), values.get(), CacheType::kFloat16, capacity}; }
 };
 
 class AttentionBench {
@@ -57,7 +57,7 @@ class AttentionBench {
       read_all(reinterpret_cast<const uint8_t*>(layer.keys.get()), bytes, pool_);
       read_all(reinterpret_cast<const uint8_t*>(layer.values.get()), bytes, pool_);
       const double middle = seconds();
-      attend(name, 1, depth - 1, other.cache(depth));
+      attend(name, {row(other, 1, depth - 1, depth)});
       reads.push_back(middle - start);
       kernels.push_back(seconds() - middle);
     }
@@ -73,7 +73,7 @@ class AttentionBench {
     std::vector<double> times;
     for (size_t repeat = 0; repeat < 7; repeat++) {
       const double start = seconds();
-      attend(name, length, past, layers[repeat % layers.size()].cache(4096));
+      attend(name, {row(layers[repeat % layers.size()], length, past, 4096)});
       times.push_back(seconds() - start);
     }
     const double time = median(times);
@@ -84,15 +84,52 @@ class AttentionBench {
     std::fflush(stdout);
   }
 
+  void rows(std::string_view name, size_t count, int64_t depth) {
+    std::vector<Layer>& layers = layers_of(depth);
+    std::vector<double> together, apart;
+    for (size_t repeat = 0; repeat < 200; repeat++) {
+      const auto rows_from = [&](size_t first) {
+        std::vector<AttentionRow> rows;
+        for (size_t i = 0; i < count; i++) {
+          rows.push_back(row(layers[(first + i) % layers.size()], 1, depth - 1, depth, i));
+        }
+        return rows;
+      };
+      const std::vector<AttentionRow> some = rows_from(2 * repeat * count), others = rows_from((2 * repeat + 1) * count);
+      const double start = seconds();
+      attend(name, some);
+      const double middle = seconds();
+      for (const AttentionRow& other : others) attend(name, {other});
+      together.push_back(middle - start);
+      apart.push_back(seconds() - middle);
+    }
+    std::printf("%-12s 1 token of %d rows at depth %d: %.3f ms together, %.3f ms one after another\n",
+                std::string(name).c_str(), static_cast<int>(count), static_cast<int>(depth), median(together) * 1e3,
+                median(apart) * 1e3);
+    std::fflush(stdout);
+  }
+
  private:
-  void attend(std::string_view name, int64_t length, int64_t past, const KVCache& cache) {
-    const size_t bytes = attention_scratch_bytes(kShape, cache.type, length, past, pool_.width());
+  // Row `index` of a call.
+  AttentionRow row(Layer& layer, int64_t length, int64_t past, int64_t capacity, size_t index = 0) {
+    return {.q = inputs_.data(),
+            .k = inputs_.data() + 64,
+            .v = inputs_.data() + 128,
+            .length = length,
+            .past = past,
+            .keys = layer.keys.get(),
+            .values = layer.values.get(),
+            .capacity = capacity,
+            .output = output_.data() + index * 4096};
+  }
+
+  void attend(std::string_view name, const std::vector<AttentionRow>& rows) {
+    const size_t bytes = attention_scratch_bytes(kShape, rows, pool_.width());
     if (bytes > scratch_bytes_) {
       scratch_ = aligned_memory<std::byte>(bytes);
       scratch_bytes_ = bytes;
     }
-    const AttentionInput input{inputs_.data(), inputs_.data() + 64, inputs_.data() + 128, length, past};
-    attention_with(attention_kernels_by_name(name)[0], kShape, inv_freq_.data(), input, cache, output_.data(), pool_,
+    attention_with(attention_kernels_by_name(name)[0], kShape, CacheType::kFloat16, inv_freq_.data(), rows, pool_,
                    scratch_.get());
   }
 
@@ -133,6 +170,9 @@ int main(int argc, char** argv) {
     for (std::string_view name : kAttentionKernelNames) {
       if (name != "scalar" && attention_kernels_by_name(name)) bench.token(name, depth);
     }
+  }
+  for (std::string_view name : kAttentionKernelNames) {
+    if (name != "scalar" && attention_kernels_by_name(name)) bench.rows(name, 8, 512);
   }
   for (int64_t past : {0, 3584}) {
     for (std::string_view name : kAttentionKernelNames) {

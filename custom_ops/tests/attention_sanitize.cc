@@ -16,25 +16,37 @@ using namespace llama3;
 
 namespace {
 
+struct Row {
+  int64_t length, past, capacity;
+  std::vector<float> q, k, v;
+  std::vector<std::byte> keys, values;  // as they were before the call
+};
+
 struct Call {
   AttentionShape shape;
   CacheType type;
-  int64_t length, past, capacity;
   std::vector<double> inv_freq;
-  std::vector<float> q, k, v;
-  std::vector<std::byte> keys, values;  // as they were before the call
+  std::vector<Row> rows;
 
+  // The rows' outputs, one after another.
   std::vector<float> run(std::string_view name, size_t threads) const {
-    std::vector<std::byte> new_keys = keys, new_values = values;
-    std::vector<float> output(q.size());
+    std::vector<Row> copies = rows;
+    std::vector<std::vector<float>> outputs;
+    std::vector<AttentionRow> work;
+    for (Row& row : copies) {
+      outputs.emplace_back(row.q.size());
+      work.push_back({row.q.data(), row.k.data(), row.v.data(), row.length, row.past, row.keys.data(),
+                      row.values.data(), row.capacity, outputs.back().data()});
+    }
     SpinningPool pool(threads);
-    const size_t bytes = attention_scratch_bytes(shape, type, length, past, threads);
+    const size_t bytes = attention_scratch_bytes(shape, work, threads);
     const std::unique_ptr<std::byte, decltype(&std::free)> scratch(
         static_cast<std::byte*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free);
-    attention_with(attention_kernels_by_name(name)[static_cast<size_t>(type)], shape, inv_freq.data(),
-                   {q.data(), k.data(), v.data(), length, past}, {new_keys.data(), new_values.data(), type, capacity},
-                   output.data(), pool, scratch.get());
-    return output;
+    attention_with(attention_kernels_by_name(name)[static_cast<size_t>(type)], shape, type, inv_freq.data(), work, pool,
+                   scratch.get());
+    std::vector<float> all;
+    for (const std::vector<float>& output : outputs) all.insert(all.end(), output.begin(), output.end());
+    return all;
   }
 };
 
@@ -51,27 +63,30 @@ Call random_call(std::mt19937& random) {
   call.shape.scale = 1 / std::sqrt(static_cast<float>(call.shape.head_dim));
   call.shape.interleaved = between(0, 1);
   call.type = between(0, 1) ? CacheType::kFloat16 : CacheType::kFloat32;
-  call.length = between(0, 1) ? between(1, 6) : between(1, 150);
-  call.past = between(0, 1) ? between(0, 3) : between(0, 700);
-  call.capacity = call.past + call.length + between(0, 2);
   for (int64_t i = 0; i < call.shape.rope_dim / 2; i++) call.inv_freq.push_back(std::pow(1e4, -i / 32.0));
-  const auto fill = [&](std::vector<float>& values, int64_t count) {
-    std::normal_distribution<float> normal;
-    for (int64_t i = 0; i < count; i++) values.push_back(normal(random));
-  };
-  fill(call.q, call.length * call.shape.num_heads * call.shape.head_dim);
-  fill(call.k, call.length * call.shape.kv_heads * call.shape.head_dim);
-  fill(call.v, call.length * call.shape.kv_heads * call.shape.head_dim);
-  const size_t elements = static_cast<size_t>(call.shape.kv_heads * call.capacity * call.shape.head_dim);
-  for (std::vector<std::byte>* part : {&call.keys, &call.values}) {
-    part->resize(elements * (call.type == CacheType::kFloat16 ? 2 : 4));
-    for (size_t i = 0; i < elements; i++) {
-      const auto bits = static_cast<uint16_t>(random() % 0x3c00 | (random() % 2 << 15));  // a half below 1
-      const float value = static_cast<float>(bits) * 0x1p-16f;
-      if (call.type == CacheType::kFloat16) {
-        std::memcpy(part->data() + 2 * i, &bits, 2);
-      } else {
-        std::memcpy(part->data() + 4 * i, &value, 4);
+  call.rows.resize(static_cast<size_t>(between(0, 1) ? 1 : between(2, 4)));
+  for (Row& row : call.rows) {
+    row.length = between(0, 1) ? between(1, 6) : between(1, 150);
+    row.past = between(0, 1) ? between(0, 3) : between(0, 700);
+    row.capacity = row.past + row.length + between(0, 2);
+    const auto fill = [&](std::vector<float>& values, int64_t count) {
+      std::normal_distribution<float> normal;
+      for (int64_t i = 0; i < count; i++) values.push_back(normal(random));
+    };
+    fill(row.q, row.length * call.shape.num_heads * call.shape.head_dim);
+    fill(row.k, row.length * call.shape.kv_heads * call.shape.head_dim);
+    fill(row.v, row.length * call.shape.kv_heads * call.shape.head_dim);
+    const size_t elements = static_cast<size_t>(call.shape.kv_heads * row.capacity * call.shape.head_dim);
+    for (std::vector<std::byte>* part : {&row.keys, &row.values}) {
+      part->resize(elements * (call.type == CacheType::kFloat16 ? 2 : 4));
+      for (size_t i = 0; i < elements; i++) {
+        const auto bits = static_cast<uint16_t>(random() % 0x3c00 | (random() % 2 << 15));  // a half below 1
+        const float value = static_cast<float>(bits) * 0x1p-16f;
+        if (call.type == CacheType::kFloat16) {
+          std::memcpy(part->data() + 2 * i, &bits, 2);
+        } else {
+          std::memcpy(part->data() + 4 * i, &value, 4);
+        }
       }
     }
   }
@@ -100,10 +115,13 @@ int main(int argc, char** argv) {
       if (!attention_kernels_by_name(name)) continue;
       const double error = relative_error(call.run(name, threads), expected);
       if (!(error < (name == "avx512_bf16" ? 8e-3 : 1e-6))) {
-        std::printf("call %d, %s: relative error %g with %d heads of %d on %d, %d tokens after %d\n", i,
-                    std::string(name).c_str(), error, static_cast<int>(call.shape.num_heads),
-                    static_cast<int>(call.shape.head_dim), static_cast<int>(call.shape.kv_heads),
-                    static_cast<int>(call.length), static_cast<int>(call.past));
+        std::printf("call %d, %s: relative error %g with %d heads of %d on %d, rows:", i, std::string(name).c_str(),
+                    error, static_cast<int>(call.shape.num_heads), static_cast<int>(call.shape.head_dim),
+                    static_cast<int>(call.shape.kv_heads));
+        for (const Row& row : call.rows) {
+          std::printf(" %d tokens after %d", static_cast<int>(row.length), static_cast<int>(row.past));
+        }
+        std::printf("\n");
         return 1;
       }
     }

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,12 @@ def random_tensors(case: Case, cache_type: Any, seed: int = 0) -> Tensors:
     return Tensors(q, k, v, cache[0].copy(), cache[1].copy())
 
 
-def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+def pointers(arrays: Sequence[NDArray[Any]]) -> Any:
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+
+
+def integers(values: Sequence[int]) -> Any:
+    return (ctypes.c_int64 * len(values))(*values)
 
 
 class AttentionLibrary:
@@ -88,35 +93,40 @@ class AttentionLibrary:
 
     def run(self, kernels: str, case: Case, tensors: Tensors, threads: int = 1) -> NDArray[np.float32]:
         """Attends and appends to the cache: [length, num_heads, head_dim]. Skips the test where the CPU cannot."""
-        output = np.full(tensors.q.shape, np.nan, np.float32)
+        (output,) = self.run_rows(kernels, [case], [tensors], threads)
+        return output
+
+    def run_rows(
+        self, kernels: str, cases: Sequence[Case], rows: Sequence[Tensors], threads: int = 1
+    ) -> list[NDArray[np.float32]]:
+        """Several rows in one call. Their cases differ only in lengths and spare positions."""
+        case = cases[0]
+        outputs = [np.full(row.q.shape, np.nan, np.float32) for row in rows]
         inv_freq = case.inv_freq
-        integer = ctypes.c_int64
         status = self.function(
             kernels.encode(),
-            integer(case.num_heads),
-            integer(case.kv_heads),
-            integer(case.head_dim),
-            integer(case.rotated),
+            *map(ctypes.c_int64, (case.num_heads, case.kv_heads, case.head_dim, case.rotated)),
             ctypes.c_float(case.scale),
             ctypes.c_int(case.interleaved),
-            pointer(inv_freq),
-            pointer(tensors.q),
-            pointer(tensors.k),
-            pointer(tensors.v),
-            integer(case.length),
-            integer(case.past),
-            pointer(tensors.keys),
-            pointer(tensors.values),
-            ctypes.c_int(tensors.keys.dtype == np.float32),
-            integer(tensors.keys.shape[1]),
-            pointer(output),
-            integer(threads),
+            ctypes.c_void_p(inv_freq.ctypes.data),
+            ctypes.c_int(rows[0].keys.dtype == np.float32),
+            ctypes.c_int64(len(rows)),
+            pointers([row.q for row in rows]),
+            pointers([row.k for row in rows]),
+            pointers([row.v for row in rows]),
+            integers([case.length for case in cases]),
+            integers([case.past for case in cases]),
+            pointers([row.keys for row in rows]),
+            pointers([row.values for row in rows]),
+            integers([row.keys.shape[1] for row in rows]),
+            pointers(outputs),
+            ctypes.c_int64(threads),
         )
         if status == 1:
             pytest.skip(f"this processor cannot run {kernels}")
         if status == 2:
             raise ValueError("the shape was refused")
-        return output
+        return outputs
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +268,34 @@ def test_threads_do_not_change_a_bit(library: AttentionLibrary, kernels: str, na
     for threads in (2, 3, 7, 64):
         actual = library.run(kernels, case, random_tensors(case, np.float16), threads)
         np.testing.assert_array_equal(actual, expected)
+
+
+# Lengths and pasts of the rows of one call: tokens, chunks, a first token, a split and an unsplit row. The last list
+# takes more memory than a group of rows may.
+ROWS = {
+    "tokens": [(1, 0), (1, 700), (1, 40), (1, 511), (1, 127)],
+    "tokens and chunks": [(1, 300), (70, 0), (9, 2000), (8, 5), (3, 129)],
+    "many chunks": [(260, 4000)] * 3 + [(1, 90)],
+}
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@each_cache
+@pytest.mark.parametrize("lengths", ROWS.values(), ids=ROWS)
+def test_a_row_among_others_is_the_row_alone(
+    library: AttentionLibrary, kernels: str, cache_type: Any, lengths: list[tuple[int, int]]
+) -> None:
+    """Bit for bit, output and cache, with any number of threads."""
+    cases = [Case(8, 2, 72, length, past, spare=i) for i, (length, past) in enumerate(lengths)]
+    alone = [random_tensors(case, cache_type, seed) for seed, case in enumerate(cases)]
+    expected = [library.run(kernels, case, tensors) for case, tensors in zip(cases, alone, strict=True)]
+    for threads in (1, 2, 5):
+        rows = [random_tensors(case, cache_type, seed) for seed, case in enumerate(cases)]
+        outputs = library.run_rows(kernels, cases, rows, threads)
+        for i, output in enumerate(outputs):
+            np.testing.assert_array_equal(output, expected[i])
+            np.testing.assert_array_equal(rows[i].keys, alone[i].keys)
+            np.testing.assert_array_equal(rows[i].values, alone[i].values)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -30,7 +30,9 @@ def _library() -> None:
     needs_library()
 
 
-def attention(cache: str, inv_freq: Any = INV_FREQ, past_shape: Any = None, **attributes: Any) -> bytes:
+def attention(
+    cache: str, inv_freq: Any = INV_FREQ, past_shape: Any = None, *, seqlens_q: bool = False, **attributes: Any
+) -> bytes:
     return model_of(
         "CachedAttention",
         {
@@ -42,6 +44,7 @@ def attention(cache: str, inv_freq: Any = INV_FREQ, past_shape: Any = None, **at
             "seqlens_k": (INT32, None),
             "total_length": (INT32, None),
             "inv_freq": inv_freq,
+            **({"seqlens_q": (INT32, None)} if seqlens_q else {}),
         },
         {"y": FLOAT, "present_key": TYPES[cache], "present_value": TYPES[cache]},
         **{"num_heads": HEADS, "kv_num_heads": KV_HEADS, **attributes},
@@ -50,7 +53,10 @@ def attention(cache: str, inv_freq: Any = INV_FREQ, past_shape: Any = None, **at
 
 @dataclass
 class Call:
-    """The inputs of a call. `tokens` has the tokens of each row so far, the new ones with them."""
+    """The inputs of a call. `tokens` has the tokens of each row so far, the new ones with them.
+
+    `lengths` has the new ones of each row, for a graph with `seqlens_q`.
+    """
 
     new: int
     tokens: list[int]
@@ -58,6 +64,7 @@ class Call:
     past_capacity: int
     seed: int = 0
     total: int | None = None
+    lengths: list[int] | None = None
     feeds: dict[str, NDArray[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,9 +85,13 @@ class Call:
             "seqlens_k": np.array(self.tokens, np.int32) - 1,
             "total_length": np.array(max(self.tokens) if self.total is None else self.total, np.int32),
         }
+        if self.lengths is not None:
+            self.feeds["seqlens_q"] = np.array(self.lengths, np.int32)
 
     def spans(self) -> list[tuple[int, int]]:
         """Past and new tokens of each row."""
+        if self.lengths is not None:
+            return [(tokens - length, length) for tokens, length in zip(self.tokens, self.lengths, strict=True)]
         begins = int(self.feeds["total_length"]) == self.new
         return [(0, tokens) if begins else (tokens - self.new, self.new) for tokens in self.tokens]
 
@@ -158,12 +169,74 @@ def test_attention_over_a_growing_cache(cache: str, new: int, tokens: list[int],
         np.testing.assert_array_equal(call.feeds[name], array)
 
 
+@pytest.mark.parametrize("cache", TYPES)
+@pytest.mark.parametrize(
+    ("new", "tokens", "lengths", "past_capacity"),
+    [
+        (1, [40, 12, 0], [1, 0, 0], 39),  # rows that rest
+        (4, [4, 2, 0], [4, 2, 0], 0),  # a prompt
+        (5, [45, 8, 1, 30, 20], [5, 3, 1, 0, 4], 40),  # any lengths on any pasts
+        (70, [300, 3, 64, 239], [70, 3, 64, 9], 230),
+        (3, [1, 2], [1, 2], 9),  # first tokens, beside a past that no row has
+    ],
+)
+def test_each_row_has_its_own_number_of_new_tokens(
+    cache: str, new: int, tokens: list[int], lengths: list[int], past_capacity: int
+) -> None:
+    """In a present of its own and in a shared buffer, which holds the same and is untouched elsewhere."""
+    call = Call(new, tokens, cache, past_capacity, total=past_capacity + new, lengths=lengths)
+    session = open_session(attention(cache, seqlens_q=True), 2)
+    y, keys, values = session.run(None, call.feeds)
+    check(call, y, keys, values)
+    for row, (past, length) in enumerate(call.spans()):
+        assert not y[row, length:].any()
+        assert not keys[row, :, past + length :].any()
+        assert not values[row, :, past + length :].any()
+
+    call = Call(new, tokens, cache, past_capacity + new + 5, total=past_capacity + new, lengths=lengths)
+    y, keys, values = run_shared(session, call)
+    check(call, y, keys, values)
+    for row, (past, length) in enumerate(call.spans()):
+        for n, present in (("key", keys), ("value", values)):
+            untouched = [slice(0, past), slice(past + length, None)]
+            for part in untouched:
+                np.testing.assert_array_equal(present[row, :, part], call.feeds[f"past_{n}"][row, :, part])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seqlens_k", "total", "message"),
+    [
+        ([4, 0], [9, 9], 13, "seqlens_q gives a row 4 new tokens, of 3"),
+        ([-1, 0], [9, 9], 13, "seqlens_q gives a row -1 new tokens, of 3"),
+        ([3, 0], [1, 9], 13, "seqlens_k gives a row 2 tokens, with 3 new ones"),
+        ([0, 0], [-2, 9], 13, "seqlens_k gives a row -1 tokens, with 0 new ones"),
+        ([3, 0], [13, 9], 13, "14 tokens, with 3 new ones and a total_length of 13"),
+        ([2, 0], [12, 9], 13, "11 tokens before its new ones, and there is a past of 10"),
+        ([3, 0], [11, 9], 12, "total_length is 12, not the past's 10 and the 3 new tokens"),
+        ([3, 3, 3], [9, 9], 13, r"seqlens_q is \[3\], not \[2\]"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(
+    lengths: list[int], seqlens_k: list[int], total: int, message: str
+) -> None:
+    call = Call(3, [10, 10], "float16", 10, total=13, lengths=[3, 0])
+    session = open_session(attention("float16", seqlens_q=True))
+    session.run(None, call.feeds)
+    changed = {
+        "seqlens_q": np.array(lengths, np.int32),
+        "seqlens_k": np.array(seqlens_k, np.int32),
+        "total_length": np.array(total, np.int32),
+    }
+    with pytest.raises(ORT_ERRORS, match=message):
+        session.run(None, call.feeds | changed)
+
+
 def run_shared(session: ort.InferenceSession, call: Call) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """With past and present bound to the same memory, copies of the call's past."""
     binding = session.io_binding()
     arrays = [call.feeds[f"past_{n}"].copy() for n in ("key", "value")]
     caches = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]  # views: the arrays must stay alive
-    for name in ("q", "k", "v", "seqlens_k", "total_length"):
+    for name in call.feeds.keys() - {"past_key", "past_value"}:
         binding.bind_cpu_input(name, call.feeds[name])
     for n, cache in zip(("key", "value"), caches, strict=True):
         binding.bind_ortvalue_input(f"past_{n}", cache)

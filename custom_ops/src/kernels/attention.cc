@@ -1,7 +1,7 @@
-// Cuts attention into work items and puts the parts together again. An item is a KV head, a block of queries and a
-// range of positions: ranges keep many threads busy where there are few heads and queries, as for one token at a long
-// context. How the positions are split depends on the shape of the call alone, never on the number of threads, and the
-// partial softmaxes merge in the order of the positions, so the result does not depend on the threads either.
+// Cuts attention into work items and puts the parts together again. An item is a KV head of a row, a block of queries
+// and a range of positions: ranges keep many threads busy where there are few heads and queries, as for one token at a
+// long context. How a row's positions are split depends on that row alone, never on other rows or the number of threads,
+// and the partial softmaxes merge in the order of the positions, so the result depends on neither.
 #include "kernels/attention.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 namespace llama3 {
 namespace {
 
-// Items worth making: one for each of 64 threads. More would cost: each leaves a partial state in memory, by which time
+// Items worth making of a row: one for each of 64 threads. More would cost: each leaves a partial state in memory, by which time
 // the cache has passed through the processor's own caches.
 constexpr int64_t kItems = 64;
 // A range of fewer positions is not worth an item.
@@ -26,30 +26,47 @@ constexpr int64_t kMinSplitStreamed = 128, kMinSplitTiled = 512;
 constexpr int64_t kRowsTiled = 256;
 // Tokens that one task rotates at a time.
 constexpr int64_t kTokensPerItem = 8;
+// Rows go through the two steps together, with one wait between them, for as long as their queries and partial states
+// take no more memory than this. Rows above it have work enough for every thread.
+constexpr size_t kGroupBytes = size_t{16} << 20;
 
+constexpr size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+constexpr size_t float_bytes(int64_t count) { return aligned(sizeof(float) * static_cast<size_t>(count)); }
+
+int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How one row is cut.
 struct Plan {
   int64_t group, padded_dim;
   bool streamed;
-  int64_t queries_per_block, query_blocks;
+  int64_t queries_per_block, blocks;  // a block for each KV head and so many queries
   int64_t splits, positions_per_split;
   int64_t rows, padded_rows;  // of a block
   int64_t state_floats;       // of one state of a block
+  size_t query_bytes, unfinished_bytes, state_bytes;
 
   Plan(const AttentionShape& shape, int64_t length, int64_t past)
       : group(shape.num_heads / shape.kv_heads),
         padded_dim(round_up(shape.head_dim, kDimMultiple)),
         streamed(length <= kMaxQueriesStreamed) {
     queries_per_block = streamed ? length : std::clamp<int64_t>(kRowsTiled / group, 1, length);
-    query_blocks = (length + queries_per_block - 1) / queries_per_block;
+    blocks = shape.kv_heads * ceil_divide(length, queries_per_block);
     const int64_t depth = past + length;
-    const int64_t most_splits = std::max<int64_t>(1, kItems / (shape.kv_heads * query_blocks));
+    const int64_t most_splits = std::max<int64_t>(1, kItems / blocks);
     const int64_t least_positions = streamed ? kMinSplitStreamed : kMinSplitTiled;
-    positions_per_split = round_up(std::max((depth + most_splits - 1) / most_splits, least_positions), kTilePositions);
-    splits = (depth + positions_per_split - 1) / positions_per_split;
+    positions_per_split = round_up(std::max(ceil_divide(depth, most_splits), least_positions), kTilePositions);
+    splits = ceil_divide(depth, positions_per_split);
     rows = queries_per_block * group;
     padded_rows = streamed ? rows : round_up(rows, kTileRows);
     state_floats = round_up(padded_rows * (2 + padded_dim), 16);
+    query_bytes = float_bytes((shape.num_heads * length + kTileRows) * padded_dim);
+    unfinished_bytes = aligned(sizeof(std::atomic<int64_t>) * static_cast<size_t>(blocks));
+    // A block that is not split needs its state only while a task works at it: one for each slot is enough.
+    state_bytes = splits > 1 ? float_bytes(blocks * splits * state_floats) : 0;
   }
+
+  size_t bytes() const { return query_bytes + unfinished_bytes + state_bytes; }
+  int64_t items() const { return blocks * splits; }
 
   // The parts of a state, `index` states after `base`.
   SoftmaxState state(float* base, int64_t index) const {
@@ -59,21 +76,55 @@ struct Plan {
   }
 };
 
+// A row at work.
+struct RowWork {
+  const AttentionRow& row;
+  Plan plan;
+  float* queries;
+  std::atomic<int64_t>* unfinished;  // splits of each block
+  float* states;
+  // Its token items and its items come before these, among those of the group.
+  int64_t token_items_end, items_end;
+};
+
+// Calls visit(first, last, bytes) for each group of rows.
+template <class Visit>
+void for_each_group(const AttentionShape& shape, std::span<const AttentionRow> rows, Visit&& visit) {
+  size_t first = 0, bytes = 0;
+  for (size_t i = 0; i < rows.size(); i++) {
+    const size_t row_bytes = Plan(shape, rows[i].length, rows[i].past).bytes();
+    if (i > first && bytes + row_bytes > kGroupBytes) {
+      visit(first, i, bytes);
+      first = i;
+      bytes = 0;
+    }
+    bytes += row_bytes;
+  }
+  if (first < rows.size()) visit(first, rows.size(), bytes);
+}
+
 // Where the parts of the scratch memory begin, each aligned to 64 bytes.
 struct ScratchLayout {
-  size_t queries = 0, unfinished, states, workspaces, workspace_size, total;
+  size_t group;                      // of the rows' own parts
+  size_t slots, state_size, slot_size;  // of a slot: a state, a workspace
+  size_t total;
 
-  ScratchLayout(const AttentionShape& shape, const Plan& plan, int64_t length, size_t width) {
-    const auto aligned = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
-    const auto floats = [&](int64_t count) { return aligned(sizeof(float) * static_cast<size_t>(count)); };
-    const int64_t blocks = shape.kv_heads * plan.query_blocks;
-    // A block that is not split needs its state only while a task works at it.
-    const int64_t states_needed = plan.splits > 1 ? blocks * plan.splits : static_cast<int64_t>(width);
-    unfinished = queries + floats((shape.num_heads * length + kTileRows) * plan.padded_dim);
-    states = unfinished + aligned(sizeof(std::atomic<int64_t>) * static_cast<size_t>(blocks));
-    workspaces = states + floats(states_needed * plan.state_floats);
-    workspace_size = aligned(workspace_bytes(plan.rows, plan.padded_dim));
-    total = workspaces + workspace_size * width;
+  ScratchLayout(const AttentionShape& shape, std::span<const AttentionRow> rows, size_t width) {
+    size_t most_rows = 0, group_bytes = 0, workspace_size = 0;
+    for_each_group(shape, rows, [&](size_t first, size_t last, size_t bytes) {
+      most_rows = std::max(most_rows, last - first);
+      group_bytes = std::max(group_bytes, bytes);
+    });
+    state_size = 0;
+    for (const AttentionRow& row : rows) {
+      const Plan plan(shape, row.length, row.past);
+      if (plan.splits == 1) state_size = std::max(state_size, float_bytes(plan.state_floats));
+      workspace_size = std::max(workspace_size, aligned(workspace_bytes(plan.rows, plan.padded_dim)));
+    }
+    slot_size = state_size + workspace_size;
+    group = aligned(sizeof(RowWork) * most_rows);
+    slots = group + group_bytes;
+    total = slots + slot_size * width;
   }
 };
 
@@ -107,54 +158,47 @@ std::string_view attention_shape_error(const AttentionShape& shape) {
   return {};
 }
 
-size_t attention_scratch_bytes(const AttentionShape& shape, CacheType, int64_t length, int64_t past, size_t width) {
-  return ScratchLayout(shape, Plan(shape, length, past), length, width).total;
+size_t attention_scratch_bytes(const AttentionShape& shape, std::span<const AttentionRow> rows, size_t width) {
+  return ScratchLayout(shape, rows, width).total;
 }
 
-void attention_with(const AttentionKernels& kernels, const AttentionShape& shape, const double* inv_freq,
-                    const AttentionInput& input, const KVCache& cache, float* output, Parallel& parallel,
+void attention_with(const AttentionKernels& kernels, const AttentionShape& shape, CacheType type,
+                    const double* inv_freq, std::span<const AttentionRow> rows, Parallel& parallel,
                     std::byte* scratch) {
-  const Plan plan(shape, input.length, input.past);
-  const ScratchLayout layout(shape, plan, input.length, parallel.width());
-  auto* queries = reinterpret_cast<float*>(scratch + layout.queries);
-  auto* unfinished = reinterpret_cast<std::atomic<int64_t>*>(scratch + layout.unfinished);
-  auto* states = reinterpret_cast<float*>(scratch + layout.states);
+  const ScratchLayout layout(shape, rows, parallel.width());
+  const size_t element_bytes = type == CacheType::kFloat16 ? 2 : 4;
+  auto* const works = reinterpret_cast<RowWork*>(scratch);
 
-  // The last block's rows are padded with these; every other block's with rows of the next.
-  std::fill_n(queries + shape.num_heads * input.length * plan.padded_dim, kTileRows * plan.padded_dim, 0.0f);
-  const AttentionCall call{shape, inv_freq, input, cache, queries, plan.padded_dim};
-  const int64_t token_items = (input.length + kTokensPerItem - 1) / kTokensPerItem;
-  for_each_item(parallel, static_cast<size_t>(token_items), [&](size_t, size_t item) {
-    const int64_t first = static_cast<int64_t>(item) * kTokensPerItem;
-    kernels.prepare(call, first, std::min(first + kTokensPerItem, input.length));
-  });
+  const auto prepare = [&](const RowWork& work, int64_t first_token) {
+    const AttentionStart start{shape, inv_freq, work.row, work.queries, work.plan.padded_dim};
+    kernels.prepare(start, first_token, std::min(first_token + kTokensPerItem, work.row.length));
+  };
 
-  const int64_t blocks = shape.kv_heads * plan.query_blocks;
-  for (int64_t i = 0; i < blocks; i++) std::construct_at(unfinished + i, plan.splits);
-  const size_t element_bytes = cache.type == CacheType::kFloat16 ? 2 : 4;
-
-  const auto work = [&](size_t slot, int64_t item) {
+  const auto attend = [&](const RowWork& work, size_t slot, int64_t item) {
+    const AttentionRow& row = work.row;
+    const Plan& plan = work.plan;
+    std::byte* const slot_memory = scratch + layout.slots + slot * layout.slot_size;
     const int64_t block_index = item / plan.splits, split = item % plan.splits;
     const int64_t kv_head = block_index % shape.kv_heads;
     // The last queries see the most positions. They come first, so that no thread is left with a long item at the end.
-    const int64_t query_block = plan.query_blocks - 1 - block_index / shape.kv_heads;
+    const int64_t query_block = (plan.blocks - 1 - block_index) / shape.kv_heads;
     const int64_t first_query = query_block * plan.queries_per_block;
-    const int64_t last_query = std::min(first_query + plan.queries_per_block, input.length);
-    const size_t head_bytes = static_cast<size_t>(cache.capacity * shape.head_dim) * element_bytes;
-    const int64_t state_index = plan.splits > 1 ? item : static_cast<int64_t>(slot);
+    const int64_t last_query = std::min(first_query + plan.queries_per_block, row.length);
+    const size_t head_offset = static_cast<size_t>(kv_head * row.capacity * shape.head_dim) * element_bytes;
+    float* const states = plan.splits > 1 ? work.states : reinterpret_cast<float*>(slot_memory);
     const AttentionBlock block{
-        .queries = queries + (kv_head * input.length + first_query) * plan.group * plan.padded_dim,
+        .queries = work.queries + (kv_head * row.length + first_query) * plan.group * plan.padded_dim,
         .rows = (last_query - first_query) * plan.group,
         .group = plan.group,
         .head_dim = shape.head_dim,
         .padded_dim = plan.padded_dim,
-        .keys = static_cast<const std::byte*>(cache.keys) + static_cast<size_t>(kv_head) * head_bytes,
-        .values = static_cast<const std::byte*>(cache.values) + static_cast<size_t>(kv_head) * head_bytes,
-        .first_position = input.past + first_query,
+        .keys = static_cast<const std::byte*>(row.keys) + head_offset,
+        .values = static_cast<const std::byte*>(row.values) + head_offset,
+        .first_position = row.past + first_query,
         .begin = split * plan.positions_per_split,
-        .end = std::min((split + 1) * plan.positions_per_split, input.past + last_query),
-        .state = plan.state(states, state_index),
-        .workspace = scratch + layout.workspaces + slot * layout.workspace_size,
+        .end = std::min((split + 1) * plan.positions_per_split, row.past + last_query),
+        .state = plan.state(states, plan.splits > 1 ? item : 0),
+        .workspace = slot_memory + layout.state_size,
     };
     std::fill_n(block.state.max, plan.padded_rows, -FLT_MAX);
     std::fill_n(block.state.sum, plan.padded_rows, 0.0f);
@@ -162,21 +206,52 @@ void attention_with(const AttentionKernels& kernels, const AttentionShape& shape
     if (block.begin < block.end) (plan.streamed ? kernels.attend_rows : kernels.attend_tiles)(block);
 
     // Whoever ends a block's last split merges them all.
-    if (unfinished[block_index].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-    const int64_t first_state = plan.splits > 1 ? block_index * plan.splits : state_index;
-    for (int64_t row = 0; row < block.rows; row++) {
-      const int64_t query = first_query + row / plan.group, head = kv_head * plan.group + row % plan.group;
-      kernels.merge(plan.state(states, first_state), row, plan.splits, plan.state_floats, plan.padded_dim,
-                    shape.head_dim, output + (query * shape.num_heads + head) * shape.head_dim);
+    if (work.unfinished[block_index].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    const SoftmaxState merged = plan.state(states, plan.splits > 1 ? block_index * plan.splits : 0);
+    for (int64_t i = 0; i < block.rows; i++) {
+      const int64_t query = first_query + i / plan.group, head = kv_head * plan.group + i % plan.group;
+      kernels.merge(merged, i, plan.splits, plan.state_floats, plan.padded_dim, shape.head_dim,
+                    row.output + (query * shape.num_heads + head) * shape.head_dim);
     }
   };
-  for_each_item(parallel, static_cast<size_t>(blocks * plan.splits),
-                [&](size_t slot, size_t item) { work(slot, static_cast<int64_t>(item)); });
+
+  for_each_group(shape, rows, [&](size_t first, size_t last, size_t) {
+    std::byte* memory = scratch + layout.group;
+    int64_t token_items = 0, items = 0;
+    for (size_t i = first; i < last; i++) {
+      const AttentionRow& row = rows[i];
+      const Plan plan(shape, row.length, row.past);
+      token_items += ceil_divide(row.length, kTokensPerItem);
+      items += plan.items();
+      RowWork* const work = std::construct_at(
+          works + (i - first),
+          RowWork{row, plan, reinterpret_cast<float*>(memory),
+                  reinterpret_cast<std::atomic<int64_t>*>(memory + plan.query_bytes),
+                  reinterpret_cast<float*>(memory + plan.query_bytes + plan.unfinished_bytes), token_items, items});
+      memory += plan.bytes();
+      for (int64_t block = 0; block < plan.blocks; block++) std::construct_at(work->unfinished + block, plan.splits);
+      // The last block's rows are padded with these; every other block's with rows of the next.
+      std::fill_n(work->queries + shape.num_heads * row.length * plan.padded_dim, kTileRows * plan.padded_dim, 0.0f);
+    }
+    // Calls run(work, slot, index within the row) for each of the group's items, which end in a row at `end`.
+    const auto for_each = [&](int64_t count, int64_t RowWork::* end, auto&& run) {
+      for_each_item(parallel, static_cast<size_t>(count), [&](size_t slot, size_t index) {
+        const auto item = static_cast<int64_t>(index);
+        const RowWork* work = std::upper_bound(works, works + (last - first), item,
+                                               [&](int64_t value, const RowWork& other) { return value < other.*end; });
+        run(*work, slot, work == works ? item : item - work[-1].*end);
+      });
+    };
+    for_each(token_items, &RowWork::token_items_end, [&](const RowWork& work, size_t, int64_t item) {
+      prepare(work, item * kTokensPerItem);
+    });
+    for_each(items, &RowWork::items_end, attend);
+  });
 }
 
-void attention(const AttentionShape& shape, const double* inv_freq, const AttentionInput& input, const KVCache& cache,
-               float* output, Parallel& parallel, std::byte* scratch) {
-  attention_with(chosen_kernels(cache.type), shape, inv_freq, input, cache, output, parallel, scratch);
+void attention(const AttentionShape& shape, CacheType type, const double* inv_freq, std::span<const AttentionRow> rows,
+               Parallel& parallel, std::byte* scratch) {
+  attention_with(chosen_kernels(type), shape, type, inv_freq, rows, parallel, scratch);
 }
 
 }  // namespace llama3

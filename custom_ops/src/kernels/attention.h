@@ -1,18 +1,19 @@
 // Causal grouped-query attention over a KV cache: rotates the new queries and keys (RoPE), appends keys and values to
-// the cache in place, and attends. One call computes one row of a batch, a single token or a chunk of a prompt. The
-// instruction set is chosen at run time (cpu.h).
+// the cache in place, and attends. One call computes any number of rows, each with a cache, a past and a number of new
+// tokens of its own: a single token or a chunk of a prompt. The instruction set is chosen at run time (cpu.h).
 //
 // Arithmetic is float32 with an online softmax. One exception: a chunk of more than kMaxQueriesStreamed tokens over a
 // float16 cache multiplies in bfloat16 and sums in float32 where the machine can (relative error about 3e-3); with a
 // float32 cache it never does. Angles are computed in double, so that late positions are as exact as early ones.
 //
-// The result does not depend on the number of threads. NaN and infinity behave as in float arithmetic (a score of
+// A row's result does not depend on the number of threads or on the other rows. NaN and infinity behave as in float arithmetic (a score of
 // infinity makes its row NaN), except that those of one chunk may also reach the chunk's earlier positions; a key or a
 // value beyond float16's range becomes an infinity in a float16 cache.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "parallel.h"
@@ -30,21 +31,17 @@ struct AttentionShape {
   bool interleaved = true;  // rotates the pairs (2i, 2i + 1), as GGUF orders them; otherwise (i, i + rope_dim / 2)
 };
 
-// Keys and values of one row of the batch, each [kv_heads, capacity, head_dim].
-struct KVCache {
-  void* keys;
-  void* values;
-  CacheType type;
-  int64_t capacity;  // positions, at least past + length; those from past + length on are neither read nor written
-};
-
-// The new tokens of one row of the batch; they stand at positions past to past + length - 1.
-struct AttentionInput {
+// The new tokens of one row, at the positions past to past + length - 1, and the row's cache.
+struct AttentionRow {
   const float* q;  // [length, num_heads * head_dim]
   const float* k;  // [length, kv_heads * head_dim]
   const float* v;  // [length, kv_heads * head_dim]
   int64_t length;  // at least 1
   int64_t past;    // tokens already in the cache
+  void* keys;      // [kv_heads, capacity, head_dim]
+  void* values;    // likewise
+  int64_t capacity;  // positions, at least past + length; those from past + length on are neither read nor written
+  float* output;     // [length, num_heads * head_dim]; must not overlap the inputs
 };
 
 // Up to so many new tokens stream the cache as it lies; more of them repack it for a matrix product, which is as fast
@@ -54,12 +51,12 @@ inline constexpr int64_t kMaxQueriesStreamed = 8;
 // What is wrong with a shape, as a phrase for an error message; empty if nothing is.
 std::string_view attention_shape_error(const AttentionShape& shape);
 
-// Bytes of scratch memory that `attention` needs with a pool of this width.
-size_t attention_scratch_bytes(const AttentionShape& shape, CacheType type, int64_t length, int64_t past, size_t width);
+// Bytes of scratch memory that `attention` needs for these rows with a pool of this width. Pointers are not looked at.
+size_t attention_scratch_bytes(const AttentionShape& shape, std::span<const AttentionRow> rows, size_t width);
 
-// output [length, num_heads * head_dim], which must not overlap the inputs. `inv_freq` has rope_dim / 2 frequencies in
-// radians a position. `scratch` is aligned to 64 bytes. The caller has checked the shape.
-void attention(const AttentionShape& shape, const double* inv_freq, const AttentionInput& input, const KVCache& cache,
-               float* output, Parallel& parallel, std::byte* scratch);
+// Attends every row. `inv_freq` has rope_dim / 2 frequencies in radians per position. `scratch` is aligned to 64 bytes.
+// No two rows share positions of a cache. The caller has checked the shape.
+void attention(const AttentionShape& shape, CacheType type, const double* inv_freq, std::span<const AttentionRow> rows,
+               Parallel& parallel, std::byte* scratch);
 
 }  // namespace llama3

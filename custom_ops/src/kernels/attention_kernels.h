@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/attention.h"
 
@@ -15,12 +16,11 @@ inline constexpr int64_t kTileRows = 6;
 // A tile kernel repacks so many positions at a time.
 inline constexpr int64_t kTilePositions = 64;
 
-// The first step of a call: rotation and append.
-struct AttentionCall {
+// The first step of a row: rotation and append.
+struct AttentionStart {
   const AttentionShape& shape;
   const double* inv_freq;
-  const AttentionInput& input;
-  const KVCache& cache;
+  const AttentionRow& row;
   float* queries;  // [kv_heads, length, group, padded_dim]: rotated, times scale * log2(e)
   int64_t padded_dim;
 };
@@ -60,8 +60,8 @@ constexpr size_t workspace_bytes(int64_t rows, int64_t padded_dim) {
 }
 
 struct AttentionKernels {
-  // Rotates the queries of the new tokens first to last - 1 into call.queries, and appends their keys and values.
-  void (*prepare)(const AttentionCall& call, int64_t first, int64_t last);
+  // Rotates the queries of the new tokens first to last - 1 into start.queries, and appends their keys and values.
+  void (*prepare)(const AttentionStart& start, int64_t first, int64_t last);
   // For a few rows: streams keys and values as they lie.
   void (*attend_rows)(const AttentionBlock& block);
   // For many rows: repacks keys and values for a matrix product.
@@ -90,8 +90,7 @@ extern const AttentionKernels kAttention[2];
 }
 
 // `attention` with the kernels of one instruction set, which the processor must support: for tests.
-void attention_with(const AttentionKernels& kernels, const AttentionShape& shape, const double* inv_freq,
-                    const AttentionInput& input, const KVCache& cache, float* output, Parallel& parallel,
-                    std::byte* scratch);
+void attention_with(const AttentionKernels& kernels, const AttentionShape& shape, CacheType type,
+                    const double* inv_freq, std::span<const AttentionRow> rows, Parallel& parallel, std::byte* scratch);
 
 }  // namespace llama3

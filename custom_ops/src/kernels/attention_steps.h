@@ -79,27 +79,28 @@ void store_values(const float* source, int64_t count, Element* target) {
 }
 
 template <class Simd, class Element>
-void prepare(const AttentionCall& call, int64_t first, int64_t last) {
-  const AttentionShape& shape = call.shape;
+void prepare(const AttentionStart& start, int64_t first, int64_t last) {
+  const AttentionShape& shape = start.shape;
+  const AttentionRow& row = start.row;
   const int64_t head_dim = shape.head_dim, group = shape.num_heads / shape.kv_heads;
   const float score_scale = shape.scale * 1.44269504f;  // log2(e): the softmax counts in powers of two
   for (int64_t s = first; s < last; s++) {
-    const int64_t position = call.input.past + s;
-    const Rotation rotation(shape, call.inv_freq, position);
+    const int64_t position = row.past + s;
+    const Rotation rotation(shape, start.inv_freq, position);
     for (int64_t head = 0; head < shape.num_heads; head++) {
-      const int64_t row = (head / group * call.input.length + s) * group + head % group;
-      float* query = call.queries + row * call.padded_dim;
-      rotation.apply(shape, call.input.q + (s * shape.num_heads + head) * head_dim, query);
+      const int64_t place = (head / group * row.length + s) * group + head % group;
+      float* query = start.queries + place * start.padded_dim;
+      rotation.apply(shape, row.q + (s * shape.num_heads + head) * head_dim, query);
       for (int64_t i = 0; i < head_dim; i++) query[i] *= score_scale;
-      for (int64_t i = head_dim; i < call.padded_dim; i++) query[i] = 0;
+      for (int64_t i = head_dim; i < start.padded_dim; i++) query[i] = 0;
     }
     for (int64_t head = 0; head < shape.kv_heads; head++) {
       const int64_t source = (s * shape.kv_heads + head) * head_dim;
-      const int64_t target = (head * call.cache.capacity + position) * head_dim;
+      const int64_t target = (head * row.capacity + position) * head_dim;
       float key[256];
-      rotation.apply(shape, call.input.k + source, key);
-      store_values<Simd>(key, head_dim, static_cast<Element*>(call.cache.keys) + target);
-      store_values<Simd>(call.input.v + source, head_dim, static_cast<Element*>(call.cache.values) + target);
+      rotation.apply(shape, row.k + source, key);
+      store_values<Simd>(key, head_dim, static_cast<Element*>(row.keys) + target);
+      store_values<Simd>(row.v + source, head_dim, static_cast<Element*>(row.values) + target);
     }
   }
 }

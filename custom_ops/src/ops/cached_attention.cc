@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "kernels/work.h"
 
@@ -12,11 +13,11 @@ namespace {
 
 using ort::Element;
 
-enum Input : size_t { kQ, kK, kV, kPastKey, kPastValue, kSeqlensK, kTotalLength, kInvFreq };
+enum Input : size_t { kQ, kK, kV, kPastKey, kPastValue, kSeqlensK, kTotalLength, kInvFreq, kSeqlensQ };
 
 template <Element Cache>
-constexpr Element kInputs[] = {Element::kFloat, Element::kFloat, Element::kFloat, Cache,
-                               Cache,           Element::kInt32, Element::kInt32, Element::kDouble};
+constexpr Element kInputs[] = {Element::kFloat, Element::kFloat, Element::kFloat,  Cache,          Cache,
+                               Element::kInt32, Element::kInt32, Element::kDouble, Element::kInt32};
 template <Element Cache>
 constexpr Element kOutputs[] = {Element::kFloat, Cache, Cache};
 
@@ -30,13 +31,19 @@ struct Span {
   int64_t past, length;
 };
 
-Span span_of_row(int64_t tokens, int64_t new_tokens, int64_t total) {
-  const bool begins = total == new_tokens;
-  if (tokens < (begins ? 0 : new_tokens) || tokens > total) {
-    throw Failure{"seqlens_k gives a row " + std::to_string(tokens) + " tokens, with " + std::to_string(new_tokens) +
-                  " new ones and a total_length of " + std::to_string(total)};
+// Of S `new_tokens`, `length` are the row's. Without it, S = total begins a sequence, and otherwise all S are real.
+Span span_of_row(int64_t tokens, std::optional<int64_t> length, int64_t new_tokens, int64_t total) {
+  if (length && (*length < 0 || *length > new_tokens)) {
+    throw Failure{"seqlens_q gives a row " + std::to_string(*length) + " new tokens, of " + std::to_string(new_tokens)};
   }
-  return begins ? Span{0, tokens} : Span{tokens - new_tokens, new_tokens};
+  const bool begins = !length && total == new_tokens;
+  const int64_t least = begins ? 0 : length.value_or(new_tokens);
+  if (tokens < least || tokens > total) {
+    throw Failure{"seqlens_k gives a row " + std::to_string(tokens) + " tokens, with " +
+                  std::to_string(length.value_or(new_tokens)) + " new ones and a total_length of " +
+                  std::to_string(total)};
+  }
+  return begins ? Span{0, tokens} : Span{tokens - least, least};
 }
 
 // One of the cache's two tensors: past and present [batch, kv_heads, their capacity, head_dim].
@@ -47,11 +54,11 @@ struct CacheTensor {
   bool shared() const { return past == present; }
 };
 
-// A row of the batch in a cache that is not shared: copies its past, and clears what its new tokens do not fill.
-void carry_over(const CacheTensor& cache, int64_t row, int64_t kv_heads, int64_t past_capacity, int64_t capacity,
-                size_t position_bytes, const Span& span, Parallel& parallel) {
-  for_each_item(parallel, static_cast<size_t>(kv_heads), [&](size_t, size_t item) {
-    const size_t head = static_cast<size_t>(row * kv_heads) + item;
+// In a cache that is not shared: copies each row's past, and clears what its new tokens do not fill.
+void carry_over(const CacheTensor& cache, std::span<const Span> spans, int64_t kv_heads, int64_t past_capacity,
+                int64_t capacity, size_t position_bytes, Parallel& parallel) {
+  for_each_item(parallel, spans.size() * static_cast<size_t>(kv_heads), [&](size_t, size_t head) {
+    const Span& span = spans[head / static_cast<size_t>(kv_heads)];
     const auto bytes = [&](int64_t positions) { return static_cast<size_t>(positions) * position_bytes; };
     std::byte* target = cache.present + head * bytes(capacity);
     if (span.past > 0) std::memcpy(target, cache.past + head * bytes(past_capacity), bytes(span.past));
@@ -100,6 +107,7 @@ void CachedAttention::compute(const Call& call) const {
   const Tensor past_key = call.input(kPastKey), past_value = call.input(kPastValue);
   const Tensor seqlens_k = call.input(kSeqlensK), total_length = call.input(kTotalLength);
   const Tensor inv_freq = inv_freq_ ? *inv_freq_ : call.input(kInvFreq);
+  const std::optional<Tensor> seqlens_q = call.optional_input(kSeqlensQ);
 
   // Shapes.
   if (past_key.dims.rank() != 4) throw Failure{"past_key is " + past_key.dims.text() + ", without 4 dimensions"};
@@ -119,6 +127,7 @@ void CachedAttention::compute(const Call& call) const {
   expect(past_value, "past_value", past_key.dims);
   if (seqlens_k.dims.product(seqlens_k.dims.rank()) != batch) expect(seqlens_k, "seqlens_k", {batch});
   if (total_length.dims.product(total_length.dims.rank()) != 1) expect(total_length, "total_length", {});
+  if (seqlens_q && seqlens_q->dims.product(seqlens_q->dims.rank()) != batch) expect(*seqlens_q, "seqlens_q", {batch});
 
   // Lengths.
   const int64_t total = *total_length.as<int32_t>();
@@ -126,18 +135,19 @@ void CachedAttention::compute(const Call& call) const {
     throw Failure{"total_length is " + std::to_string(total) + ", with " + std::to_string(new_tokens) +
                   " new tokens and room for " + std::to_string(past_capacity) + " in the past"};
   }
-  const auto row_span = [&](int64_t row) {
-    return span_of_row(int64_t{seqlens_k.as<int32_t>()[row]} + 1, new_tokens, total);
-  };
-  HostPool pool(call);
-  size_t scratch_bytes = 0;
+  std::vector<Span> spans;
+  spans.reserve(static_cast<size_t>(batch));
   for (int64_t row = 0; row < batch; row++) {
-    const Span span = row_span(row);
-    if (span.length == 0) continue;
-    scratch_bytes =
-        std::max(scratch_bytes, attention_scratch_bytes(shape, type_, span.length, span.past, pool.width()));
+    const int64_t tokens = int64_t{seqlens_k.as<int32_t>()[row]} + 1;
+    const auto length = seqlens_q ? std::optional<int64_t>(seqlens_q->as<int32_t>()[row]) : std::nullopt;
+    const Span& span = spans.emplace_back(span_of_row(tokens, length, new_tokens, total));
+    if (span.past > past_capacity) {
+      throw Failure{"seqlens_k gives a row " + std::to_string(span.past) +
+                    " tokens before its new ones, and there is a past of " + std::to_string(past_capacity)};
+    }
   }
 
+  // Outputs.
   const int64_t capacity = std::max(past_capacity, total);
   const Dims present_dims{batch, kv_heads_, capacity, head_dim};
   auto* y = call.output<float>(0, q.dims);
@@ -147,29 +157,37 @@ void CachedAttention::compute(const Call& call) const {
     if (cache.shared() && capacity != past_capacity) {
       throw Failure{"past and present share a buffer, but it has no room for " + std::to_string(total) + " tokens"};
     }
+    if (!cache.shared() && seqlens_q && total != past_capacity + new_tokens) {
+      throw Failure{"total_length is " + std::to_string(total) + ", not the past's " + std::to_string(past_capacity) +
+                    " and the " + std::to_string(new_tokens) + " new tokens: is the attention mask too narrow?"};
+    }
   }
 
+  HostPool pool(call);
   const size_t position_bytes = static_cast<size_t>(head_dim) * (type_ == CacheType::kFloat16 ? 2 : 4);
-  const Scratch scratch(scratch_, scratch_bytes);
+  for (const CacheTensor& cache : {keys, values}) {
+    if (!cache.shared()) carry_over(cache, spans, kv_heads_, past_capacity, capacity, position_bytes, pool);
+  }
+  std::vector<AttentionRow> rows;
+  rows.reserve(static_cast<size_t>(batch));
   for (int64_t row = 0; row < batch; row++) {
-    const Span span = row_span(row);
-    for (const CacheTensor& cache : {keys, values}) {
-      if (cache.shared()) continue;
-      carry_over(cache, row, kv_heads_, past_capacity, capacity, position_bytes, span, pool);
-    }
+    const Span& span = spans[static_cast<size_t>(row)];
     const int64_t first = row * new_tokens;  // of the row's tokens
     const size_t cache_offset = static_cast<size_t>(row * kv_heads_ * capacity) * position_bytes;
-    if (span.length > 0) {
-      const AttentionInput input{.q = q.as<float>() + first * q_size,
-                                 .k = k.as<float>() + first * kv_size,
-                                 .v = v.as<float>() + first * kv_size,
-                                 .length = span.length,
-                                 .past = span.past};
-      const KVCache cache{keys.present + cache_offset, values.present + cache_offset, type_, capacity};
-      attention(shape, inv_freq.as<double>(), input, cache, y + first * q_size, pool, scratch.data());
-    }
     std::fill(y + (first + span.length) * q_size, y + (first + new_tokens) * q_size, 0.0f);
+    if (span.length == 0) continue;
+    rows.push_back({.q = q.as<float>() + first * q_size,
+                    .k = k.as<float>() + first * kv_size,
+                    .v = v.as<float>() + first * kv_size,
+                    .length = span.length,
+                    .past = span.past,
+                    .keys = keys.present + cache_offset,
+                    .values = values.present + cache_offset,
+                    .capacity = capacity,
+                    .output = y + first * q_size});
   }
+  const Scratch scratch(scratch_, attention_scratch_bytes(shape, rows, pool.width()));
+  attention(shape, type_, inv_freq.as<double>(), rows, pool, scratch.data());
 }
 
 void CachedAttention::infer_shapes(const ShapeCall& call) { call.set_output(kQ, 0, std::nullopt); }

@@ -13,14 +13,16 @@ namespace llama3 {
 //  past_key and past_value [batch, kv_num_heads, past, head_dim],
 //  seqlens_k int32 [batch]: a row's tokens so far, the new ones with them, less one,
 //  total_length int32 []: the most tokens so far of any row,
-//  inv_freq double [rope_dim / 2]: radians a position)
+//  inv_freq double [rope_dim / 2]: radians per position,
+//  seqlens_q int32 [batch], optional: a row's new tokens, 0 to S)
 //  -> (y float, as q; present_key and present_value [batch, kv_num_heads, max(past, total_length), head_dim]).
 // Attributes num_heads, kv_num_heads, scale = 1 / sqrt(head_dim), rotary_interleaved = 1.
 //
-// As in GroupQueryAttention, S = total_length begins a sequence, and a row may then be shorter than S (padded on the
-// right); later, all S tokens of each row are real. Past and present may be one buffer, which is then appended to in
-// place; otherwise the past is copied first. What y and the present hold beyond a row's tokens is zero, in a shared
-// buffer what was there.
+// A row's new tokens come first among its S, and its past is seqlens_k + 1 - seqlens_q; any mix of lengths will do. A
+// graph without seqlens_q follows GroupQueryAttention: S = total_length begins a sequence, and a row may then be shorter
+// than S; later, all S tokens of each row are real. Past and present may be one buffer, which is then appended to in
+// place; otherwise the past is copied first, and with seqlens_q it is total_length - S long. What y and the present hold
+// beyond a row's tokens is zero, in a shared buffer what was there.
 class CachedAttention {
  public:
   void compute(const Call& call) const;

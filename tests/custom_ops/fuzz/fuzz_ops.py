@@ -91,10 +91,15 @@ class Case:
     def make_attention(self) -> None:
         batch, new, kv_heads, group = self.pick(1, 4), self.pick(1, 20), self.pick(1, 4), self.pick(1, 5)
         head_dim, past, room = 8 * self.pick(1, 10), self.pick(0, 40), self.pick(0, 5)
-        begins = self.pick(3) == 0
+        begins, own_lengths = self.pick(3) == 0, self.pick(2) == 0
         cache = ("float16", "float32")[self.pick(2)]
-        tokens = self.rng.integers(0 if begins else new, (0 if begins else past) + new + 1, batch)
         self.op = "CachedAttention"
+        if own_lengths:
+            room = 0  # of a past that no buffer shares
+            lengths = self.rng.integers(0, new + 1, batch)
+            tokens = lengths + self.rng.integers(0, past + 1, batch)
+        else:
+            tokens = self.rng.integers(0 if begins else new, (0 if begins else past) + new + 1, batch)
         self.inputs = {
             "q": self.floats(batch, new, kv_heads * group * head_dim),
             "k": self.floats(batch, new, kv_heads * head_dim),
@@ -102,9 +107,11 @@ class Case:
             "past_key": self.floats(batch, kv_heads, past + room, head_dim).astype(cache),
             "past_value": self.floats(batch, kv_heads, past + room, head_dim).astype(cache),
             "seqlens_k": tokens.astype(np.int32) - 1,
-            "total_length": np.array(new if begins else past + new, np.int32),
+            "total_length": np.array(new if begins and not own_lengths else past + new, np.int32),
             "inv_freq": self.rng.uniform(0, 1, self.pick(0, head_dim // 2 + 1)),
         }
+        if own_lengths:
+            self.inputs["seqlens_q"] = lengths.astype(np.int32)
         self.outputs = {"y": FLOAT, "present_key": ONNX_TYPES[cache], "present_value": ONNX_TYPES[cache]}
         self.attributes = {"num_heads": kv_heads * group, "kv_num_heads": kv_heads, "scale": 0.2}
 
