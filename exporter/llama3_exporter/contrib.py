@@ -29,10 +29,10 @@ from llama3_exporter.contrib_modules import (
     FloatEmbedding,
     FloatLinear,
     GroupedQueryAttention,
+    LengthsAndTables,
     Linear,
     Linears,
     QuantizedPart,
-    RotaryTables,
     SkipRMSNorm,
     SwiGLU,
 )
@@ -125,7 +125,7 @@ class ContribBackend:
         """See `llama.Backend`."""
         return SwiGLU()
 
-    def rotary(self) -> nn.Module:
+    def positions(self) -> nn.Module:
         """See `llama.Backend`.
 
         Raises:
@@ -137,7 +137,7 @@ class ContribBackend:
                 f"{self._file.path}: the rotary tables of {self._max_length:,} positions would take "
                 f"{format_bytes(n_bytes)}; export it with a smaller --max-length, or with --ops native, which has none"
             )
-        return RotaryTables(self._config, self._max_length, self.kv_type)
+        return LengthsAndTables(self._config, self._max_length, self.kv_type)
 
     def attention(self) -> nn.Module:
         """See `llama.Backend`.

@@ -15,8 +15,8 @@ import onnx_ir as ir
 from llama3_models.hyperparameters import Hyperparameters
 from onnxscript import OpBuilder, nn
 
-from llama3_exporter.llama import Chunk, LayerCache, Rotary
-from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, cast, parameter, typed
+from llama3_exporter.llama import Chunk, LayerCache, Positions
+from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, cast, checked, parameter, typed
 
 CONTRIB = "com.microsoft"
 
@@ -138,6 +138,7 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
+        self.vocab_size = parts[0].part.num_rows
         self.block_size = parts[0].part.block_size
         self.remainder = parameter(remainder) if remainder is not None else None
         self.bias = bias
@@ -221,17 +222,25 @@ def matmul_transposed(op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
     return typed(y, x, weight.shape[0], weight.dtype or FLOAT)
 
 
+def in_vocabulary(op: OpBuilder, ids: ir.Value, vocab_size: int) -> ir.Value:
+    """`ids`, checked: to GatherBlockQuantized an id that is too large is a row of zeros, and -1 the last row."""
+    remainders = op.Mod(ids, vocab_size)
+    return op.Add(remainders, checked(op, [0], op.Sub(ids, remainders), "input_ids_must_be_in_the_vocabulary"))
+
+
 class Embedding(nn.Module):
     """Rows of a block-quantized weight, and what their zero points leave, repeated over each block."""
 
     def __init__(self, parts: Sequence[BlockQuantizedRows], remainder: ir.TensorProtocol | None) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
+        self.vocab_size = parts[0].part.num_rows
         self.block_size = parts[0].part.block_size
         self.remainder = parameter(remainder) if remainder is not None else None
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
+        ids = in_vocabulary(op, ids, self.vocab_size)
         x = add_all(op, [part(op, ids) for part in self.parts])
         if self.remainder is not None:
             block = [1, 1, 1, self.block_size]
@@ -248,14 +257,16 @@ class FloatEmbedding(nn.Module):
     def __init__(self, weight: ir.TensorProtocol) -> None:
         super().__init__()
         self.weight = parameter(weight)
+        self.vocab_size, _ = weight.shape.numpy()
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
+        ids = in_vocabulary(op, ids, self.vocab_size)
         return cast(op, op.Gather(self.weight, ids), FLOAT)
 
 
-class RotaryTables(nn.Module):
-    """Cosines and sines of every position, [max_length, rope_dim / 2], from nodes that ONNX Runtime folds at load.
+class LengthsAndTables(nn.Module):
+    """The lengths of the rows, and cosines and sines of every position, from nodes that ONNX Runtime folds at load.
 
     So the file holds only the frequencies. An angle of position 100,000 needs double precision, and since ONNX
     Runtime 1.23 has no double Cos on the CPU, cos(a) is sin(a + pi / 2).
@@ -268,7 +279,26 @@ class RotaryTables(nn.Module):
         self.max_length = max_length
         self.dtype = dtype
 
-    def forward(self, op: OpBuilder) -> Rotary:
+    def forward(self, op: OpBuilder, chunk: Chunk) -> Positions:
+        """The last four inputs of GroupQueryAttention.
+
+        The op finds a row's past by subtracting the chunk's length from the row's, so every row counts as full: what it
+        then computes of the padding comes after the row's real tokens, where none of them sees it, and stands in the
+        cache behind them, where the next chunk overwrites it.
+
+        A mask that is wider than past and chunk, or narrower than the chunk, is an error here: old versions of ONNX
+        Runtime then read outside of the cache.
+        """
+        int32 = ir.DataType.INT32
+        tokens_before = op.Sub(chunk.tokens, chunk.real)
+        seqlens_k = op.Cast(op.Add(tokens_before, op.Sub(chunk.length, 1)), to=int32)
+        width_before = op.Sub(chunk.total_length, chunk.length)  # [1]
+        past_length = op.Shape(chunk.past_key, start=2, end=3)
+        excess = op.Squeeze(op.Max(op.Sub(width_before, past_length), op.Neg(width_before), 0))
+        total_length = checked(op, chunk.total_length, excess, "attention_mask_must_be_as_wide_as_past_plus_chunk")
+        return seqlens_k, op.Cast(total_length, to=int32), *self.tables(op)
+
+    def tables(self, op: OpBuilder) -> tuple[ir.Value, ir.Value]:
         """Cosines and sines, both [max_length, rope_dim / 2]."""
         positions = op.Cast(op.Range(0, self.max_length, 1), to=ir.DataType.DOUBLE)
         angles = op.Mul(op.Unsqueeze(positions, [1]), self.inverse_frequencies)
@@ -286,20 +316,16 @@ class GroupedQueryAttention(nn.Module):
         self.kv_type = kv_type
 
     def forward(
-        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, chunk: Chunk, rotary: Rotary
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, positions: Positions
     ) -> tuple[ir.Value, LayerCache]:
         """Q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim] -> y as q, float32."""
-        cos, sin = rotary
         y, key, value = op.GroupQueryAttention(
             cast(op, q, self.kv_type),
             cast(op, k, self.kv_type),
             cast(op, v, self.kv_type),
             past.key,
             past.value,
-            chunk.seqlens_k,
-            chunk.total_length,
-            cos,
-            sin,
+            *positions,
             num_heads=self.config.num_attention_heads,
             kv_num_heads=self.config.num_key_value_heads,
             do_rotary=1,

@@ -1,13 +1,11 @@
 """The graph around the model: inputs, outputs and padding, as every ONNX Runtime app knows them.
 
 `input_ids`, `attention_mask` and `past_key_values.*` go in, `logits` and `present.*` come out; the names are those of
-Optimum and onnxruntime-genai. Hosts pad on either side of a prompt (genai right, transformers left) while the
-attention op wants the real tokens first, so every row of the chunk is turned until its padding is last.
+Optimum and onnxruntime-genai. Hosts pad on either side of a prompt (genai right, transformers left), or let a row of a
+batch rest, while the attention op wants a row's real tokens first: the graph puts them there.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -16,20 +14,12 @@ from llama3_models.hyperparameters import Hyperparameters
 from onnxscript import GraphBuilder, OpBuilder
 
 from llama3_exporter.llama import Backend, Chunk, LayerCache, Llama, Select
+from llama3_exporter.modules import checked
 
 OPSET = 23  # the first with RMSNormalization
 IR_VERSION = 11
 
 _END = int(np.iinfo(np.int64).max)
-
-
-class _Turned(NamedTuple):
-    """Where the tokens of the chunk are, once each row is turned by `lead`."""
-
-    positions: ir.Value  # int64 [seq]: 0 .. seq - 1
-    length: ir.Value  # int64 [1]: seq
-    lead: ir.Value  # int64 [batch, 1]: padding before the first real token
-    real: ir.Value  # int64 [batch, 1]: real tokens in the chunk
 
 
 def build_graph(config: Hyperparameters, backend: Backend, logits: Logits) -> ir.Model:
@@ -54,16 +44,16 @@ def build_graph(config: Hyperparameters, backend: Backend, logits: Logits) -> ir
     ]
     graph.inputs.extend(value for cache in caches for value in cache)
 
-    chunk, turned = _turn(op, input_ids, attention_mask)
+    chunk, chunk_mask = _real_tokens_first(op, input_ids, attention_mask, caches[0].key)
     num_kept: int | str
     if logits == "last":
-        select, num_kept = _select_last(op, turned, None), 1
+        select, num_kept = _select_last(op, chunk, None), 1
     elif logits == "selected":
         one = ir.tensor(np.array([1], dtype=np.int64), name="logits_to_keep")
-        select = _select_last(op, turned, builder.input("logits_to_keep", const_value=one))
+        select = _select_last(op, chunk, builder.input("logits_to_keep", const_value=one))
         num_kept = "logits_to_keep"
     else:
-        select, num_kept = _turn_back(op, turned), "sequence_length"
+        select, num_kept = _as_given(op, chunk_mask), "sequence_length"
 
     scores, presents = Llama(config, backend)(op, chunk, caches, select)
 
@@ -87,32 +77,42 @@ def _cache_value(name: str, config: Hyperparameters, dtype: ir.DataType, span: s
     return ir.val(name, dtype, shape)
 
 
-def _turn(op: OpBuilder, input_ids: ir.Value, attention_mask: ir.Value) -> tuple[Chunk, _Turned]:
-    """Turn each row of the chunk until its first real token comes first."""
+def _real_tokens_first(
+    op: OpBuilder, input_ids: ir.Value, attention_mask: ir.Value, past_key: ir.Value
+) -> tuple[Chunk, ir.Value]:
+    """The chunk with each row's real tokens in their order and padding after them, and its mask [batch, seq]."""
     length = op.Shape(input_ids, start=1, end=2)  # [1]
-    positions = op.Range(0, op.Squeeze(length), 1)  # [seq]
-    mask = op.Slice(attention_mask, op.Neg(length), [_END], [1])  # [batch, seq]: the chunk's part of the mask
-    lead = op.ArgMax(mask, axis=1, keepdims=1)
-    real = op.ReduceSum(mask, [1], keepdims=1)
-    ids = op.GatherElements(input_ids, op.Mod(op.Add(positions, lead), length), axis=1)
-    real_tokens = op.ReduceSum(attention_mask, [1], keepdims=0)  # [batch]
-    seqlens_k = op.Cast(op.Sub(real_tokens, 1), to=ir.DataType.INT32)
-    total_length = op.Cast(op.Squeeze(op.Shape(attention_mask, start=1, end=2)), to=ir.DataType.INT32)
-    return Chunk(ids, seqlens_k, total_length), _Turned(positions, length, lead, real)
+    mask_less_1 = op.Sub(attention_mask, 1)
+    ones = checked(op, [1], mask_less_1, "attention_mask_must_be_0_or_1")
+    mask = op.Add(mask_less_1, ones)  # [batch, total]
+    chunk_mask = op.Slice(mask, op.Neg(length), [_END], [1])  # [batch, seq]
+    # The earlier a real token, the larger; padding has zeros, whose order plays no part.
+    ranks = op.Mul(chunk_mask, op.Range(op.Squeeze(length), 0, -1))
+    _, places = op.TopK(ranks, length, axis=1, _outputs=["ranks_in_order", "places"])
+    ids = op.GatherElements(op.Mul(input_ids, chunk_mask), places, axis=1)  # padding may have any id
+    chunk = Chunk(
+        ids=ids,
+        length=length,
+        tokens=op.ReduceSum(mask, [1], keepdims=0),
+        real=op.ReduceSum(chunk_mask, [1], keepdims=0),
+        past_key=past_key,
+        total_length=op.Shape(attention_mask, start=1, end=2),
+    )
+    return chunk, chunk_mask
 
 
-def _select_last(op: OpBuilder, turned: _Turned, num_kept: ir.Value | None) -> Select:
-    """The rows of the last real tokens: one, or `num_kept` [1] of them."""
-    if num_kept is None:
-        rows = op.Sub(turned.real, 1)  # [batch, 1]
-    else:
-        rows = op.Add(op.Range(0, op.Squeeze(num_kept), 1), op.Sub(turned.real, num_kept))  # [batch, kept]
-    return _gather(op.Unsqueeze(rows, [2]))
+def _select_last(op: OpBuilder, chunk: Chunk, num_kept: ir.Value | None) -> Select:
+    """The rows of the last real tokens: one, or `num_kept` [1] of them, in which the first token fills in."""
+    rows = op.Unsqueeze(op.Sub(chunk.real, 1), [1, 2])  # [batch, 1, 1]
+    if num_kept is not None:
+        before_last = op.Range(op.Sub(op.Squeeze(num_kept), 1), -1, -1)  # [kept]
+        rows = op.Max(op.Sub(rows, op.Unsqueeze(before_last, [1])), 0)  # [batch, kept, 1]
+    return _gather(rows)
 
 
-def _turn_back(op: OpBuilder, turned: _Turned) -> Select:
-    """All rows, where the host had put them."""
-    rows = op.Mod(op.Add(op.Sub(turned.positions, turned.lead), turned.length), turned.length)  # [batch, seq]
+def _as_given(op: OpBuilder, chunk_mask: ir.Value) -> Select:
+    """All rows, where the host had put them; at padding those of other tokens."""
+    rows = op.Sub(op.CumSum(chunk_mask, 1), 1)  # [batch, seq]; -1 is the last
     return _gather(op.Unsqueeze(rows, [2]))
 
 

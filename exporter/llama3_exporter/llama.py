@@ -15,11 +15,14 @@ from onnxscript import OpBuilder, nn
 
 
 class Chunk(NamedTuple):
-    """The tokens of one call, each row's padding moved behind its real tokens."""
+    """The tokens of one call: each row's real tokens come first, its padding after them."""
 
     ids: ir.Value  # int64 [batch, seq]
-    seqlens_k: ir.Value  # int32 [batch]: real tokens up to and with this chunk, less one
-    total_length: ir.Value  # int32 []: the mask's width
+    length: ir.Value  # int64 [1]: seq
+    tokens: ir.Value  # int64 [batch]: real tokens up to and with this chunk
+    real: ir.Value  # int64 [batch]: those of this chunk, 0 to seq
+    past_key: ir.Value  # [batch, kv_heads, past, head_dim]: of the first layer
+    total_length: ir.Value  # int64 [1]: the mask's width
 
 
 class LayerCache(NamedTuple):
@@ -29,7 +32,8 @@ class LayerCache(NamedTuple):
     value: ir.Value
 
 
-Rotary = tuple[ir.Value, ...]
+Positions = tuple[ir.Value, ...]
+"""Where the tokens of a chunk stand, as the attention op takes it: the lengths of the rows, and what rotates."""
 Select = Callable[[OpBuilder, ir.Value], ir.Value]
 """Takes the rows of [batch, seq, n] that get logits: [batch, kept, n]."""
 
@@ -55,7 +59,7 @@ class Backend(Protocol):
         """A module x -> one output for each of `names`, which share their input; the keys name their weights."""
 
     def embedding(self, name: str) -> nn.Module:
-        """A module ids [batch, seq] -> [batch, seq, hidden], float32."""
+        """A module ids [batch, seq] -> [batch, seq, hidden], float32. On the CPU an id without a row is an error."""
 
     def norm(self, name: str) -> nn.Module:
         """A module (x, branch) -> (RMS norm of x + branch, x + branch), as x; a branch of None adds nothing."""
@@ -63,11 +67,11 @@ class Backend(Protocol):
     def swiglu(self) -> nn.Module:
         """A module (gate, up) -> silu(gate) * up."""
 
-    def rotary(self) -> nn.Module:
-        """A module () -> the values that `attention` needs to rotate queries and keys."""
+    def positions(self) -> nn.Module:
+        """A module Chunk -> Positions, which every layer's attention shares."""
 
     def attention(self) -> nn.Module:
-        """A module (q, k, v, LayerCache, Chunk, Rotary) -> (y, LayerCache): rotate, append to the cache, attend."""
+        """A module (q, k, v, LayerCache, Positions) -> (y, LayerCache): rotate, append to the cache, attend."""
 
 
 class Llama(nn.Module):
@@ -76,7 +80,7 @@ class Llama(nn.Module):
     def __init__(self, config: Hyperparameters, backend: Backend) -> None:
         super().__init__()
         self.embed_tokens = backend.embedding("token_embd")
-        self.rotary = backend.rotary()
+        self.positions = backend.positions()
         self.layers = nn.ModuleList([Block(config, backend, i) for i in range(config.num_layers)])
         self.norm = backend.norm("output_norm")
         self.lm_head = backend.linear("token_embd" if config.tied else "output", fine=True)
@@ -85,12 +89,12 @@ class Llama(nn.Module):
         self, op: OpBuilder, chunk: Chunk, caches: Sequence[LayerCache], select: Select
     ) -> tuple[ir.Value, list[LayerCache]]:
         """Only the selected rows go on after the last layer's attention: nothing later looks at its neighbours."""
-        rotary = self.rotary(op)
+        positions = self.positions(op, chunk)
         x, branch = self.embed_tokens(op, chunk.ids), None  # [batch, seq, hidden]
         presents = []
         for i, (layer, past) in enumerate(zip(self.layers, caches, strict=True)):
             last = i == len(caches) - 1
-            x, branch, present = layer(op, x, branch, past, chunk, rotary, select if last else None)
+            x, branch, present = layer(op, x, branch, past, positions, select if last else None)
             presents.append(present)
         x, _ = self.norm(op, x, branch)  # [batch, kept, hidden]
         return self.lm_head(op, x), presents
@@ -121,13 +125,12 @@ class Block(nn.Module):
         x: ir.Value,
         branch: ir.Value | None,
         past: LayerCache,
-        chunk: Chunk,
-        rotary: Rotary,
+        positions: Positions,
         select: Select | None,
     ) -> tuple[ir.Value, ir.Value, LayerCache]:
         """[batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
         normed, x = self.input_layernorm(op, x, branch)
-        attended, present = self.self_attn(op, normed, past, chunk, rotary, select)
+        attended, present = self.self_attn(op, normed, past, positions, select)
         if select is not None:
             x = select(op, x)
         normed, x = self.post_attention_layernorm(op, x, attended)
@@ -145,11 +148,11 @@ class Attention(nn.Module):
         self.o_proj = backend.linear(f"{block}attn_output")
 
     def forward(
-        self, op: OpBuilder, x: ir.Value, past: LayerCache, chunk: Chunk, rotary: Rotary, select: Select | None
+        self, op: OpBuilder, x: ir.Value, past: LayerCache, positions: Positions, select: Select | None
     ) -> tuple[ir.Value, LayerCache]:
         """[batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
         q, k, v = self.qkv_proj(op, x)  # [batch, seq, heads * head_dim]
-        y, present = self.attend(op, q, k, v, past, chunk, rotary)
+        y, present = self.attend(op, q, k, v, past, positions)
         if select is not None:
             y = select(op, y)
         return self.o_proj(op, y), present

@@ -25,6 +25,17 @@ def add_bias(op: OpBuilder, y: ir.Value, bias: nn.Parameter | None) -> ir.Value:
     return y if bias is None else op.Add(y, bias)
 
 
+def checked(op: OpBuilder, only: ir.Value | list[int], index: ir.Value, rule: str) -> ir.Value:
+    """`only` [1] in the shape of `index` [..], int64, whose elements have to be 0 or -1.
+
+    On the CPU any other ends the run with an error of the node called `rule`: it is an index outside of a list of one.
+    CUDA's Gather says nothing.
+    """
+    gathered = op.Gather(only, index)
+    gathered.producer().name = rule
+    return gathered
+
+
 class RMSNorm(nn.Module, ABC):
     """The norm of the residual stream, which a branch joins before; how both are one op is the backend's business."""
 

@@ -25,7 +25,7 @@ from llama3_exporter.native_modules import (
     BlockQuantizedLinears,
     Blocks,
     CachedAttention,
-    InverseFrequencies,
+    LengthsAndFrequencies,
     SwiGLU,
 )
 
@@ -73,9 +73,9 @@ class NativeBackend:
         """See `llama.Backend`."""
         return SwiGLU()
 
-    def rotary(self) -> nn.Module:
+    def positions(self) -> nn.Module:
         """See `llama.Backend`."""
-        return InverseFrequencies(self._config)
+        return LengthsAndFrequencies(self._config)
 
     def attention(self) -> nn.Module:
         """See `llama.Backend`."""

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from llama3_models.hyperparameters import Hyperparameters
 from onnxscript import OpBuilder, nn
 
-from llama3_exporter.llama import Chunk, LayerCache, Rotary
+from llama3_exporter.llama import Chunk, LayerCache, Positions
 from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, parameter, typed
 
 DOMAIN = "llama3"
@@ -121,16 +121,19 @@ class BlockQuantizedEmbedding(nn.Module):
         return rows
 
 
-class InverseFrequencies(nn.Module):
-    """The angle by which each rotated pair of a head turns per position: all that the attention op needs of RoPE."""
+class LengthsAndFrequencies(nn.Module):
+    """The lengths of the rows, and the angle by which each rotated pair of a head turns per position."""
 
     def __init__(self, config: Hyperparameters) -> None:
         super().__init__()
         self.inverse_frequencies = parameter(ir.tensor(config.inverse_frequencies))
 
-    def forward(self, _: OpBuilder) -> Rotary:
-        """Float64 [rope_dim / 2]."""
-        return (self.inverse_frequencies,)
+    def forward(self, op: OpBuilder, chunk: Chunk) -> Positions:
+        """The last four inputs of CachedAttention."""
+        int32 = ir.DataType.INT32
+        seqlens_k = op.Cast(op.Sub(chunk.tokens, 1), to=int32)
+        total_length = op.Cast(op.Squeeze(chunk.total_length), to=int32)
+        return seqlens_k, total_length, self.inverse_frequencies, op.Cast(chunk.real, to=int32)
 
 
 class CachedAttention(nn.Module):
@@ -141,7 +144,7 @@ class CachedAttention(nn.Module):
         self.config = config
 
     def forward(
-        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, chunk: Chunk, rotary: Rotary
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, positions: Positions
     ) -> tuple[ir.Value, LayerCache]:
         """Q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim] -> y as q."""
         y, key, value = op.CachedAttention(
@@ -150,9 +153,7 @@ class CachedAttention(nn.Module):
             v,
             past.key,
             past.value,
-            chunk.seqlens_k,
-            chunk.total_length,
-            *rotary,
+            *positions,
             num_heads=self.config.num_attention_heads,
             kv_num_heads=self.config.num_key_value_heads,
             scale=self.config.head_dim**-0.5,

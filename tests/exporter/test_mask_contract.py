@@ -1,0 +1,257 @@
+"""Each line of the table in docs/graph-contract.md that says which masks and ids are right, refused or not checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llama3_exporter import export
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from tests.support.batches import Batch
+from tests.support.graphs import Graph
+from tests.support.llama_gguf import write_llama_gguf
+
+PAGE = Path(__file__).parents[2] / "docs" / "graph-contract.md"
+VOCAB_SIZE = 320
+TEXTS = [np.random.default_rng(row).integers(0, VOCAB_SIZE, 40) for row in range(3)]
+# What io binding raises is a RuntimeError, and so are these.
+REFUSALS = (state.Fail, state.InvalidArgument, state.RuntimeException, RuntimeError)
+
+
+class WrongLogitsError(Exception):
+    """Logits that are not the row's own, without an error."""
+
+
+class Row(Batch):
+    """One row or several, whose logits are compared after every step."""
+
+    def __init__(self, graph: Graph, num_rows: int = 1, positions: int | None = None) -> None:
+        super().__init__(graph, num_rows, positions)
+        self.next = [0] * num_rows
+
+    def take(self, *masks: str, whole_mask: np.ndarray | None = None) -> None:
+        """A step: for each row a text like "0110", a token of its text where there is a 1."""
+        mask = np.array([[int(character) for character in row] for row in masks])
+        ids = np.zeros_like(mask)
+        for row, text in enumerate(TEXTS[: len(masks)]):
+            count = mask[row].sum()
+            ids[row, mask[row] == 1] = text[self.next[row] : self.next[row] + count]
+            self.next[row] += count
+        logits = self.step(ids, mask, whole_mask)
+        for row, given in enumerate(self.given):
+            if mask[row].any():
+                expected, _ = self.graph(np.array(given))
+                if np.abs(logits[row, -1] - expected[0, -1]).max() > 1e-5 * np.abs(expected).max():
+                    raise WrongLogitsError(masks)
+
+
+def a_prompt_of_rows_of_any_length(graph: Graph) -> None:
+    for positions in (None, 64):
+        batch = Row(graph, 3, positions)
+        batch.take("001111", "110000", "111111")
+        batch.take("1", "1", "1")
+        batch = Row(graph, 3, positions)
+        batch.take("011110", "000001", "100000")
+        batch.take("1", "1", "1")
+
+
+def a_hole(graph: Graph) -> None:
+    batch = Row(graph, 2)
+    batch.take("101101", "010001")
+    batch.take("1", "1")
+
+
+def a_row_of_padding_alone(graph: Graph) -> None:
+    batch = Row(graph, 2)
+    batch.take("0000", "1111")
+    batch.take("1", "1")
+
+
+def a_resting_row(graph: Graph) -> None:
+    for positions in (None, 64):
+        batch = Row(graph, 3, positions)
+        batch.take("1111", "0111", "1100")
+        for masks in (("1", "0", "1"), ("0", "0", "1"), ("1", "1", "0"), ("1", "1", "1")):
+            batch.take(*masks)
+
+
+def a_later_chunk_of_one_row(graph: Graph) -> None:
+    for positions in (None, 64):
+        batch = Row(graph, 1, positions)
+        for chunk in ("1111", "011", "110", "010", "000", "11111"):
+            batch.take(chunk)
+        batch.take("1")
+
+
+def a_later_chunk_of_several_rows(graph: Graph) -> None:
+    for positions in (None, 64):
+        batch = Row(graph, 3, positions)
+        batch.take("1111", "0111", "1100")
+        batch.take("0011", "1100", "1111")
+        batch.take("0000", "1000", "1111")
+        batch.take("1", "1", "1")
+
+
+def fixed_width(batch: Row, *masks: str) -> None:
+    new = np.array([[int(character) for character in row] for row in masks])
+    gap = np.zeros((len(masks), 64 - batch.mask.shape[1] - new.shape[1]), np.int64)
+    batch.take(*masks, whole_mask=np.concatenate([batch.mask, gap, new], axis=1))
+
+
+def a_fixed_width_in_steps_of_one_token(graph: Graph) -> None:
+    batch = Row(graph, 3, positions=64)
+    batch.take("1111", "0111", "1100")
+    for masks in (("1", "1", "1"), ("1", "0", "1"), ("1", "1", "1")):
+        fixed_width(batch, *masks)
+
+
+def a_fixed_width_in_chunks_of_one_row(graph: Graph) -> None:
+    batch = Row(graph, 1, positions=64)
+    for chunk in ("1111", "011", "1"):
+        fixed_width(batch, chunk)
+
+
+def a_fixed_width_in_chunks_of_several_rows(graph: Graph) -> None:
+    batch = Row(graph, 2, positions=64)
+    for chunks in (("1111", "0111"), ("111", "001"), ("1", "1")):
+        fixed_width(batch, *chunks)
+
+
+def refused_in_all(attempts: list[Callable[[], object]]) -> None:
+    """Raises the refusal of the last attempt if all are refused."""
+    for attempt in attempts[:-1]:
+        try:
+            attempt()
+        except REFUSALS:
+            continue
+        raise WrongLogitsError
+    attempts[-1]()
+    raise WrongLogitsError
+
+
+def run(graph: Graph, mask: list[int], ids: list[int] | None = None, past: int = 0) -> Callable[[], object]:
+    """One row behind a past of so many tokens."""
+
+    def attempt() -> None:
+        cache = graph(TEXTS[0][:past])[1] if past else None
+        graph(np.array(ids or [5]), np.array([mask]), cache)
+
+    return attempt
+
+
+def another_value(graph: Graph) -> None:
+    bad = (-1, 2, -(2**63), 2**63 - 1)
+    attempts = [run(graph, [1, value, 1], [7, 8, 9]) for value in bad]
+    attempts += [run(graph, [1, 1, value, 1, 1], past=4) for value in bad]
+    refused_in_all([*attempts, *(run(graph, [1, 1, 1, 1, value], past=4) for value in bad)])
+
+
+def a_mask_that_is_too_wide(graph: Graph) -> None:
+    refused_in_all([run(graph, [1] * width, past=4) for width in (6, 7, 100)])
+
+
+def a_mask_that_is_too_narrow(graph: Graph) -> None:
+    # A chunk of several tokens too, though there onnxruntime's op sees that the width is neither of its two.
+    refused_in_all([run(graph, [1] * 5, [5, 6], past=4), *(run(graph, [1] * width, past=4) for width in (1, 3, 4))])
+
+
+def a_mask_narrower_than_the_chunk(graph: Graph) -> None:
+    refused_in_all([run(graph, [1] * width, [5, 6, 7, 8]) for width in (1, 2, 3)])
+
+
+def a_mask_of_other_rows(graph: Graph) -> None:
+    ids = np.array([[5, 6], [7, 8]])
+    shapes = [(1, 2), (3, 2), (4, 2)]
+    refused_in_all([partial(graph, ids, np.ones(shape)) for shape in shapes])
+
+
+def an_id_outside_of_the_vocabulary(graph: Graph) -> None:
+    bad = (VOCAB_SIZE, -1, -VOCAB_SIZE, -VOCAB_SIZE - 1, 10**12, 2**63 - 1, -(2**63))
+    refused_in_all([run(graph, [1, 1], [7, bad_id]) for bad_id in bad])
+
+
+def any_id_at_padding(graph: Graph) -> None:
+    expected, _ = graph(np.array([7, 8]))
+    for bad_id in (VOCAB_SIZE, -1, 10**12, -(2**63)):
+        found, _ = graph(np.array([bad_id, 7, 8]), np.array([[0, 1, 1]]))
+        if np.abs(found - expected).max() > 1e-5 * np.abs(expected).max():
+            raise WrongLogitsError
+
+
+SITUATIONS = {
+    "a prompt of rows of any length, padding on either side or both": a_prompt_of_rows_of_any_length,
+    "a row that is all padding": a_row_of_padding_alone,
+    "a 0 between two tokens": a_hole,
+    "a step of one token in which some rows rest": a_resting_row,
+    "a later chunk of several tokens, one row, padding anywhere": a_later_chunk_of_one_row,
+    "a later chunk of several tokens, several rows of any length": a_later_chunk_of_several_rows,
+    "a fixed width, steps of one token": a_fixed_width_in_steps_of_one_token,
+    "a fixed width, chunks of one row": a_fixed_width_in_chunks_of_one_row,
+    "a fixed width, chunks of several rows": a_fixed_width_in_chunks_of_several_rows,
+    "a value other than 0 and 1": another_value,
+    "wider than past plus chunk": a_mask_that_is_too_wide,
+    "narrower than past plus chunk, without a shared buffer": a_mask_that_is_too_narrow,
+    "narrower than the chunk": a_mask_narrower_than_the_chunk,
+    "other rows than `input_ids` has": a_mask_of_other_rows,
+    "a token outside of the vocabulary": an_id_outside_of_the_vocabulary,
+    "any id at padding": any_id_at_padding,
+}
+
+
+def outcome(situation: Callable[[Graph], None], graph: Graph) -> str:
+    try:
+        situation(graph)
+    except REFUSALS:
+        return "refused"
+    except WrongLogitsError:
+        return "not checked"
+    return "right"
+
+
+def table() -> dict[str, dict[str, str]]:
+    """The page's lines: situation -> how each kind of operators answers."""
+    page = PAGE.read_text(encoding="utf-8")
+    (head, lines) = re.findall(r"^\| (mask or ids \|.*) \|\n\|[- |]+\n((?:\|.*\n)+)", page, re.MULTILINE)[0]
+    kinds = [cell.strip("` ") for cell in head.split("|")[1:]]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines()]
+    return {situation: dict(zip(kinds, answers, strict=True)) for situation, *answers in cells}
+
+
+@pytest.fixture(scope="module", params=["contrib", "native"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def graph(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    folder = tmp_path_factory.mktemp("mask")
+    gguf = write_llama_gguf(folder / "model.gguf", num_heads=8, num_kv_heads=2, head_dim=48, vocab_size=VOCAB_SIZE)
+    export(gguf, folder / "out", ops=kind, activations="float32")
+    return Graph(folder / "out")
+
+
+def test_the_table_has_each_situation() -> None:
+    assert set(table()) == set(SITUATIONS)
+    assert {answer for answers in table().values() for answer in answers.values()} == {
+        "right",
+        "refused",
+        "not checked",
+    }
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_the_table_is_true(kind: str, graph: Graph, situation: str) -> None:
+    assert outcome(SITUATIONS[situation], graph) == table()[situation][kind]
+
+
+def test_what_is_refused_is_named(kind: str, graph: Graph) -> None:
+    """The line of onnxruntime's error says which input is wrong."""
+    with pytest.raises(REFUSALS, match="attention_mask_must_be_0_or_1"):
+        graph(np.array([5, 6]), np.array([[1, 2]]))
+    with pytest.raises(REFUSALS, match="input_ids_must_be_in_the_vocabulary" if kind == "contrib" else "id 320"):
+        graph(np.array([5, VOCAB_SIZE]))
