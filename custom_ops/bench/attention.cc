@@ -1,7 +1,7 @@
 // How close attention comes to its limits, with 2 threads (or as many as the first argument says), 32 query heads, 8 KV
 // heads of 128. One token: bytes of the cache per second, against a plain read loop over the same memory in alternation
-// with it. A chunk of 512 tokens: useful multiply-adds per second (none for what the causal mask hides). One token of each
-// of 8 rows at a depth of 512: all rows in one call, in alternation with a call for each.
+// with it. A chunk of 512 tokens: useful multiply-adds per second (none for what the causal mask hides). One token of
+// each of 8 rows at a depth of 512: all rows in one call, in alternation with a call for each.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -95,7 +95,8 @@ class AttentionBench {
         }
         return rows;
       };
-      const std::vector<AttentionRow> some = rows_from(2 * repeat * count), others = rows_from((2 * repeat + 1) * count);
+      const std::vector<AttentionRow> some = rows_from(2 * repeat * count),
+                                      others = rows_from((2 * repeat + 1) * count);
       const double start = seconds();
       attend(name, some);
       const double middle = seconds();

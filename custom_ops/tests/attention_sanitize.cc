@@ -50,23 +50,24 @@ struct Call {
   }
 };
 
-Call random_call(std::mt19937& random) {
+// A large one has more rows than the kernels take through their steps together (kGroupBytes).
+Call random_call(std::mt19937& random, bool large) {
   const auto between = [&](int64_t low, int64_t high) {
     return std::uniform_int_distribution<int64_t>(low, high)(random);
   };
   Call call;
-  const int64_t group = between(1, 9);
-  call.shape.kv_heads = between(1, 3);
+  const int64_t group = large ? 9 : between(1, 9);
+  call.shape.kv_heads = large ? 3 : between(1, 3);
   call.shape.num_heads = call.shape.kv_heads * group;
-  call.shape.head_dim = 8 * between(1, between(0, 1) ? 32 : 16);
+  call.shape.head_dim = large ? 256 : 8 * between(1, between(0, 1) ? 32 : 16);
   call.shape.rope_dim = 2 * between(0, call.shape.head_dim / 2);
   call.shape.scale = 1 / std::sqrt(static_cast<float>(call.shape.head_dim));
   call.shape.interleaved = between(0, 1);
   call.type = between(0, 1) ? CacheType::kFloat16 : CacheType::kFloat32;
   for (int64_t i = 0; i < call.shape.rope_dim / 2; i++) call.inv_freq.push_back(std::pow(1e4, -i / 32.0));
-  call.rows.resize(static_cast<size_t>(between(0, 1) ? 1 : between(2, 4)));
+  call.rows.resize(static_cast<size_t>(large ? 5 : between(0, 1) ? 1 : between(2, 4)));
   for (Row& row : call.rows) {
-    row.length = between(0, 1) ? between(1, 6) : between(1, 150);
+    row.length = large ? between(200, 300) : between(0, 1) ? between(1, 6) : between(1, 150);
     row.past = between(0, 1) ? between(0, 3) : between(0, 700);
     row.capacity = row.past + row.length + between(0, 2);
     const auto fill = [&](std::vector<float>& values, int64_t count) {
@@ -108,7 +109,7 @@ int main(int argc, char** argv) {
   const int calls = argc > 1 ? std::atoi(argv[1]) : 100;
   std::mt19937 random(argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1);
   for (int i = 0; i < calls; i++) {
-    const Call call = random_call(random);
+    const Call call = random_call(random, i == 0);
     const size_t threads = 1 + random() % 4;
     const std::vector<float> expected = call.run("scalar", threads);
     for (std::string_view name : kAttentionKernelNames) {

@@ -1,6 +1,6 @@
 // Cuts attention into work items and puts the parts together again. An item is a KV head of a row, a block of queries
 // and a range of positions: ranges keep many threads busy where there are few heads and queries, as for one token at a
-// long context. How a row's positions are split depends on that row alone, never on other rows or the number of threads,
+// long context. How a row's positions are split depends on that row alone, not on other rows or the number of threads,
 // and the partial softmaxes merge in the order of the positions, so the result depends on neither.
 #include "kernels/attention.h"
 
@@ -16,8 +16,8 @@
 namespace llama3 {
 namespace {
 
-// Items worth making of a row: one for each of 64 threads. More would cost: each leaves a partial state in memory, by which time
-// the cache has passed through the processor's own caches.
+// Items worth making of a row: one for each of 64 threads. More would cost: each leaves a partial state in memory, by
+// which time the cache has passed through the processor's own caches.
 constexpr int64_t kItems = 64;
 // A range of fewer positions is not worth an item.
 constexpr int64_t kMinSplitStreamed = 128, kMinSplitTiled = 512;
@@ -105,7 +105,7 @@ void for_each_group(const AttentionShape& shape, std::span<const AttentionRow> r
 
 // Where the parts of the scratch memory begin, each aligned to 64 bytes.
 struct ScratchLayout {
-  size_t group;                      // of the rows' own parts
+  size_t group;                         // of the rows' own parts
   size_t slots, state_size, slot_size;  // of a slot: a state, a workspace
   size_t total;
 
@@ -242,9 +242,8 @@ void attention_with(const AttentionKernels& kernels, const AttentionShape& shape
         run(*work, slot, work == works ? item : item - work[-1].*end);
       });
     };
-    for_each(token_items, &RowWork::token_items_end, [&](const RowWork& work, size_t, int64_t item) {
-      prepare(work, item * kTokensPerItem);
-    });
+    for_each(token_items, &RowWork::token_items_end,
+             [&](const RowWork& work, size_t, int64_t item) { prepare(work, item * kTokensPerItem); });
     for_each(items, &RowWork::items_end, attend);
   });
 }

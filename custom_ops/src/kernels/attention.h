@@ -6,9 +6,9 @@
 // float16 cache multiplies in bfloat16 and sums in float32 where the machine can (relative error about 3e-3); with a
 // float32 cache it never does. Angles are computed in double, so that late positions are as exact as early ones.
 //
-// A row's result does not depend on the number of threads or on the other rows. NaN and infinity behave as in float arithmetic (a score of
-// infinity makes its row NaN), except that those of one chunk may also reach the chunk's earlier positions; a key or a
-// value beyond float16's range becomes an infinity in a float16 cache.
+// A row's result does not depend on the number of threads or on the other rows. NaN and infinity behave as in float
+// arithmetic (a score of infinity makes its row NaN), except that those of one chunk may also reach the chunk's earlier
+// positions; a key or a value beyond float16's range becomes an infinity in a float16 cache.
 #pragma once
 
 #include <cstddef>
@@ -33,13 +33,13 @@ struct AttentionShape {
 
 // The new tokens of one row, at the positions past to past + length - 1, and the row's cache.
 struct AttentionRow {
-  const float* q;  // [length, num_heads * head_dim]
-  const float* k;  // [length, kv_heads * head_dim]
-  const float* v;  // [length, kv_heads * head_dim]
-  int64_t length;  // at least 1
-  int64_t past;    // tokens already in the cache
-  void* keys;      // [kv_heads, capacity, head_dim]
-  void* values;    // likewise
+  const float* q;    // [length, num_heads * head_dim]
+  const float* k;    // [length, kv_heads * head_dim]
+  const float* v;    // [length, kv_heads * head_dim]
+  int64_t length;    // at least 1
+  int64_t past;      // tokens already in the cache
+  void* keys;        // [kv_heads, capacity, head_dim]
+  void* values;      // likewise
   int64_t capacity;  // positions, at least past + length; those from past + length on are neither read nor written
   float* output;     // [length, num_heads * head_dim]; must not overlap the inputs
 };

@@ -27,23 +27,23 @@ void expect(const Tensor& tensor, const char* name, const Dims& expected) {
 }
 
 // The new tokens of a row, and those before them.
-struct Span {
+struct RowSpan {
   int64_t past, length;
 };
 
 // Of S `new_tokens`, `length` are the row's. Without it, S = total begins a sequence, and otherwise all S are real.
-Span span_of_row(int64_t tokens, std::optional<int64_t> length, int64_t new_tokens, int64_t total) {
+RowSpan span_of_row(int64_t tokens, std::optional<int64_t> length, int64_t new_tokens, int64_t total) {
   if (length && (*length < 0 || *length > new_tokens)) {
     throw Failure{"seqlens_q gives a row " + std::to_string(*length) + " new tokens, of " + std::to_string(new_tokens)};
   }
   const bool begins = !length && total == new_tokens;
-  const int64_t least = begins ? 0 : length.value_or(new_tokens);
-  if (tokens < least || tokens > total) {
+  const int64_t real = length.value_or(begins ? 0 : new_tokens);
+  if (tokens < real || tokens > total) {
     throw Failure{"seqlens_k gives a row " + std::to_string(tokens) + " tokens, with " +
                   std::to_string(length.value_or(new_tokens)) + " new ones and a total_length of " +
                   std::to_string(total)};
   }
-  return begins ? Span{0, tokens} : Span{tokens - least, least};
+  return begins ? RowSpan{0, tokens} : RowSpan{tokens - real, real};
 }
 
 // One of the cache's two tensors: past and present [batch, kv_heads, their capacity, head_dim].
@@ -55,10 +55,10 @@ struct CacheTensor {
 };
 
 // In a cache that is not shared: copies each row's past, and clears what its new tokens do not fill.
-void carry_over(const CacheTensor& cache, std::span<const Span> spans, int64_t kv_heads, int64_t past_capacity,
+void carry_over(const CacheTensor& cache, std::span<const RowSpan> spans, int64_t kv_heads, int64_t past_capacity,
                 int64_t capacity, size_t position_bytes, Parallel& parallel) {
   for_each_item(parallel, spans.size() * static_cast<size_t>(kv_heads), [&](size_t, size_t head) {
-    const Span& span = spans[head / static_cast<size_t>(kv_heads)];
+    const RowSpan& span = spans[head / static_cast<size_t>(kv_heads)];
     const auto bytes = [&](int64_t positions) { return static_cast<size_t>(positions) * position_bytes; };
     std::byte* target = cache.present + head * bytes(capacity);
     if (span.past > 0) std::memcpy(target, cache.past + head * bytes(past_capacity), bytes(span.past));
@@ -135,12 +135,12 @@ void CachedAttention::compute(const Call& call) const {
     throw Failure{"total_length is " + std::to_string(total) + ", with " + std::to_string(new_tokens) +
                   " new tokens and room for " + std::to_string(past_capacity) + " in the past"};
   }
-  std::vector<Span> spans;
+  std::vector<RowSpan> spans;
   spans.reserve(static_cast<size_t>(batch));
   for (int64_t row = 0; row < batch; row++) {
     const int64_t tokens = int64_t{seqlens_k.as<int32_t>()[row]} + 1;
     const auto length = seqlens_q ? std::optional<int64_t>(seqlens_q->as<int32_t>()[row]) : std::nullopt;
-    const Span& span = spans.emplace_back(span_of_row(tokens, length, new_tokens, total));
+    const RowSpan& span = spans.emplace_back(span_of_row(tokens, length, new_tokens, total));
     if (span.past > past_capacity) {
       throw Failure{"seqlens_k gives a row " + std::to_string(span.past) +
                     " tokens before its new ones, and there is a past of " + std::to_string(past_capacity)};
@@ -171,7 +171,7 @@ void CachedAttention::compute(const Call& call) const {
   std::vector<AttentionRow> rows;
   rows.reserve(static_cast<size_t>(batch));
   for (int64_t row = 0; row < batch; row++) {
-    const Span& span = spans[static_cast<size_t>(row)];
+    const RowSpan& span = spans[static_cast<size_t>(row)];
     const int64_t first = row * new_tokens;  // of the row's tokens
     const size_t cache_offset = static_cast<size_t>(row * kv_heads_ * capacity) * position_bytes;
     std::fill(y + (first + span.length) * q_size, y + (first + new_tokens) * q_size, 0.0f);

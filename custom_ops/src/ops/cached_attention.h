@@ -12,17 +12,18 @@ namespace llama3 {
 // (q float [batch, S, num_heads * head_dim], k and v float [batch, S, kv_num_heads * head_dim],
 //  past_key and past_value [batch, kv_num_heads, past, head_dim],
 //  seqlens_k int32 [batch]: a row's tokens so far, the new ones with them, less one,
-//  total_length int32 []: the most tokens so far of any row,
+//  total_length int32 []: no row has more tokens than this,
 //  inv_freq double [rope_dim / 2]: radians per position,
 //  seqlens_q int32 [batch], optional: a row's new tokens, 0 to S)
 //  -> (y float, as q; present_key and present_value [batch, kv_num_heads, max(past, total_length), head_dim]).
 // Attributes num_heads, kv_num_heads, scale = 1 / sqrt(head_dim), rotary_interleaved = 1.
 //
-// A row's new tokens come first among its S, and its past is seqlens_k + 1 - seqlens_q; any mix of lengths will do. A
-// graph without seqlens_q follows GroupQueryAttention: S = total_length begins a sequence, and a row may then be shorter
-// than S; later, all S tokens of each row are real. Past and present may be one buffer, which is then appended to in
-// place; otherwise the past is copied first, and with seqlens_q it is total_length - S long. What y and the present hold
-// beyond a row's tokens is zero, in a shared buffer what was there.
+// A row's new tokens come first among its S, and its past is seqlens_k + 1 - seqlens_q; any mix of lengths is allowed.
+// Without seqlens_q the rule is GroupQueryAttention's: S = total_length begins a sequence, and a row may then be
+// shorter than S; otherwise all S tokens of each row are real. Past and present may be one buffer, which is then
+// appended to in place. If they are not, the past is copied, and with seqlens_q it must have exactly total_length - S
+// positions. y is zero past the end of a row; so is the present, except in a shared buffer, which keeps what it had
+// there.
 class CachedAttention {
  public:
   void compute(const Call& call) const;
