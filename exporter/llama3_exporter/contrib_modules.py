@@ -138,7 +138,6 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
-        self.vocab_size = parts[0].part.num_rows
         self.block_size = parts[0].part.block_size
         self.remainder = parameter(remainder) if remainder is not None else None
         self.bias = bias
@@ -283,11 +282,11 @@ class LengthsAndTables(nn.Module):
         """The last four inputs of GroupQueryAttention.
 
         The op finds a row's past by subtracting the chunk's length from the row's, so every row counts as full: what it
-        then computes of the padding comes after the row's real tokens, where none of them sees it, and stands in the
-        cache behind them, where the next chunk overwrites it.
+        then computes of the padding comes after the row's real tokens, where none of them sees it, and is stored in the
+        cache after them, where the next chunk overwrites it.
 
-        A mask that is wider than past and chunk, or narrower than the chunk, is an error here: old versions of ONNX
-        Runtime then read outside of the cache.
+        A mask that is wider than past and chunk, or narrower than the chunk, is an error here, because old versions of
+        ONNX Runtime read outside the cache then.
         """
         int32 = ir.DataType.INT32
         tokens_before = op.Sub(chunk.tokens, chunk.real)

@@ -85,7 +85,8 @@ def _real_tokens_first(
     mask_less_1 = op.Sub(attention_mask, 1)
     ones = checked(op, [1], mask_less_1, "attention_mask_must_be_0_or_1")
     mask = op.Add(mask_less_1, ones)  # [batch, total]
-    chunk_mask = op.Slice(mask, op.Neg(length), [_END], [1])  # [batch, seq]
+    chunk_mask = op.Reshape(op.Slice(mask, op.Neg(length), [_END], [1]), op.Shape(input_ids))  # [batch, seq]
+    chunk_mask.producer().name = "attention_mask_must_cover_input_ids"
     # The earlier a real token, the larger; padding has zeros, whose order plays no part.
     ranks = op.Mul(chunk_mask, op.Range(op.Squeeze(length), 0, -1))
     _, places = op.TopK(ranks, length, axis=1, _outputs=["ranks_in_order", "places"])

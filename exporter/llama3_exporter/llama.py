@@ -33,7 +33,7 @@ class LayerCache(NamedTuple):
 
 
 Positions = tuple[ir.Value, ...]
-"""Where the tokens of a chunk stand, as the attention op takes it: the lengths of the rows, and what rotates."""
+"""Inputs that every layer's attention op shares: the lengths of the rows, and what rotates queries and keys."""
 Select = Callable[[OpBuilder, ir.Value], ir.Value]
 """Takes the rows of [batch, seq, n] that get logits: [batch, kept, n]."""
 

@@ -95,9 +95,11 @@ def test_logits_modes(gguf: Path, tmp_path: Path) -> None:
 
 
 def test_precisions(gguf: Path, tmp_path: Path) -> None:
-    for precision, cache_type, _ in table("Precision"):
-        export(gguf, tmp_path / precision, precision=precision)
-        session = Graph(tmp_path / precision).session
+    for ops, option, cache_type, _ in table("Precision"):
+        name, value = option.removeprefix("--").split()
+        folder = tmp_path / f"{ops}-{value}"
+        export(gguf, folder, ops=ops, **{name: value})
+        session = Graph(folder).session
         inputs, outputs = found(session.get_inputs()), found(session.get_outputs())
         assert inputs["past_key_values.0.key"][0] == TENSOR_TYPES[cache_type]
         assert outputs["present.1.value"][0] == TENSOR_TYPES[cache_type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -22,3 +23,11 @@ def test_greedy_ids(kind: str, prompt: str, ids: dict[str, list[int]], request: 
     program = host_programs.example("python.md", "A prompt")
     assert "llama3" not in program
     assert json.loads(host_programs.run(program, folder, prompt, *library)) == ids[prompt]
+
+
+@pytest.mark.parametrize("kind", ["contrib", "native"])
+def test_a_batch_in_which_a_row_ends(kind: str, texts: dict[str, str], request: pytest.FixtureRequest) -> None:
+    program = host_programs.example("python.md", "A batch")
+    assert "llama3" not in program.replace("libllama3_custom_ops.so", "")
+    lines = host_programs.run(program, request.getfixturevalue(kind), *PROMPTS).splitlines()
+    assert [ast.literal_eval(line) for line in lines] == [prompt + texts[prompt] for prompt in PROMPTS]

@@ -17,6 +17,10 @@ EXPORTS = Path(__file__).parents[1] / "data"
 VERSIONS = sorted(folder.name for folder in EXPORTS.glob("exports-*"))
 
 
+def test_there_are_old_exports() -> None:
+    assert VERSIONS
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kind", ["contrib", "native"])
 def test_an_old_export_computes_what_its_gguf_means(version: str, kind: str, tmp_path: Path) -> None:
