@@ -10,26 +10,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llama3_models.config import Hyperparameters
 from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import FACTS, GRAPH, Activations, Logits, Ops, Precision
-from llama3_models.gguf_file import GGUFFile
-from llama3_models.hyperparameters import Hyperparameters
-from llama3_models.unfinished import refuse_unfinished
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.gguf.unfinished import refuse_unfinished
 from llama3_models.units import format_bytes
 
-from llama3_exporter.contrib import ContribBackend
+from llama3_exporter.contrib.backend import ContribBackend
+from llama3_exporter.contrib.weights_file import WeightsFile
 from llama3_exporter.facts import facts_of, serialized, types_of
 from llama3_exporter.folder import Content, check_output, publish_file, publish_folder, unnamed_file
-from llama3_exporter.gguf_placement import graph_beside, place_gguf
 from llama3_exporter.graph import build_graph
 from llama3_exporter.host_files import host_files, read_tokenizer, to_json
-from llama3_exporter.native import NativeBackend
+from llama3_exporter.native.backend import NativeBackend
+from llama3_exporter.native.placement import graph_beside, place_gguf
 from llama3_exporter.options import ExportOptions, check_combination
 from llama3_exporter.progress import Progress
 from llama3_exporter.summary import ExportSummary
-from llama3_exporter.tokenizer_graph import tokenizer_graphs
-from llama3_exporter.weights_file import WeightsFile
+from llama3_exporter.tokenizers.graphs import tokenizer_graphs
 
 __all__ = ["ExportSummary", "export", "export_native_graph"]
 

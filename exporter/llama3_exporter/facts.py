@@ -15,7 +15,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import METADATA_KEY
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.regular_files import read_regular
 
 from llama3_exporter.options import ExportOptions

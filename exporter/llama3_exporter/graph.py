@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from llama3_models.config import Hyperparameters
 from llama3_models.exports import Logits
-from llama3_models.hyperparameters import Hyperparameters
 from onnxscript import GraphBuilder, OpBuilder
 
 from llama3_exporter.llama import Backend, Chunk, LayerCache, Llama, Select

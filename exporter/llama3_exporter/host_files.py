@@ -10,14 +10,14 @@ import json
 from typing import Any
 
 from llama3_custom_ops import LIBRARY, built_library
-from llama3_models.byte_ranks import tokens_by_rank
+from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
-from llama3_models.gguf_file import GGUFFile
-from llama3_models.hyperparameters import Hyperparameters
-from llama3_models.vocabulary import ByteLevelBPE, TokenType, Vocabulary
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.tokenizer.byte_ranks import tokens_by_rank
+from llama3_models.tokenizer.vocabulary import ByteLevelBPE, TokenType, Vocabulary
 
-from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
+from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
 
 # genai allocates the whole KV cache of `search.max_length` at once, so its default stays far below a long context.
 _GENAI_MAX_LENGTH = 4096

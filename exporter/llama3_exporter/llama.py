@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
-from llama3_models.hyperparameters import Hyperparameters
+from llama3_models.config import Hyperparameters
 from onnxscript import OpBuilder, nn
 
 

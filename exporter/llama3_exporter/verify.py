@@ -22,11 +22,11 @@ import onnx
 from llama3_models.divergence import kl_divergence, log_softmax
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 
 from llama3_exporter.facts import read_graph
-from llama3_exporter.native_modules import DOMAIN
+from llama3_exporter.native.modules import DOMAIN
 
 Rows = npt.NDArray[np.float32]
 Run = Callable[[list[int], int, Any], tuple[Rows, Any]]

@@ -13,9 +13,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
-from llama3_models.gguf_file import GGUFFile, GGUFTensor
-from llama3_models.hyperparameters import Hyperparameters
+from llama3_models.gguf.file import GGUFFile, GGUFTensor
 
 Floats = npt.NDArray[np.float32]
 

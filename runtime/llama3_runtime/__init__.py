@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llama3_runtime.generator import Generator
-    from llama3_runtime.sampling_params import SamplingParams
-    from llama3_runtime.tokenizer import Tokenizer
+    from llama3_runtime.sampling.params import SamplingParams
+    from llama3_runtime.text.tokenizer import Tokenizer
 
 __all__ = ["Generator", "SamplingParams", "Tokenizer"]
 
-_MODULES = {"Generator": "generator", "SamplingParams": "sampling_params", "Tokenizer": "tokenizer"}
+_MODULES = {"Generator": "generator", "SamplingParams": "sampling.params", "Tokenizer": "text.tokenizer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from llama3_models.errors import Llama3Error
 
 from llama3_runtime.model import Model, ModelOptions
-from llama3_runtime.sampling import Sampler
-from llama3_runtime.sampling_params import SamplingParams
-from llama3_runtime.text_stream import TextStream
-from llama3_runtime.tokenizer import Tokenizer
+from llama3_runtime.sampling.params import SamplingParams
+from llama3_runtime.sampling.sampler import Sampler
+from llama3_runtime.text.stream import TextStream
+from llama3_runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

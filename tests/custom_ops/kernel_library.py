@@ -18,7 +18,7 @@ import pytest
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-CUSTOM_OPS = Path(__file__).parents[2] / "custom_ops"
+from tests.support.paths import CUSTOM_OPS
 
 # Where a block keeps float16 numbers: scales, then minima.
 FLOAT16_OFFSETS: dict[str, tuple[int, ...]] = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-CUSTOM_OPS = Path(__file__).parents[2] / "custom_ops"
+from tests.support.paths import CUSTOM_OPS
+
 PROGRAMS = ("llama3_attention_sanitize", "llama3_matmul_sanitize")
 
 

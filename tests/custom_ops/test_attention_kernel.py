@@ -11,14 +11,14 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-CUSTOM_OPS = Path(__file__).parents[2] / "custom_ops"
+from tests.support.paths import CUSTOM_OPS
+
 # Of this architecture; NEON's are also held against the portable ones in an emulator.
 IS_ARM = platform.machine() == "aarch64"
 KERNELS = ("scalar", "neon") if IS_ARM else ("scalar", "avx2", "avx512", "avx512_bf16")

@@ -13,7 +13,7 @@ import pytest
 from gguf import GGMLQuantizationType as T
 from llama3_exporter import export
 from llama3_exporter.verify import verify
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 
 from tests.support.graphs import Graph, kl_divergence

@@ -16,9 +16,10 @@ from llama3_exporter import export
 
 from tests.support.graphs import Graph
 from tests.support.llama_gguf import write_llama_gguf
+from tests.support.paths import DOCS, ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "graph-contract.md"
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+PAGE = DOCS / "graph-contract.md"
+PYPROJECT = ROOT / "pyproject.toml"
 
 HEAD_DIM, NUM_KV_HEADS, NUM_LAYERS, VOCAB_SIZE = 64, 2, 2, 320
 NUMBERS = {"head_dim": HEAD_DIM, "num_key_value_heads": NUM_KV_HEADS, "vocab_size": VOCAB_SIZE, "1": 1}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from llama3_exporter import export
 from llama3_exporter.verify import verify
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 from llama3_runtime.model import Model
-from llama3_runtime.tokenizer import Tokenizer
+from llama3_runtime.text.tokenizer import Tokenizer
 
 from tests.support.graphs import kl_divergence
 

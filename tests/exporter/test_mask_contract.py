@@ -6,7 +6,6 @@ import itertools
 import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from tests.support.batches import Batch
 from tests.support.graphs import Graph
 from tests.support.llama_gguf import write_llama_gguf
+from tests.support.paths import DOCS
 
-PAGE = Path(__file__).parents[2] / "docs" / "graph-contract.md"
+PAGE = DOCS / "graph-contract.md"
 VOCAB_SIZE = 320
 MAX_LENGTH = 64
 SHAPE = {

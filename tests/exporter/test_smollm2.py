@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("llama_cpp")
 
 from llama3_exporter import export
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 from llama3_runtime.generator import Generator
-from llama3_runtime.sampling import SamplingParams
+from llama3_runtime.sampling.sampler import SamplingParams
 
 from tests.support import llama_cpp_oracle
 from tests.support.english import ENGLISH

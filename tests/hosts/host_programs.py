@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PAGES = ROOT / "docs" / "apps"
 PYTHON = Path(os.environ.get("LLAMA3_HOSTS_PYTHON", ROOT / ".venv-hosts" / "bin" / "python"))
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from gguf import GGMLQuantizationType as T
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 
 from tests.hosts import host_programs

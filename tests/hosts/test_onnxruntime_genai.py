@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
-from llama3_models.tokenizer_files import read_vocabulary
+from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
+from llama3_models.tokenizer.files import read_vocabulary
 
 from tests.hosts import host_programs
 from tests.hosts.conftest import PROMPTS

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from llama3_exporter.tokenizer_json import tokenizer_config, tokenizer_json
-from llama3_models.gguf_file import GGUFFile
-from llama3_models.vocabulary import Vocabulary
+from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.tokenizer.vocabulary import Vocabulary
 from llama3_runtime import Generator, SamplingParams
 
 from tests.hosts.host_programs import example

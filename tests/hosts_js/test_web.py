@@ -17,11 +17,12 @@ import pytest
 from llama3_runtime import Generator, SamplingParams
 
 from tests.hosts_js.javascript import FOLDER, PACKAGES, require_chromium, require_node, run_node
+from tests.support.paths import DOCS
 
 require_node("onnxruntime-web", "@huggingface/tokenizers", "playwright-core")
 CHROMIUM = require_chromium()
 
-PAGE = FOLDER.parents[1] / "docs" / "apps" / "web"
+PAGE = DOCS / "apps" / "web"
 PROMPT, NEW_TOKENS = "The capital of France is", 8
 
 

@@ -7,7 +7,7 @@ import pytest
 from gguf import GGMLQuantizationType
 from llama3_models import reference
 from llama3_models.errors import Llama3Error
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 
 from tests.support.english import STORY
 from tests.support.graphs import kl_divergence

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 from packaging.metadata import Metadata
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 LIBRARY = "llama3_custom_ops/libllama3_custom_ops.so"
 PACKAGES = {"llama3_custom_ops", "llama3_exporter", "llama3_models", "llama3_runtime"}
 COMMANDS = {"llama3-bench", "llama3-export", "llama3-inspect", "llama3-run"}

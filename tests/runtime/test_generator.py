@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from llama3_exporter import export
 from llama3_models.errors import Llama3Error
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 from llama3_runtime import Generator, SamplingParams, Tokenizer
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 from llama3_runtime import Generator, SamplingParams
 
 from tests.support.graphs import kl_divergence
+from tests.support.paths import DATA
 
-EXPORTS = Path(__file__).parents[1] / "data"
+EXPORTS = DATA
 VERSIONS = sorted(folder.name for folder in EXPORTS.glob("exports-*"))
 
 

@@ -1,8 +1,8 @@
 """llama3-inspect as a command."""
 
 import pytest
-from llama3_exporter.inspect_command import llama3_inspect
-from llama3_models import command_line
+from llama3_exporter.commands.inspect import llama3_inspect
+from llama3_models.cli import command_line
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

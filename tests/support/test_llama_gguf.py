@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
-from llama3_models.gguf_file import GGUFFile
+from llama3_models.gguf.file import GGUFFile
 
 from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
 from tests.support.random_blocks import RANDOM_BLOCK_TYPES, random_blocks

@@ -1,0 +1,1 @@
+"""The commands `llama3-export` and `llama3-inspect`."""

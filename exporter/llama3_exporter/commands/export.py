@@ -1,0 +1,120 @@
+"""The command `llama3-export`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Literal
+
+from llama3_models.cli import command_line
+from llama3_models.cli.command_line import check_ranges
+from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.exports import Activations, Logits, Ops, Precision
+from llama3_models.hub.locate import locate_model
+
+from llama3_exporter.options import check_combination
+
+_SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(MB|GB)")
+
+
+def llama3_export(
+    model: str,
+    *,
+    output: Path | None = None,
+    ops: Ops = "contrib",
+    activations: Activations = "int8",
+    precision: Precision = "fp32",
+    logits: Logits = "last",
+    max_length: int | None = None,
+    shard_size: str | None = None,
+    quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
+    tokenizer_graph: bool = False,
+    verify: bool = False,
+    copy: bool = False,
+    force: bool = False,
+) -> int:
+    """Turn a GGUF of a Llama model into a folder that any ONNX Runtime app loads.
+
+    The graph computes exactly the weights of the GGUF, however they are quantized.
+
+    Args:
+        model: A .gguf file (any part of a split one), or a name of the catalogue such as smollm2-135m.
+        output: The folder to make (default with native ops: one file, NAME.onnx beside NAME.gguf).
+        ops: contrib: ONNX Runtime's own ops over repacked weights, for every app; native: ours over the GGUF's own
+            bytes, for ONNX Runtime on a CPU: faster, and nothing is copied.
+        activations: int8 is fast and rounds as llama.cpp does, float32 is exact and slower.
+        precision: fp16 is for CUDA: attention and KV cache in float16, and every linear that loses nothing by it.
+        logits: Positions that get logits: the last one, all, or as many as the input logits_to_keep says.
+        max_length: Positions that the graph can reach; the model's whole context by default.
+        shard_size: Largest file of weights, 500MB or 2GB, for browsers and the like; one file of any size by default.
+        quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
+        tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions and no
+            tokenizer library.
+        verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
+        copy: Copy the GGUF into the folder of a native export, where a link would do.
+        force: Replace an earlier export.
+
+    Examples:
+        llama3-export Llama-3.1-8B-Instruct-Q4_K_M.gguf --output llama
+        llama3-export smollm2-135m --output smollm2 --verify
+        llama3-export Llama-3.1-8B-Instruct-Q4_K_M.gguf --ops native
+    """
+    shard_bytes = None if shard_size is None else _bytes(shard_size)
+    check_combination(
+        output=output,
+        ops=ops,
+        precision=precision,
+        shard_size=shard_bytes,
+        tokenizer_graph=tokenizer_graph,
+        copy=copy,
+    )
+    check_ranges({"max-length": (max_length, 1)})
+    gguf = locate_model(model, quantization_encoding)
+    # Heavy imports wait until the command line is known to be right.
+    from llama3_exporter.export_model import export
+    from llama3_exporter.progress import byte_progress
+
+    with byte_progress("exporting") as progress:
+        summary = export(
+            gguf,
+            output,
+            ops=ops,
+            activations=activations,
+            precision=precision,
+            logits=logits,
+            max_length=max_length,
+            shard_size=shard_bytes,
+            tokenizer_graph=tokenizer_graph,
+            copy=copy,
+            force=force,
+            progress=progress,
+        )
+    print(summary.describe())
+    if verify:
+        _verify(summary.output, gguf)
+    print(f'\nRun it:  llama3-run --model-path {shlex.quote(str(summary.output))} --prompt "I believe"')
+    return 0
+
+
+def _bytes(shard_size: str) -> int:
+    match = _SIZE.fullmatch(shard_size)
+    if match is None:
+        raise UsageError(f"--shard-size: expected a size such as 500MB or 2GB, not {shard_size!r}")
+    return round(float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]])
+
+
+def _verify(output: Path, gguf: Path) -> None:
+    from llama3_exporter.verify import verify
+
+    print("Verifying against a float32 reference of the GGUF ...", file=sys.stderr)
+    result = verify(output, gguf)
+    print(f"  graph    {result.graph.describe()}\n  weights  {result.weights.describe()}")
+    if not result.passed:
+        raise Llama3Error(f"{output}: the graph differs from {gguf} by more than the bound; please report this")
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return command_line.run(llama3_export, name="llama3-export")

@@ -1,0 +1,232 @@
+"""Weights as stock ONNX Runtime ops: MatMulNBits and GatherBlockQuantized for blocks, MatMul and Gather for floats.
+
+The graph computes exactly the GGUF's weights. Where a block has a minimum of its own, the integer zero point leaves a
+remainder C of the weight, the same for the whole block, and the linear adds blocksum(x) @ C^T (docs/quantization.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from gguf.constants import GGMLQuantizationType
+from llama3_models.config import Hyperparameters
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.reference import dequantize
+from llama3_models.units import format_bytes
+from onnxscript import nn
+
+from llama3_exporter.contrib.modules import (
+    BlockQuantizedLinear,
+    BlockQuantizedRows,
+    BlockSums,
+    Embedding,
+    FloatEmbedding,
+    FloatLinear,
+    GroupedQueryAttention,
+    LengthsAndTables,
+    Linear,
+    Linears,
+    QuantizedPart,
+    SkipRMSNorm,
+    SwiGLU,
+)
+from llama3_exporter.contrib.weights_file import Array, WeightsFile
+from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, split_nibbles
+from llama3_exporter.modules import FLOAT, parameter
+from llama3_exporter.options import ExportOptions
+
+FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
+
+# MatMulNBits's attribute: 4 quantizes its input to int8 by blocks, 1 computes in float32.
+_ACCURACY_LEVEL = {"int8": 4, "float32": 1}
+
+# Two million positions of Llama 3, whose own context takes 67 MB. ONNX Runtime takes several times as much meanwhile.
+_MAX_ROTARY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    parts: tuple[QuantizedPart, ...]
+    remainder: ir.ExternalTensor | None  # float32 [N, blocks]
+
+
+class ContribBackend:
+    """A `llama.Backend` of stock ops, which places the weights in a `WeightsFile`.
+
+    Args:
+        file: The GGUF.
+        config: Its numbers.
+        weights: Where the packed weights go.
+        options: The activations (MatMulNBits quantizes its input, or not), the precision (where the file's scale is a
+            float16, `fp16` multiplies in float16) and how many positions the rotary tables reach.
+    """
+
+    def __init__(self, file: GGUFFile, config: Hyperparameters, weights: WeightsFile, options: ExportOptions) -> None:
+        self._file = file
+        self._config = config
+        self._weights = weights
+        self._activations = options.activations
+        self._precision = options.precision
+        self._max_length = options.max_length
+        self._block_sums = BlockSums()
+        self._blocks: dict[str, dict[ir.DataType, _Blocks]] = {}
+        self._floats: dict[str, ir.ExternalTensor] = {}
+        self.domains: Mapping[str, int] = {}
+        self.kv_type = FLOAT16 if options.precision == "fp16" else FLOAT
+        # ONNX Runtime multiplies by a copy of a float weight, in the type and the order of its kernel.
+        self.float_copies_bytes = 0
+
+    def linear(self, name: str, *, fine: bool = False) -> nn.Module:
+        """See `llama.Backend`."""
+        tensor = self._file.tensors[f"{name}.weight"]
+        bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
+        if tensor.type in FLOAT_TYPES:
+            in_float16 = self._precision == "fp16" and tensor.type == GGMLQuantizationType.F16
+            compute = FLOAT16 if in_float16 else FLOAT
+            self.float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
+            return FloatLinear(self._place_floats(tensor), bias, compute)
+        scale_type = self._linear_scale_type(tensor)
+        blocks = self._place_blocks(tensor, [scale_type])[scale_type]
+        level = _ACCURACY_LEVEL[self._activations]
+        # What fp16 is for, CUDA, rounds no activations to int8.
+        twice = fine and self._activations == "int8" and self._precision == "fp32"
+        parts = [BlockQuantizedLinear(part, level, twice=twice) for part in blocks.parts]
+        return Linear(parts, blocks.remainder, bias, self._block_sums)
+
+    def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
+        """See `llama.Backend`."""
+        return Linears({attribute: self.linear(name, fine=fine) for attribute, name in names.items()})
+
+    def embedding(self, name: str) -> nn.Module:
+        """See `llama.Backend`. A tied head and the embedding point at the same bytes."""
+        tensor = self._file.tensors[f"{name}.weight"]
+        if tensor.type in FLOAT_TYPES:
+            return FloatEmbedding(self._place_floats(tensor))
+        # Float16 scales would round the rows that are gathered. A head that multiplies by the same codes may want them.
+        head = [self._linear_scale_type(tensor)] if self._config.tied else []
+        blocks = self._place_blocks(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
+        parts = []
+        for part in blocks.parts:
+            matrix = self._weights.same_bytes(part.weight, (part.num_rows, part.row_size * part.bits // 8))
+            parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
+        return Embedding(parts, blocks.remainder)
+
+    def norm(self, name: str) -> nn.Module:
+        """See `llama.Backend`."""
+        return SkipRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def swiglu(self) -> nn.Module:
+        """See `llama.Backend`."""
+        return SwiGLU()
+
+    def positions(self) -> nn.Module:
+        """See `llama.Backend`.
+
+        Raises:
+            Llama3Error: the tables of so many positions would not fit into any memory.
+        """
+        n_bytes = self._max_length * self._config.rope_dim * int(self.kv_type.itemsize)
+        if n_bytes > _MAX_ROTARY_BYTES:
+            raise Llama3Error(
+                f"{self._file.path}: the rotary tables of {self._max_length:,} positions would take "
+                f"{format_bytes(n_bytes)}; export it with a smaller --max-length, or with --ops native, which has none"
+            )
+        return LengthsAndTables(self._config, self._max_length, self.kv_type)
+
+    def attention(self) -> nn.Module:
+        """See `llama.Backend`.
+
+        Raises:
+            Llama3Error: the heads have a length that ONNX Runtime's op refuses.
+        """
+        for what, count in (("heads have", self._config.head_dim), ("heads rotate", self._config.rope_dim)):
+            if count % 16:
+                raise Llama3Error(
+                    f"{self._file.path}: its {what} {count} elements, and ONNX Runtime's attention takes only "
+                    "multiples of 16; --ops native takes it"
+                )
+        return GroupedQueryAttention(self._config, self.kv_type)
+
+    def _float32(self, name: str) -> nn.Parameter:
+        """A vector (a norm, a bias) of any type, dequantized."""
+        data = self._weights.add_array(name, dequantize(self._file.tensors[name]))
+        return parameter(data)
+
+    def _place_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
+        if tensor.name not in self._floats:
+            dtype = ir.DataType.from_numpy(np.dtype(FLOAT_TYPES[tensor.type]))
+
+            def unchanged(rows: npt.NDArray[np.uint8]) -> list[Array]:
+                return [rows]
+
+            placed = self._weights.add_packing(tensor, unchanged, [(tensor.name, dtype, tensor.shape)])
+            self._floats[tensor.name] = placed[0]
+        return self._floats[tensor.name]
+
+    def _linear_scale_type(self, tensor: GGUFTensor) -> ir.DataType:
+        in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
+        return FLOAT16 if in_float16 else FLOAT
+
+    def _place_blocks(self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]) -> dict[ir.DataType, _Blocks]:
+        """Places for the arrays that `pack` makes of a quantized tensor, by the type of the scales.
+
+        Codes are placed once. Of a tensor that is used twice, the first call has to name the types for both.
+        """
+        if tensor.name in self._blocks:
+            return self._blocks[tensor.name]
+        form = FORMATS[tensor.type]
+        num_rows, row_size = tensor.shape
+        num_blocks = row_size // form.block_size
+        # In 8 bits, ONNX Runtime's float32 kernel rebuilds the matrix at every call; two of 4 bits are 20 times faster.
+        split = form.bits == 8 and self._activations == "float32"
+        bits = 4 if split else form.bits
+        zero_point_shape = (num_rows, -(-num_blocks * bits // 8))
+        constants = _constant_zero_points(form.zero_point, form.bits, split=split)
+
+        destinations: list[tuple[str, ir.DataType, tuple[int, ...]]] = []
+        for _ in constants:
+            destinations.append((tensor.name, UINT8, (num_rows, num_blocks, form.block_size * bits // 8)))
+            destinations += [(tensor.name, scale_type, (num_rows, num_blocks)) for scale_type in scale_types]
+            if form.zero_point is None:
+                destinations.append((tensor.name, UINT8, zero_point_shape))
+        if form.has_minimum:
+            destinations.append((tensor.name, FLOAT, (num_rows, num_blocks)))
+
+        def arrays(rows: npt.NDArray[np.uint8]) -> list[Array]:
+            packed = pack(form, rows)
+            result: list[Array] = []
+            for part in split_nibbles(packed) if split else (packed,):
+                result.append(part.B)
+                result += [part.scales.astype(scale_type.numpy(), copy=False) for scale_type in scale_types]
+                if form.zero_point is None:
+                    result.append(part.zero_points)
+            return result if packed.C is None else [*result, packed.C]
+
+        places = iter(self._weights.add_packing(tensor, arrays, destinations))
+        parts: dict[ir.DataType, list[QuantizedPart]] = {scale_type: [] for scale_type in scale_types}
+        for byte in constants:
+            weight = next(places)
+            scales = {scale_type: next(places) for scale_type in scale_types}
+            zero_points = next(places) if byte is None else self._weights.add_fill(tensor.name, byte, zero_point_shape)
+            for scale_type, placed in scales.items():
+                part = QuantizedPart(weight, placed, zero_points, num_rows, row_size, bits, form.block_size)
+                parts[scale_type].append(part)
+        remainder = next(places) if form.has_minimum else None
+        blocks = {scale_type: _Blocks(tuple(parts[scale_type]), remainder) for scale_type in scale_types}
+        self._blocks[tensor.name] = blocks
+        return blocks
+
+
+def _constant_zero_points(zero_point: int | None, bits: int, *, split: bool) -> tuple[int | None, ...]:
+    """For each part of a weight the byte that fills its zero points, or None where every block has its own."""
+    if zero_point is None:
+        return (None, None) if split else (None,)
+    if split:
+        return (zero_point >> 4) * 0x11, (zero_point & 15) * 0x11
+    return (zero_point * 0x11 if bits == 4 else zero_point,)

@@ -1,0 +1,336 @@
+"""The modules of the contrib backend: what is multiplied, gathered and attended with which stock op.
+
+Every module takes and gives float32 hidden states; a float16 graph casts at the borders of the ops that compute in
+float16. Weights are parameters whose bytes lie in the weights file (`contrib.py` places them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from llama3_models.config import Hyperparameters
+from onnxscript import OpBuilder, nn
+
+from llama3_exporter.llama import Chunk, LayerCache, Positions
+from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, cast, checked, parameter, typed
+
+CONTRIB = "com.microsoft"
+
+
+class BlockSums:
+    """The sums of x over each block of its last axis, computed once for all the linears that share x."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[ir.Value, int], ir.Value] = {}
+
+    def __call__(self, op: OpBuilder, x: ir.Value, block_size: int) -> ir.Value:
+        """[batch, seq, K] -> [batch, seq, K / block_size]."""
+        if (x, block_size) not in self._known:
+            blocks = op.Reshape(x, [0, 0, -1, block_size])
+            self._known[x, block_size] = op.ReduceSum(blocks, [-1], keepdims=0)
+        return self._known[x, block_size]
+
+
+@dataclass(frozen=True)
+class QuantizedPart:
+    """A block-quantized matrix [N, K], or one of the two whose sum it is, placed in the weights file."""
+
+    weight: ir.ExternalTensor  # uint8 [N, blocks, bytes a block]
+    scales: ir.ExternalTensor  # [N, blocks], float32 or float16
+    zero_points: ir.ExternalTensor  # uint8 [N, bytes]
+    num_rows: int  # N
+    row_size: int  # K
+    bits: int
+    block_size: int
+
+
+class BlockQuantized(nn.Module):
+    """s (q - zp) in blocks along K: the three tensors that MatMulNBits and GatherBlockQuantized share."""
+
+    def __init__(self, part: QuantizedPart) -> None:
+        super().__init__()
+        self.weight = parameter(part.weight)
+        self.scales = parameter(part.scales)
+        self.zero_points = parameter(part.zero_points)
+        self.part = part
+
+
+class BlockQuantizedLinear(BlockQuantized):
+    """x @ W^T, computed in the type of the scales.
+
+    With accuracy level 4, MatMulNBits rounds each block of x to int8. If `twice`, what that leaves of x is rounded and
+    multiplied too, as more rows of the batch: 15 bits, and the weights are still read once.
+    """
+
+    def __init__(self, part: QuantizedPart, accuracy_level: int, *, twice: bool) -> None:
+        super().__init__(part)
+        self.accuracy_level = accuracy_level
+        self.twice = twice
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """[batch, seq, K] -> [batch, seq, N], float32."""
+        if not self.twice:
+            return self._multiply(op, x)
+        rounded = round_to_int8(op, x, self.part.block_size)
+        both = op.Concat(rounded, op.Sub(x, rounded), axis=0)  # [2 batch, seq, K]
+        of_rounded, of_rest = op.Split(self._multiply(op, both), num_outputs=2, axis=0, _outputs=["rounded", "rest"])
+        return typed(op.Add(of_rounded, of_rest), x, self.part.num_rows, FLOAT)
+
+    def _multiply(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        part, compute = self.part, self.part.scales.dtype
+        y = op.MatMulNBits(
+            cast(op, x, compute),
+            self.weight,
+            self.scales,
+            self.zero_points,
+            K=part.row_size,
+            N=part.num_rows,
+            bits=part.bits,
+            block_size=part.block_size,
+            accuracy_level=self.accuracy_level,
+            _domain=CONTRIB,
+        )
+        return cast(op, typed(y, x, part.num_rows, compute), FLOAT)
+
+
+class BlockQuantizedRows(BlockQuantized):
+    """Rows of W by number; weight is uint8 [N, bytes]."""
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        """Int64 [batch, seq] -> [batch, seq, K], float32."""
+        rows = op.GatherBlockQuantized(
+            self.weight,
+            ids,
+            self.scales,
+            self.zero_points,
+            gather_axis=0,
+            quantize_axis=1,
+            bits=self.part.bits,
+            block_size=self.part.block_size,
+            _domain=CONTRIB,
+        )
+        rows.type, rows.shape = ir.TensorType(FLOAT), ir.Shape([*(ids.shape or (None, None)), self.part.row_size])
+        return rows
+
+
+def round_to_int8(op: OpBuilder, x: ir.Value, block_size: int) -> ir.Value:
+    """[batch, seq, K] -> the same, each block rounded to the multiples of its largest magnitude / 127."""
+    blocks = op.Reshape(x, [0, 0, -1, block_size])
+    scales = op.Div(op.ReduceMax(op.Abs(blocks), [-1], keepdims=1), 127.0)
+    scales = op.Max(scales, 1e-30)  # a block of zeros
+    rounded = op.Mul(op.Round(op.Div(blocks, scales)), scales)
+    return op.Reshape(rounded, op.Shape(x))
+
+
+class Linear(nn.Module):
+    """The sum of all the parts of a weight: one or two quantized ones, what their zero points leave, a bias."""
+
+    def __init__(
+        self,
+        parts: Sequence[BlockQuantizedLinear],
+        remainder: ir.TensorProtocol | None,
+        bias: nn.Parameter | None,
+        block_sums: BlockSums,
+    ) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(list(parts))
+        self.block_size = parts[0].part.block_size
+        self.remainder = parameter(remainder) if remainder is not None else None
+        self.bias = bias
+        self.block_sums = block_sums
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """[batch, seq, K] -> [batch, seq, N], float32."""
+        y = add_all(op, [part(op, x) for part in self.parts])
+        if self.remainder is not None:
+            sums = self.block_sums(op, cast(op, x, FLOAT), self.block_size)
+            y = op.Add(y, matmul_transposed(op, sums, self.remainder))
+        return add_bias(op, y, self.bias)
+
+
+class Linears(nn.Module):
+    """Several linears of one input, each by its own name; the module itself adds nothing to their names."""
+
+    def __init__(self, linears: dict[str, nn.Module]) -> None:
+        super().__init__("")
+        self.names = tuple(linears)
+        for name, linear in linears.items():
+            setattr(self, name, linear)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
+        """[batch, seq, K] -> [batch, seq, N] of each."""
+        return tuple(getattr(self, name)(op, x) for name in self.names)
+
+
+class FloatLinear(nn.Module):
+    """x @ W^T with W [N, K] in the file's own type; ONNX Runtime folds its cast to `compute` at load."""
+
+    def __init__(self, weight: ir.TensorProtocol, bias: nn.Parameter | None, compute: ir.DataType) -> None:
+        super().__init__()
+        self.weight = parameter(weight)
+        self.bias = bias
+        self.compute = compute
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """[batch, seq, K] -> [batch, seq, N], float32."""
+        y = cast(op, matmul_transposed(op, cast(op, x, self.compute), cast(op, self.weight, self.compute)), FLOAT)
+        return add_bias(op, y, self.bias)
+
+
+class SkipRMSNorm(RMSNorm):
+    """With the fusion that ONNX Runtime would make of it."""
+
+    def add_and_norm(self, op: OpBuilder, x: ir.Value, branch: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """See `RMSNorm`."""
+        normed, _, _, total = op.SkipSimplifiedLayerNormalization(
+            x,
+            branch,
+            self.weight,
+            epsilon=self.epsilon,
+            _domain=CONTRIB,
+            # The two outputs between are for training; an empty name leaves them out.
+            _outputs=["normed", ir.Value(name=""), ir.Value(name=""), "sum"],
+        )
+        return normed, total
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) * up."""
+
+    def forward(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+        """Each [batch, seq, n]."""
+        return op.Mul(op.Mul(gate, op.Sigmoid(gate)), up)
+
+
+def add_all(op: OpBuilder, terms: list[ir.Value]) -> ir.Value:
+    """The sum of one or more values."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = op.Add(total, term)
+    return total
+
+
+def matmul_transposed(op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
+    """X [batch, seq, K] @ weight [N, K]^T."""
+    assert weight.shape is not None
+    y = op.FusedMatMul(x, weight, transB=1, _domain=CONTRIB)
+    return typed(y, x, weight.shape[0], weight.dtype or FLOAT)
+
+
+def in_vocabulary(op: OpBuilder, ids: ir.Value, vocab_size: int) -> ir.Value:
+    """`ids`, checked: to GatherBlockQuantized an id that is too large is a row of zeros, and -1 the last row."""
+    remainders = op.Mod(ids, vocab_size)
+    return op.Add(remainders, checked(op, [0], op.Sub(ids, remainders), "input_ids_must_be_in_the_vocabulary"))
+
+
+class Embedding(nn.Module):
+    """Rows of a block-quantized weight, and what their zero points leave, repeated over each block."""
+
+    def __init__(self, parts: Sequence[BlockQuantizedRows], remainder: ir.TensorProtocol | None) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(list(parts))
+        self.vocab_size = parts[0].part.num_rows
+        self.block_size = parts[0].part.block_size
+        self.remainder = parameter(remainder) if remainder is not None else None
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
+        ids = in_vocabulary(op, ids, self.vocab_size)
+        x = add_all(op, [part(op, ids) for part in self.parts])
+        if self.remainder is not None:
+            block = [1, 1, 1, self.block_size]
+            repeated = op.Expand(
+                op.Unsqueeze(op.Gather(self.remainder, ids), [3]), block
+            )  # [batch, seq, blocks, block]
+            x = op.Add(x, op.Reshape(repeated, [0, 0, -1]))
+        return x
+
+
+class FloatEmbedding(nn.Module):
+    """Rows of a weight [N, K] in the file's own type."""
+
+    def __init__(self, weight: ir.TensorProtocol) -> None:
+        super().__init__()
+        self.weight = parameter(weight)
+        self.vocab_size, _ = weight.shape.numpy()
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
+        ids = in_vocabulary(op, ids, self.vocab_size)
+        return cast(op, op.Gather(self.weight, ids), FLOAT)
+
+
+class LengthsAndTables(nn.Module):
+    """The lengths of the rows, and cosines and sines of every position, from nodes that ONNX Runtime folds at load.
+
+    So the file holds only the frequencies. An angle of position 100,000 needs double precision, and since ONNX
+    Runtime 1.23 has no double Cos on the CPU, cos(a) is sin(a + pi / 2).
+    """
+
+    def __init__(self, config: Hyperparameters, max_length: int, dtype: ir.DataType) -> None:
+        super().__init__()
+        frequencies = ir.tensor(config.inverse_frequencies)
+        self.inverse_frequencies = parameter(frequencies)
+        self.max_length = max_length
+        self.dtype = dtype
+
+    def forward(self, op: OpBuilder, chunk: Chunk) -> Positions:
+        """The last four inputs of GroupQueryAttention.
+
+        The op finds a row's past by subtracting the chunk's length from the row's, so every row counts as full: what it
+        then computes of the padding comes after the row's real tokens, where none of them sees it, and is stored in the
+        cache after them, where the next chunk overwrites it.
+
+        A mask that is wider than past and chunk, or narrower than the chunk, is an error here, because old versions of
+        ONNX Runtime read outside the cache then.
+        """
+        int32 = ir.DataType.INT32
+        tokens_before = op.Sub(chunk.tokens, chunk.real)
+        seqlens_k = op.Cast(op.Add(tokens_before, op.Sub(chunk.length, 1)), to=int32)
+        width_before = op.Sub(chunk.total_length, chunk.length)  # [1]
+        past_length = op.Shape(chunk.past_key, start=2, end=3)
+        excess = op.Squeeze(op.Max(op.Sub(width_before, past_length), op.Neg(width_before), 0))
+        total_length = checked(op, chunk.total_length, excess, "attention_mask_must_be_as_wide_as_past_plus_chunk")
+        return seqlens_k, op.Cast(total_length, to=int32), *self.tables(op)
+
+    def tables(self, op: OpBuilder) -> tuple[ir.Value, ir.Value]:
+        """Cosines and sines, both [max_length, rope_dim / 2]."""
+        positions = op.Cast(op.Range(0, self.max_length, 1), to=ir.DataType.DOUBLE)
+        angles = op.Mul(op.Unsqueeze(positions, [1]), self.inverse_frequencies)
+        quarter_turn = ir.tensor(np.array(math.pi / 2), name="quarter_turn")
+        cos = op.Cast(op.Sin(op.Add(angles, quarter_turn)), to=self.dtype)
+        return cos, op.Cast(op.Sin(angles), to=self.dtype)
+
+
+class GroupedQueryAttention(nn.Module):
+    """GroupQueryAttention with its own rotation. Q and K keep the order of the GGUF's rows: neighbours rotate."""
+
+    def __init__(self, config: Hyperparameters, kv_type: ir.DataType) -> None:
+        super().__init__()
+        self.config = config
+        self.kv_type = kv_type
+
+    def forward(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, positions: Positions
+    ) -> tuple[ir.Value, LayerCache]:
+        """Q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim] -> y as q, float32."""
+        y, key, value = op.GroupQueryAttention(
+            cast(op, q, self.kv_type),
+            cast(op, k, self.kv_type),
+            cast(op, v, self.kv_type),
+            past.key,
+            past.value,
+            *positions,
+            num_heads=self.config.num_attention_heads,
+            kv_num_heads=self.config.num_key_value_heads,
+            do_rotary=1,
+            rotary_interleaved=1,
+            _domain=CONTRIB,
+            _outputs=["attended", "present_key", "present_value"],
+        )
+        typed(y, q, self.config.num_attention_heads * self.config.head_dim, self.kv_type)
+        return cast(op, y, FLOAT), LayerCache(key, value)

@@ -1,0 +1,179 @@
+"""The files of weights beside a graph: every tensor gets its place first, its bytes are written later.
+
+The graph only ever sees `onnx_ir.ExternalTensor`s, so that building it costs no memory. Writing then goes through the
+weights once, in slices of rows, on all cores: each slice is read from the GGUF (never mapped: mapped pages would
+count as resident memory), packed, and written to its place in all of the tensors that hold a part of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFTensor
+
+NAME = "model.onnx.data"
+
+# Pages are what the host maps; tensors that start on one cost no unaligned edge.
+_ALIGNMENT = 4096
+# Bytes of the GGUF in one slice: its unpacked form, some ten times as large, should stay near the caches.
+_SLICE_BYTES = 2 << 20
+
+Array = npt.NDArray[np.generic]
+Pack = Callable[[npt.NDArray[np.uint8]], Sequence[Array]]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """One GGUF tensor and where the arrays go that `pack` makes of its rows: a row of each per row of the GGUF."""
+
+    source: GGUFTensor
+    pack: Pack
+    destinations: Sequence[ir.ExternalTensor]
+
+
+@dataclass
+class WeightsFile:
+    """The plan of the external data: one file, or several of up to `shard_size` bytes.
+
+    A tensor lies in one file, so that the file of a tensor that is larger than `shard_size` is larger, too.
+
+    `sizes` are the bytes of each file by its name, `source_bytes` those that are read from the GGUF to fill them all.
+    """
+
+    shard_size: int | None = None
+    sizes: dict[str, int] = field(default_factory=lambda: {NAME: 0})
+    source_bytes: int = 0
+    _arrays: list[tuple[ir.ExternalTensor, Array]] = field(default_factory=list)
+    _packings: list[_Packing] = field(default_factory=list)
+    _fills: dict[int, ir.ExternalTensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.sizes.values())
+
+    def add_array(self, name: str, array: Array) -> ir.ExternalTensor:
+        """Place a small array that is already there (a norm, a bias)."""
+        tensor = self._place(name, ir.DataType.from_numpy(array.dtype), array.shape)
+        self._arrays.append((tensor, array))
+        return tensor
+
+    def add_packing(
+        self, source: GGUFTensor, pack: Pack, destinations: Sequence[tuple[str, ir.DataType, Sequence[int]]]
+    ) -> list[ir.ExternalTensor]:
+        """Place what `pack` makes of the rows of `source`.
+
+        Args:
+            source: A tensor [..., rows, K] of the GGUF.
+            pack: Takes raw rows, uint8 [n, bytes a row], and returns an array [n, ...] for each destination.
+            destinations: Name, type and shape [rows, ...] of each array.
+        """
+        tensors = [self._place(*destination) for destination in destinations]
+        self._packings.append(_Packing(source, pack, tensors))
+        self.source_bytes += source.n_bytes
+        return tensors
+
+    def add_fill(self, name: str, byte: int, shape: Sequence[int]) -> ir.ExternalTensor:
+        """Place a uint8 tensor of one repeated byte; those of the same byte share a place where one is long enough."""
+        length = int(math.prod(shape))
+        known = self._fills.get(byte)
+        if known is None or (known.length or 0) < length:
+            known = self._fills[byte] = self.add_array(name, np.full(shape, byte, dtype=np.uint8))
+        return ir.ExternalTensor(
+            known.location, known.offset, length, ir.DataType.UINT8, shape=ir.Shape(shape), name=name
+        )
+
+    def same_bytes(self, tensor: ir.ExternalTensor, shape: Sequence[int]) -> ir.ExternalTensor:
+        """The bytes of `tensor` once more, in another shape."""
+        return ir.ExternalTensor(
+            tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=ir.Shape(shape), name=tensor.name
+        )
+
+    def _place(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.ExternalTensor:
+        length = int(math.prod(shape) * dtype.itemsize)
+        location = next(reversed(self.sizes))
+        offset = -(-self.sizes[location] // _ALIGNMENT) * _ALIGNMENT
+        if self.shard_size is not None and offset > 0 and offset + length > self.shard_size:
+            location, offset = f"{NAME}_{len(self.sizes)}", 0
+        self.sizes[location] = offset + length
+        return ir.ExternalTensor(location, offset, length, dtype, shape=ir.Shape(shape), name=name)
+
+    def write(self, descriptors: Mapping[str, int], progress: Progress) -> None:
+        """Fill the open files.
+
+        Args:
+            descriptors: Of each file by its name, open for writing; written at absolute offsets, so that positions do
+                not matter.
+            progress: Called with the number of bytes of the GGUF that were packed since the last call.
+
+        Raises:
+            Llama3Error: the GGUF cannot be read, or got shorter since it was opened.
+            OSError: a file cannot be written (a full disk).
+        """
+        for name, size in self.sizes.items():
+            os.ftruncate(descriptors[name], size)
+        for tensor, array in self._arrays:
+            _write(descriptors, tensor, array)
+        workers = os.cpu_count() or 1
+        pending: deque[Future[int]] = deque()
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for packing in self._packings:
+                for start, stop in _slices(packing.source):
+                    pending.append(pool.submit(_pack_slice, descriptors, packing, start, stop))
+                    # Two slices a worker keep all busy; more would only take memory.
+                    while len(pending) > 2 * workers:
+                        progress(pending.popleft().result())
+            while pending:
+                progress(pending.popleft().result())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _num_rows(tensor: GGUFTensor) -> int:
+    return int(math.prod(tensor.shape[:-1]))
+
+
+def _slices(source: GGUFTensor) -> list[tuple[int, int]]:
+    num_rows = _num_rows(source)
+    step = max(1, _SLICE_BYTES * num_rows // source.n_bytes)
+    return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+
+def _pack_slice(descriptors: Mapping[str, int], packing: _Packing, start: int, stop: int) -> int:
+    source = packing.source
+    row_bytes = source.n_bytes // _num_rows(source)
+    count = (stop - start) * row_bytes
+    try:
+        rows = np.fromfile(source.part, dtype=np.uint8, count=count, offset=source.offset + start * row_bytes)
+    except OSError as error:
+        raise Llama3Error(
+            f"{source.part}: cannot be read (tensor {source.name}: {error.strerror or error}); export again"
+        ) from error
+    if rows.size != count:
+        raise Llama3Error(f"{source.part}: the file got shorter during the export (tensor {source.name}); export again")
+    arrays = packing.pack(rows.reshape(stop - start, row_bytes))
+    for tensor, array in zip(packing.destinations, arrays, strict=True):
+        bytes_per_row = (tensor.length or 0) // _num_rows(source)
+        _write(descriptors, tensor, array, start * bytes_per_row)
+    return count
+
+
+def _write(descriptors: Mapping[str, int], tensor: ir.ExternalTensor, array: Array, start: int = 0) -> None:
+    """Write `array` into the place of `tensor`, `start` bytes from its beginning."""
+    descriptor = descriptors[str(tensor.location)]
+    offset = (tensor.offset or 0) + start
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written

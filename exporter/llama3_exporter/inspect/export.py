@@ -1,0 +1,303 @@
+"""What there is to know about an export: only the graph is read, which says what its weights are and where they lie."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import gguf
+import onnx
+from llama3_models.errors import Llama3Error
+from llama3_models.exports import GRAPH, Ops
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.tokenizer.files import read_vocabulary
+from llama3_models.units import format_bytes
+from onnx import TensorProto
+
+from llama3_exporter.contrib.modules import CONTRIB
+from llama3_exporter.facts import read_graph
+from llama3_exporter.host_files import read_tokenizer, unusable
+from llama3_exporter.inspect.inspection import Architecture, Inspection, Memory, Role, TokenizerFacts, Weight, memory
+from llama3_exporter.native.modules import DOMAIN
+
+# The graph's tensors are called after the modules of `llama.py`; several make one weight.
+_TENSOR_NAME = re.compile(r"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|remainder)|.+[._]bias")
+_ZERO_POINTS = "zero_points"  # what those are called that are no weight's own
+_LAYER_NAME = re.compile(r"layers\.(?P<layer>\d+)\.(?P<module>.+)")
+_ROLES: dict[str, Role] = {"embed_tokens": "embedding", "norm": "norms", "lm_head": "head"}
+_FLOATS: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+}
+_ITEM_BYTES = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
+_COUNTS = {"K", "N", "bits", "block_size"}  # attributes of the ops that multiply by quantized weights
+_TOO_MANY = 1 << 63  # of anything: what ONNX counts by has 64 bits
+
+
+class _Tensor(NamedTuple):
+    """A part of a weight and where its bytes are: in which file, or in none but the graph, from where, and how many."""
+
+    name: str
+    weight: str
+    location: str | None
+    offset: int
+    length: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The same for tensors that share their bytes."""
+        return self.location or self.name, self.offset
+
+
+class _Matrix(NamedTuple):
+    """How a tensor holds its numbers, and how many rows and columns they are."""
+
+    form: str
+    shape: tuple[int, ...]
+
+
+def inspect_export(path: Path) -> Inspection:
+    """Inspect an export; `path` is its folder or its graph.
+
+    Raises:
+        Llama3Error: there is no graph of ours, or it is damaged.
+    """
+    graph_path = path / GRAPH if path.is_dir() else path
+    model, facts = read_graph(graph_path)
+    try:
+        return _inspect(path, graph_path, model.graph, facts)
+    except Llama3Error:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
+        raise Llama3Error(f"{graph_path}: a damaged graph ({repr(error)[:200]}); export the GGUF again") from error
+
+
+def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, facts: dict[str, Any]) -> Inspection:
+    tensors = list(_tensors(graph))
+    weights = tuple(_weights(graph, tensors))
+    architecture = _architecture(graph, weights, context_length=facts["options"]["max_length"])
+    files = _file_sizes(tensors)
+    tokenizer, remarks = _tokenizer(graph_path.parent, facts)
+    found = Inspection(
+        path=path,
+        about=_about(graph_path, graph, facts, sum(files.values())),
+        facts=facts,
+        architecture=architecture,
+        weights=weights,
+        memory=(_memory(graph, architecture, facts, sum(files.values())),),
+        tokenizer=tokenizer,
+        remarks=(*remarks, *_remarks(graph_path.parent, files)),
+    )
+    _check(found, facts)
+    return found
+
+
+def _check(found: Inspection, facts: Mapping[str, Any]) -> None:
+    """Refuse what a graph can say but no model can be.
+
+    Raises:
+        ValueError: a number is out of range, or a fact of another type.
+    """
+    options, source = facts["options"], facts["source"]
+    if options["ops"] not in get_args(Ops):
+        raise ValueError(f"ops are {options['ops']!r}")
+    _check_count("max_length", options["max_length"])
+    _check_count("size", source["size"])
+    if not isinstance(source["name"], str) or not isinstance(facts["types"], dict):
+        raise TypeError("its source has no name or no types")
+    for name, number in vars(found.architecture).items():
+        if number is not None and not isinstance(number, bool):
+            _check_count(name, number)
+    for weight in found.weights:
+        _check_count(f"bytes of {weight.name}", weight.bytes)
+        if weight.name != _ZERO_POINTS:
+            if len(weight.shape) > 2:
+                raise ValueError(f"{weight.name} has {len(weight.shape)} dimensions")
+            _check_shape(weight.name, weight.shape)
+    if {weight.layer for weight in found.weights} - {None} != set(range(found.architecture.num_layers)):
+        raise ValueError(f"it has not the weights of {found.architecture.num_layers} layers")
+
+
+def _check_count(name: str, number: object) -> None:
+    if type(number) is not int or not 1 <= number < _TOO_MANY:
+        raise ValueError(f"{name} is {str(number)[:40]}")
+
+
+def _check_shape(name: str, shape: Sequence[int]) -> None:
+    for size in shape:
+        _check_count(f"a dimension of {name}", size)
+    if not shape or math.prod(shape) >= _TOO_MANY:
+        raise ValueError(f"{name} has shape {list(shape)}")
+
+
+def _remarks(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
+    """On the files of weights: each must be there, and as long as the graph needs."""
+    for name, needed in files.items():
+        if not (folder / name).is_file():
+            yield f"{name}, which holds weights, is not beside the graph"
+        elif (size := (folder / name).stat().st_size) < needed:
+            yield f"{name} has {size:,} of the {needed:,} bytes of weights that the graph needs; export the GGUF again"
+
+
+def _about(path: Path, graph: onnx.GraphProto, facts: Mapping[str, Any], weight_bytes: int) -> dict[str, str]:
+    options, source = dict(facts["options"]), facts["source"]
+    special = Counter(node.op_type for node in graph.node if node.domain in (CONTRIB, DOMAIN))
+    counts = [f"{name}:{count}" for name, count in special.most_common()]
+    sizes = f"a graph of {format_bytes(path.stat().st_size)}, {format_bytes(weight_bytes)} of weights"
+    return {
+        "format": f"export with {options.pop('ops')} ops: {sizes}",
+        "made of": f"{source['name']}, {format_bytes(source['size'])} of {', '.join(facts['types'])}",
+        "made by": f"{facts['producer']} {facts['version']}",
+        "options": ", ".join(f"{name} {value}" for name, value in options.items()),
+        "ops": ", ".join([*counts, f"and {len(graph.node) - special.total():,} of ONNX's own"]),
+    }
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[_Tensor]:
+    for tensor in graph.initializer:
+        if match := _TENSOR_NAME.fullmatch(tensor.name):
+            where = {entry.key: entry.value for entry in tensor.external_data}
+            offset, length = int(where.get("offset", 0)), int(where.get("length", len(tensor.raw_data)))
+            _check_shape(tensor.name, tensor.dims)
+            _check_count(f"bytes of {tensor.name}", length)
+            if not 0 <= offset < _TOO_MANY:
+                raise ValueError(f"{tensor.name} starts at byte {str(offset)[:40]}")
+            yield _Tensor(tensor.name, match["weight"] or tensor.name, where.get("location"), offset, length)
+
+
+def _file_sizes(tensors: Sequence[_Tensor]) -> dict[str, int]:
+    """The bytes of each file of weights, up to the end of its last tensor."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.location is not None:
+            sizes[tensor.location] = max(sizes.get(tensor.location, 0), tensor.offset + tensor.length)
+    return sizes
+
+
+def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Weight]:
+    """The weights, without those whose bytes are another's: a head that is tied to the embedding.
+
+    Zero points that are the same in all blocks come last, as a weight of their own that stands for no numbers: they
+    lie in the file once for all weights of a type. Blocks that have their own leave a remainder, too.
+    """
+    matrices = dict(_matrices(graph))
+    owners: dict[tuple[str, int], str] = {}
+    lengths: dict[tuple[str, int], int] = {}
+    parts: dict[str, list[_Tensor]] = {}
+    with_own = {tensor.weight for tensor in tensors if tensor.name.endswith(".remainder")}
+    for tensor in tensors:
+        shared = tensor.name.endswith(".zero_points") and tensor.weight not in with_own
+        owners.setdefault(tensor.place, _ZERO_POINTS if shared else tensor.weight)
+        lengths[tensor.place] = max(lengths.get(tensor.place, 0), tensor.length)
+        parts.setdefault(tensor.weight, []).append(tensor)
+    for name, group in parts.items():
+        held = [tensor for tensor in group if tensor.name in matrices]
+        if all(owners[tensor.place] != name for tensor in held):
+            continue
+        form, shape = matrices[held[0].name]
+        form = f"{'two ' * (len(held) > 1)}{form}{' + sums' * any('.remainder' in tensor.name for tensor in group)}"
+        own = {tensor.place for tensor in group if owners[tensor.place] == name}
+        yield Weight(name, *_place(name), form, shape, sum(lengths[place] for place in own))
+    if zero_points := [place for place, owner in owners.items() if owner == _ZERO_POINTS]:
+        n_bytes = sum(lengths[place] for place in zero_points)
+        yield Weight(_ZERO_POINTS, None, "other", "shared zero points", (0,), n_bytes)
+
+
+def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
+    """The tensors that hold the numbers of a weight, or their codes, with what the nodes that read them say of them."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer if _TENSOR_NAME.fullmatch(tensor.name)}
+    for name, tensor in tensors.items():
+        if tensor.data_type in _FLOATS and name.endswith(("weight", "bias")):
+            yield name, _Matrix(_FLOATS[tensor.data_type], tuple(tensor.dims))
+    for node in graph.node:
+        values = _attributes(node)
+        if node.domain in (CONTRIB, DOMAIN):
+            for key in _COUNTS & set(values):
+                _check_count(key, values[key])
+        if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+            name = node.input[1 if node.op_type == "MatMulNBits" else 0]
+            dims, bits = tensors[name].dims, values["bits"]
+            columns = dims[-1] * 8 // bits * (dims[1] if len(dims) > 2 else 1)
+            yield name, _Matrix(f"{bits}-bit blocks of {values['block_size']}", (dims[0], columns))
+        elif node.op_type in ("BlockQuantizedMatMul", "BlockQuantizedGather", "BlockQuantizedMatMuls"):
+            names = [name for name in node.input if name in tensors and name.endswith(".weight")]
+            formats = values["formats" if "formats" in values else "format"].decode().split(",")
+            for name, form in zip(names, formats, strict=True):
+                type_name = gguf.GGMLQuantizationType[form.upper()].name
+                yield name, _Matrix(type_name, (tensors[name].dims[0], values["K"]))
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _place(name: str) -> tuple[int | None, Role]:
+    """The layer and the role of a weight: `layers.N.self_attn.q_proj` is attention's."""
+    match = _LAYER_NAME.fullmatch(name)
+    if match is None:
+        return None, _ROLES.get(name.removesuffix(".bias"), "other")
+    module = match["module"]
+    role: Role = "norms" if "layernorm" in module else "attention" if module.startswith("self_attn") else "MLP"
+    return int(match["layer"]), role
+
+
+def _architecture(graph: onnx.GraphProto, weights: Sequence[Weight], *, context_length: int) -> Architecture:
+    shapes = {weight.name: weight.shape for weight in weights}
+    caches = [value for value in graph.input if value.name.startswith("past_key_values.")]
+    _, kv_heads, _, head_dim = (dim.dim_value for dim in caches[0].type.tensor_type.shape.dim)
+    vocab_size, hidden_size = shapes["embed_tokens"]
+    return Architecture(
+        num_layers=len(caches) // 2,
+        hidden_size=hidden_size,
+        intermediate_size=shapes["layers.0.mlp.gate_proj"][0],
+        num_attention_heads=shapes["layers.0.self_attn.q_proj"][0] // head_dim,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=vocab_size,
+        context_length=context_length,
+        tied="lm_head" not in shapes,
+    )
+
+
+def _memory(graph: onnx.GraphProto, architecture: Architecture, facts: Mapping[str, Any], weight_bytes: int) -> Memory:
+    cache = next(value for value in graph.input if value.name.startswith("past_key_values."))
+    cache_type = _FLOATS[cache.type.tensor_type.elem_type]
+    ops = facts["options"]["ops"]
+    copies = sum(_float_copies(graph)) if ops == "contrib" else 0
+    return memory(architecture, ops, weight_bytes + copies, cache_type)
+
+
+def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
+    """The bytes of the copy that ONNX Runtime makes of each float weight, in the type in which it multiplies."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    for node in graph.node:
+        if node.op_type == "FusedMatMul":
+            name = node.input[1]
+            cast = casts.get(name)
+            tensor = tensors[cast.input[0] if cast is not None else name]
+            if tensor.name.endswith(".weight"):
+                rows, columns = tensor.dims
+                yield rows * columns * _ITEM_BYTES[_attributes(cast)["to"] if cast is not None else tensor.data_type]
+
+
+def _tokenizer(folder: Path, facts: Mapping[str, Any]) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
+    """What the folder has of a tokenizer, a tokenizer.json or with a graph beside its GGUF that, and remarks on it."""
+    path = folder / "tokenizer.json"
+    source = folder / str(facts["source"]["parts"][0]["name"])
+    if not path.is_file() and not source.is_file():
+        return None, ("there is no tokenizer beside the graph; llama3-run needs --tokenizer-path",)
+    try:
+        if path.is_file():
+            found = read_vocabulary(path)
+            return TokenizerFacts.of(found), unusable(found)
+        with GGUFFile.open(source) as file:
+            vocabulary, remarks = read_tokenizer(file)
+            return None if vocabulary is None else TokenizerFacts.of(vocabulary), remarks
+    except Llama3Error as error:
+        return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)

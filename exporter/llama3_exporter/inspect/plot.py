@@ -1,0 +1,121 @@
+"""A picture of a model: bits a weight in each layer, and where its bytes are. Needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from llama3_models.errors import Llama3Error
+from llama3_models.units import format_bytes
+
+from llama3_exporter.folder import publish_file
+from llama3_exporter.inspect.inspection import Inspection, Role, Weight, total, totals
+from llama3_exporter.inspect.report import visible
+
+_COLOURS: dict[Role, str] = {"embedding": "#4c72b0", "attention": "#dd8452", "MLP": "#55a868", "head": "#8172b3"}
+_GREY, _BLACK = "#9aa5b1", "#2f3640"
+_MOST_TICKS = 20
+
+
+def check_plot(path: Path) -> None:
+    """Refuse to plot without matplotlib, without a folder, or in the place of what is no plain file.
+
+    Raises:
+        Llama3Error: it is not installed or does not work, `path` is a folder, a pipe or a device, or is in no folder.
+    """
+    if find_spec("matplotlib") is None:
+        raise Llama3Error("--plot needs matplotlib, which is not installed; pip install matplotlib")
+    try:
+        import_module("matplotlib.figure")
+    # An import runs all that matplotlib is made of and reads its settings: any of it raises errors of its own kind, and
+    # none of them is ours.
+    except Exception as error:
+        raise Llama3Error(
+            f"--plot: matplotlib does not load ({str(error)[:120]}); repair it, or leave --plot out"
+        ) from error
+    _target(path)
+
+
+def plot(found: Inspection, path: Path) -> None:
+    """Draw the picture; the ending of `path` says in which format.
+
+    Raises:
+        Llama3Error: the file cannot be written.
+    """
+    from matplotlib import rc_context
+
+    with warnings.catch_warnings(), rc_context({"text.usetex": False}):  # which needs a LaTeX
+        warnings.simplefilter("ignore")  # a name may have characters that the font has not
+        content = _picture(found, path.suffix[1:].lower())
+    publish_file(_target(path), content, "--plot")
+
+
+def _target(path: Path) -> Path:
+    """Where the picture goes: a link stays, and leads to it.
+
+    Raises:
+        Llama3Error: something is there that is no plain file, or there is no folder for it.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if os.path.lexists(target) and not target.is_file():
+        raise Llama3Error(f"{path}: not a plain file, so that no picture can take its place; give another --plot")
+    if not target.parent.is_dir():
+        raise Llama3Error(f"{path}: there is no folder {target.parent}; make it, or give another --plot")
+    return target
+
+
+def _picture(found: Inspection, file_format: str) -> bytes:
+    from matplotlib.figure import Figure
+
+    num_layers = found.architecture.num_layers
+    # A bar for each layer, and one on either side, a little apart.
+    places: dict[int | Role, float] = {"embedding": -1.5, **{i: float(i) for i in range(num_layers)}}
+    if not found.architecture.tied:
+        places["head"] = num_layers + 0.5
+    columns = totals(found.weights, _column)
+    xs = list(places.values())
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    whole = total(found.weights)
+    title = f"{visible(found.name)}: {format_bytes(whole.bytes)}, {whole.bits:.2f} bits a weight"
+    figure.suptitle(title, parse_math=False)  # a file name may have dollars in it
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.bar(xs, [columns[column].bits for column in places], color=_GREY, label=_label(found))
+    if whole.contrib_bits is not None:
+        contrib = [columns[column].contrib_bits for column in places]
+        above.plot(xs, contrib, "_", color=_BLACK, markersize=6, markeredgewidth=2, label="in a contrib graph")
+    above.set_ylabel("bits a weight")
+
+    floor = [0.0] * len(places)
+    for role, colour in _COLOURS.items():
+        own = totals([weight for weight in found.weights if weight.role == role], _column)
+        heights = [own[column].bytes / 1e6 if column in own else 0.0 for column in places]
+        if any(heights):
+            label = f"{role} {sum(heights) * 1e6 / whole.bytes:.1%}"
+            below.bar(xs, heights, bottom=floor, color=colour, label=label)
+            floor = [low + height for low, height in zip(floor, heights, strict=True)]
+    below.set_ylabel("MB")
+    below.set_xlabel("layer")
+    step = -(-num_layers // _MOST_TICKS)
+    ticks = [column for column in places if isinstance(column, str) or column % step == 0]
+    below.set_xticks([places[column] for column in ticks], ["emb." if c == "embedding" else str(c) for c in ticks])
+    for axes in (above, below):
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # room for the legend
+        axes.legend(loc="upper left", ncols=4, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    content = io.BytesIO()
+    figure.savefig(content, format=file_format, dpi=150)
+    return content.getvalue()
+
+
+def _label(found: Inspection) -> str:
+    return "in the GGUF" if found.facts is None else "in the export"
+
+
+def _column(weight: Weight) -> int | Role:
+    """The bar that a weight belongs to."""
+    return weight.role if weight.layer is None else weight.layer

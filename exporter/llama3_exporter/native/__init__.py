@@ -1,0 +1,1 @@
+"""The backend of our own ops over the GGUF's bytes."""

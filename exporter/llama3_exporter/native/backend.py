@@ -1,0 +1,109 @@
+"""Weights as they lie in the GGUF: external tensors that point into the file itself, and our own ops over its blocks.
+
+So an export writes a graph of a few hundred kilobytes and copies nothing, and ONNX Runtime maps the GGUF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from llama3_models.config import Hyperparameters
+from llama3_models.exports import Activations
+from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.reference import dequantize
+from onnxscript import nn
+
+from llama3_exporter.modules import FLOAT, parameter
+from llama3_exporter.native.modules import (
+    DOMAIN,
+    AddRMSNorm,
+    BlockQuantizedEmbedding,
+    BlockQuantizedLinear,
+    BlockQuantizedLinears,
+    Blocks,
+    CachedAttention,
+    LengthsAndFrequencies,
+    SwiGLU,
+)
+
+
+class NativeBackend:
+    """A `llama.Backend` of our own ops.
+
+    Args:
+        file: The GGUF.
+        config: Its numbers.
+        activations: `int8` quantizes the input of a linear as llama.cpp does, and keeps a float16 KV cache; with
+            `float32` both are float32.
+        names: Under which name the graph finds each file of the GGUF.
+    """
+
+    def __init__(
+        self, file: GGUFFile, config: Hyperparameters, activations: Activations, names: Mapping[Path, str]
+    ) -> None:
+        self._file = file
+        self._config = config
+        self._activations = activations
+        self._names = names
+        self.domains: Mapping[str, int] = {DOMAIN: 1}
+        self.kv_type = FLOAT if activations == "float32" else ir.DataType.FLOAT16
+
+    def linear(self, name: str, *, fine: bool = False) -> nn.Module:
+        """See `llama.Backend`."""
+        return BlockQuantizedLinear(self._blocks(name), self._bias(name), self._linear_activations(fine))
+
+    def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
+        """See `llama.Backend`. Together they quantize their input once."""
+        biases = {attribute: bias for attribute, name in names.items() if (bias := self._bias(name)) is not None}
+        weights = {attribute: self._blocks(name) for attribute, name in names.items()}
+        return BlockQuantizedLinears(weights, biases, self._linear_activations(fine))
+
+    def embedding(self, name: str) -> nn.Module:
+        """See `llama.Backend`."""
+        return BlockQuantizedEmbedding(self._blocks(name))
+
+    def norm(self, name: str) -> nn.Module:
+        """See `llama.Backend`."""
+        return AddRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def swiglu(self) -> nn.Module:
+        """See `llama.Backend`."""
+        return SwiGLU()
+
+    def positions(self) -> nn.Module:
+        """See `llama.Backend`."""
+        return LengthsAndFrequencies(self._config)
+
+    def attention(self) -> nn.Module:
+        """See `llama.Backend`."""
+        return CachedAttention(self._config)
+
+    def _linear_activations(self, fine: bool) -> str:
+        return "int8x2" if fine and self._activations == "int8" else self._activations
+
+    def _bias(self, name: str) -> nn.Parameter | None:
+        return self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
+
+    def _float32(self, name: str) -> nn.Parameter:
+        """A vector: in the GGUF where it is float32 there, as by rule; else within the graph."""
+        tensor = self._file.tensors[name]
+        if tensor.type == GGMLQuantizationType.F32:
+            return parameter(self._external(tensor, FLOAT, tensor.shape))
+        return parameter(ir.tensor(dequantize(tensor), name=name))
+
+    def _blocks(self, name: str) -> Blocks:
+        tensor = self._file.tensors[f"{name}.weight"]
+        num_rows, row_size = tensor.shape
+        block_size, block_bytes = GGML_QUANT_SIZES[tensor.type]
+        shape = (num_rows, row_size // block_size, block_bytes)
+        blocks = self._external(tensor, ir.DataType.UINT8, shape)
+        return Blocks(blocks, tensor.type.name.lower(), num_rows, row_size)
+
+    def _external(self, tensor: GGUFTensor, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
+        location = self._names[tensor.part]
+        return ir.ExternalTensor(
+            location, tensor.offset, tensor.n_bytes, dtype, shape=ir.Shape(shape), name=tensor.name
+        )

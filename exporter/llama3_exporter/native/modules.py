@@ -1,0 +1,163 @@
+"""The modules of the native backend: our own ops over the GGUF's bytes, as they lie in the file.
+
+A weight is uint8 [N, blocks, bytes a block], of whatever type, and the op names its format. Linears that share their
+input are one op, so that it is quantized once; the KV cache is float16, and attention rotates, appends and attends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from llama3_models.config import Hyperparameters
+from onnxscript import OpBuilder, nn
+
+from llama3_exporter.llama import Chunk, LayerCache, Positions
+from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, parameter, typed
+
+DOMAIN = "llama3"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A matrix [N, K] in the GGUF."""
+
+    tensor: ir.ExternalTensor  # uint8 [N, blocks, bytes a block]
+    format: str  # ggml's name of the type, lower case
+    num_rows: int
+    row_size: int
+
+
+class BlockQuantizedLinear(nn.Module):
+    """x @ W^T + bias."""
+
+    def __init__(self, blocks: Blocks, bias: nn.Parameter | None, activations: str) -> None:
+        super().__init__()
+        self.weight = parameter(blocks.tensor)
+        self.bias = bias
+        self.blocks = blocks
+        self.activations = activations
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """[batch, seq, K] -> [batch, seq, N]."""
+        y = op.BlockQuantizedMatMul(
+            x,
+            self.weight,
+            *([self.bias] if self.bias is not None else []),
+            K=self.blocks.row_size,
+            N=self.blocks.num_rows,
+            format=self.blocks.format,
+            block_layout_version=1,
+            activations=self.activations,
+            _domain=DOMAIN,
+        )
+        return typed(y, x, self.blocks.num_rows, FLOAT)
+
+
+class BlockQuantizedLinears(nn.Module):
+    """Several linears of one input, each weight by its own name; the module itself adds nothing to the names."""
+
+    def __init__(self, weights: dict[str, Blocks], biases: dict[str, nn.Parameter], activations: str) -> None:
+        super().__init__("")
+        self.blocks = weights
+        self.activations = activations
+        for name, blocks in weights.items():
+            setattr(self, f"{name}_weight", parameter(blocks.tensor, f"{name}.weight"))
+            setattr(self, f"{name}_bias", biases.get(name))
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
+        """[batch, seq, K] -> [batch, seq, N] of each."""
+        outputs = op.BlockQuantizedMatMuls(
+            x,
+            *(getattr(self, f"{name}_weight") for name in self.blocks),
+            K=next(iter(self.blocks.values())).row_size,
+            Ns=[blocks.num_rows for blocks in self.blocks.values()],
+            formats=",".join(blocks.format for blocks in self.blocks.values()),
+            activations=self.activations,
+            _domain=DOMAIN,
+            _outputs=list(self.blocks),
+        )
+        return tuple(
+            add_bias(op, typed(y, x, self.blocks[name].num_rows, FLOAT), getattr(self, f"{name}_bias"))
+            for name, y in zip(self.blocks, outputs, strict=True)
+        )
+
+
+class AddRMSNorm(RMSNorm):
+    """One pass over each row; ONNX Runtime's own op costs a token of a small model ten times as much."""
+
+    def add_and_norm(self, op: OpBuilder, x: ir.Value, branch: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """See `RMSNorm`."""
+        normed, total = op.AddRMSNorm(
+            x, branch, self.weight, epsilon=self.epsilon, _domain=DOMAIN, _outputs=["normed", "sum"]
+        )
+        return normed, total
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) * up, in one pass."""
+
+    def forward(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+        """Each [batch, seq, n]."""
+        y = op.SwiGLU(gate, up, _domain=DOMAIN)
+        y.type, y.shape = gate.type, gate.shape
+        return y
+
+
+class BlockQuantizedEmbedding(nn.Module):
+    """Rows of W by number."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.weight = parameter(blocks.tensor)
+        self.blocks = blocks
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        """Int64 [batch, seq] -> [batch, seq, K]."""
+        rows = op.BlockQuantizedGather(
+            self.weight, ids, K=self.blocks.row_size, format=self.blocks.format, _domain=DOMAIN
+        )
+        rows.type, rows.shape = ir.TensorType(FLOAT), ir.Shape([*(ids.shape or (None, None)), self.blocks.row_size])
+        return rows
+
+
+class LengthsAndFrequencies(nn.Module):
+    """The lengths of the rows, and the angle by which each rotated pair of a head turns per position."""
+
+    def __init__(self, config: Hyperparameters) -> None:
+        super().__init__()
+        self.inverse_frequencies = parameter(ir.tensor(config.inverse_frequencies))
+
+    def forward(self, op: OpBuilder, chunk: Chunk) -> Positions:
+        """The last four inputs of CachedAttention."""
+        int32 = ir.DataType.INT32
+        seqlens_k = op.Cast(op.Sub(chunk.tokens, 1), to=int32)
+        total_length = op.Cast(op.Squeeze(chunk.total_length), to=int32)
+        return seqlens_k, total_length, self.inverse_frequencies, op.Cast(chunk.real, to=int32)
+
+
+class CachedAttention(nn.Module):
+    """Rotate queries and keys, append keys and values to the cache in place, attend. Neighbours rotate."""
+
+    def __init__(self, config: Hyperparameters) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, positions: Positions
+    ) -> tuple[ir.Value, LayerCache]:
+        """Q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim] -> y as q."""
+        y, key, value = op.CachedAttention(
+            q,
+            k,
+            v,
+            past.key,
+            past.value,
+            *positions,
+            num_heads=self.config.num_attention_heads,
+            kv_num_heads=self.config.num_key_value_heads,
+            scale=self.config.head_dim**-0.5,
+            _domain=DOMAIN,
+            _outputs=["attended", "present_key", "present_value"],
+        )
+        return typed(y, q, self.config.num_attention_heads * self.config.head_dim, FLOAT), LayerCache(key, value)

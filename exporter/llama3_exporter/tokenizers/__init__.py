@@ -1,0 +1,1 @@
+"""Tokenizers for other programs: as JSON, as a SentencePiece model, as graphs."""

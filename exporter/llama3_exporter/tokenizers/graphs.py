@@ -1,0 +1,195 @@
+"""The tokenizer as two graphs, for hosts that have no tokenizer library: tokenizer.onnx and detokenizer.onnx.
+
+Their ops are those of onnxruntime-extensions. Its op that takes a tokenizer.json, HfJsonTokenizer, gives other ids than
+the tokenizer does for many texts (docs/tokenizer-graph.md), so here it only turns text into bytes: RE2 cuts the text
+into pieces (`text_rewrites`), and SentencePiece merges within them (`sentencepiece_model`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from llama3_models.errors import Llama3Error
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
+from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
+from onnxscript import GraphBuilder, OpBuilder
+
+from llama3_exporter.graph import IR_VERSION, OPSET
+from llama3_exporter.tokenizers.sentencepiece_model import sentencepiece_model
+from llama3_exporter.tokenizers.text_rewrites import (
+    MARKS,
+    Rewrite,
+    byte_level_rewrites,
+    first,
+    sentencepiece_rewrites,
+    valid_utf8,
+)
+
+TOKENIZER: Final = "tokenizer.onnx"
+DETOKENIZER: Final = "detokenizer.onnx"
+
+EXTENSIONS: Final = "ai.onnx.contrib"
+"""The domain of onnxruntime-extensions' ops."""
+
+# RE2 refuses a program of more than 349,525 instructions, one a byte or so, and its op then replaces nothing.
+_MOST_SPECIAL_BYTES: Final = 250_000
+
+_INT64, _STRING = ir.DataType.INT64, ir.DataType.STRING
+_END: Final = int(np.iinfo(np.int64).max)
+
+
+def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
+    """Both graphs, by the names of their files.
+
+    The tokenizer takes `text`, strings [batch], and gives `input_ids` and `attention_mask`, int64 [batch, sequence].
+    Special tokens are found in a text by theirs, and the beginning-of-sequence token comes first where the model's file
+    wants it. The detokenizer takes `ids`, int64 [batch, sequence], and gives `text`, strings [batch]; special tokens
+    have none, and what is no UTF-8 becomes U+FFFD.
+
+    Raises:
+        Llama3Error: The graphs would not give the ids of the vocabulary's tokenizer.
+    """
+    if any(mark in token for token in vocabulary.tokens for mark in MARKS):
+        raise Llama3Error(
+            f"{vocabulary.source}: a token holds one of the noncharacters U+FDD0 to U+FDD2, which the tokenizer graph "
+            "uses as marks; export it without --tokenizer-graph"
+        )
+    special = vocabulary.ids_by_text(*FOUND_BY_TEXT)
+    if sum(len(token.encode()) for token in special) > _MOST_SPECIAL_BYTES:
+        raise Llama3Error(
+            f"{vocabulary.source}: its special tokens have more than {_MOST_SPECIAL_BYTES:,} bytes, which no tokenizer "
+            "graph can search for; export it without --tokenizer-graph"
+        )
+    graphs = {TOKENIZER: _tokenizer(vocabulary, special), DETOKENIZER: _detokenizer(vocabulary)}
+    return {name: ir.to_proto(graph).SerializeToString() for name, graph in graphs.items()}
+
+
+def _tokenizer(vocabulary: Vocabulary, special: dict[str, int]) -> ir.Model:
+    builder = _builder("tokenizer")
+    op = builder.op
+    text = builder.input("text", _STRING, ["batch_size"])
+    if vocabulary.adds_bos and vocabulary.bos_id is not None:
+        text = _rewrite(op, text, [first(vocabulary.tokens[vocabulary.bos_id])])
+    if isinstance(vocabulary.model, ByteLevelBPE):
+        text = _rewrite(op, text, byte_level_rewrites(vocabulary.model.pre_tokenizer, special))
+        text = _spell(op, text, vocabulary.ids_by_text(TokenType.NORMAL))
+    else:
+        prefix = vocabulary.model.add_space_prefix
+        text = _rewrite(op, text, sentencepiece_rewrites(special, add_space_prefix=prefix))
+    model = sentencepiece_model(vocabulary, special)
+    found, starts = op.SentencepieceTokenizer(
+        text,
+        *(_constant(op, name, np.zeros(1, dtype)) for name, dtype in _UNUSED_SETTINGS),
+        model=base64.b64encode(model.content).decode(),
+        _domain=EXTENSIONS,
+        _outputs=["pieces", "starts"],
+    )  # [pieces of all texts], [batch + 1]
+    ids = op.Gather(_constant(op, "token_ids", np.array(model.token_ids)), found)
+    pad = vocabulary.eos_id if vocabulary.pad_id is None else vocabulary.pad_id
+    for name, output in zip(("input_ids", "attention_mask"), _rows(op, ids, starts, pad or 0), strict=True):
+        output.type, output.shape = ir.TensorType(_INT64), ir.Shape(["batch_size", "sequence_length"])
+        builder.add_output(output, name)
+    return _model(builder)
+
+
+# Inputs of SentencepieceTokenizer behind the text.
+_UNUSED_SETTINGS: Final = (
+    ("nbest_size", np.int64),
+    ("alpha", np.float32),
+    ("add_bos", np.bool_),
+    ("add_eos", np.bool_),
+    ("reverse", np.bool_),
+)
+
+
+def _detokenizer(vocabulary: Vocabulary) -> ir.Model:
+    builder = _builder("detokenizer")
+    op = builder.op
+    ids = builder.input("ids", _INT64, ["batch_size", "sequence_length"])
+    text = _look_up_and_join(op, _strings(op, vocabulary.token_bytes(), "token_texts"), ids)
+    text = _rewrite(op, text, valid_utf8())
+    if isinstance(vocabulary.model, SentencePieceBPE) and vocabulary.model.add_space_prefix:
+        text = _rewrite(op, text, [Rewrite(r"\A ", "")])
+    text.type, text.shape = ir.TensorType(_STRING), ir.Shape(["batch_size"])
+    builder.add_output(text, "text")
+    return _model(builder)
+
+
+def _rewrite(op: OpBuilder, text: ir.Value, rewrites: Iterable[Rewrite]) -> ir.Value:
+    """Strings [batch] -> [batch]."""
+    for rewrite in rewrites:
+        pattern, replacement = (_strings(op, [part.encode()]) for part in (rewrite.pattern, rewrite.replacement))
+        text = op.StringRegexReplace(text, pattern, replacement, _domain=EXTENSIONS)
+    return text
+
+
+def _spell(op: OpBuilder, text: ir.Value, ids: dict[str, int]) -> ir.Value:
+    """Each byte of a text as its letter in `byte_alphabet`, strings [batch]; bytes that are no token are left out."""
+    letters = {byte: letter if letter in ids else "" for byte, letter in CHARACTER_OF_BYTE.items()}
+    letters[0] = ""  # fills up short rows; no text has it, since the ops take a text to end there
+    vocab = {letter: byte for byte, letter in CHARACTER_OF_BYTE.items()}
+    numbers = op.HfJsonTokenizer(
+        text,
+        tokenizer_vocab=json.dumps({"model": {"type": "BPE", "vocab": vocab, "merges": []}}),
+        tokenizer_config=json.dumps(
+            {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False, "add_eos_token": False}
+        ),
+        _domain=EXTENSIONS,
+    )  # int64 [batch, longest]: bytes
+    return _look_up_and_join(op, _strings(op, [letters[byte].encode() for byte in range(256)], "letters"), numbers)
+
+
+def _look_up_and_join(op: OpBuilder, texts: ir.Value, numbers: ir.Value) -> ir.Value:
+    """Texts by their numbers, int64 [batch, n], and those of a row as one: strings [batch].
+
+    StringJoin crashes where it is given no row, so it is given one more.
+    """
+    rows = op.Gather(texts, op.Pad(numbers, [0, 0, 1, 0]))
+    joined = op.StringJoin(rows, _strings(op, [b""]), [1], _domain=EXTENSIONS)
+    return op.Slice(joined, [0], [-1], [0])
+
+
+def _rows(op: OpBuilder, ids: ir.Value, starts: ir.Value, pad: int) -> tuple[ir.Value, ir.Value]:
+    """The ids of all texts, one after the other, as rows, and their mask: int64 [batch, longest].
+
+    Args:
+        op: Makes nodes.
+        ids: Int64 [n]; negative ones stand for no token and are left out.
+        starts: Where in `ids` each text begins, and where the last one ends, int64 [batch + 1].
+        pad: Fills up short rows.
+    """
+    kept = op.GreaterOrEqual(ids, 0)
+    tokens = op.Concat(op.Compress(ids, kept), [pad], axis=0)
+    counts = op.Concat([0], op.CumSum(op.Cast(kept, to=_INT64), 0), axis=0)  # of tokens before each piece
+    borders = op.Gather(counts, starts)
+    begins = op.Slice(borders, [0], [-1], [0])  # [batch]
+    lengths = op.Sub(op.Slice(borders, [1], [_END], [0]), begins)
+    columns = op.Range(0, op.ReduceMax(lengths, keepdims=0), 1)  # [longest]
+    real = op.Less(columns, op.Unsqueeze(lengths, [1]))  # [batch, longest]
+    places = op.Where(real, op.Add(op.Unsqueeze(begins, [1]), columns), op.Sub(op.Size(tokens), 1))
+    return op.Gather(tokens, places), op.Cast(real, to=_INT64)
+
+
+def _builder(name: str) -> GraphBuilder:
+    return GraphBuilder(ir.Graph([], [], nodes=[], opset_imports={"": OPSET, EXTENSIONS: 1}, name=name))
+
+
+def _model(builder: GraphBuilder) -> ir.Model:
+    return ir.Model(builder.graph, ir_version=IR_VERSION, producer_name="llama3-onnx")
+
+
+def _constant(op: OpBuilder, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    return op.initializer(ir.tensor(array, name=name))
+
+
+def _strings(op: OpBuilder, texts: Iterable[bytes], name: str | None = None) -> ir.Value:
+    """A constant, strings [n], which may be parts of characters; without a name it is numbered."""
+    texts = list(texts)
+    if name is None:
+        name = f"string_{len(op.builder.graph.initializers)}"
+    return op.initializer(ir.StringTensor(texts, shape=ir.Shape([len(texts)]), name=name))

@@ -1,0 +1,118 @@
+"""A SentencePiece model that gives a vocabulary's ids, whatever kind of tokenizer the vocabulary is of.
+
+SentencePiece merges, of all neighbours that form a piece, those of the highest score. A byte-level vocabulary has a
+list of merges instead, but also ranks that lead to the same tokens (`byte_ranks`), and these make scores. Tokens that
+are found by their text, and marks, are pieces that SentencePiece calls user-defined: it looks for them first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import sentencepiece
+from llama3_models.errors import Llama3Error
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, spell_bytes
+from llama3_models.tokenizer.byte_ranks import tokens_by_rank
+from llama3_models.tokenizer.merges import formed_products
+from llama3_models.tokenizer.vocabulary import ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
+from sentencepiece import sentencepiece_model_pb2
+
+from llama3_exporter.tokenizers.text_rewrites import MARKS
+
+NO_TOKEN: Final = -1
+"""In the place of an id, for a piece that stands for no token."""
+
+_UNKNOWN: Final = "\ufdd3"  # SentencePiece wants a piece for what it does not know; this noncharacter is in no text
+
+
+class SentencePieceModel(NamedTuple):
+    """A model as a file has it, and the token that each of its pieces stands for."""
+
+    content: bytes
+    token_ids: list[int]
+
+
+class _Piece(NamedTuple):
+    text: str
+    token_id: int
+    score: float = 0.0
+    type: int = TokenType.NORMAL  # SentencePiece numbers types as GGUF does
+
+
+def sentencepiece_model(vocabulary: Vocabulary, special: Mapping[str, int]) -> SentencePieceModel:
+    """Make the model, for texts as `text_rewrites` leaves them.
+
+    Args:
+        vocabulary: The tokens. If it is a byte-level one, texts have to be in the alphabet of `byte_alphabet`.
+        special: Ids by text of the tokens that are found by it.
+
+    Raises:
+        Llama3Error: No such model gives the ids of the vocabulary.
+    """
+    if isinstance(vocabulary.model, ByteLevelBPE):
+        pieces = _byte_level_pieces(vocabulary, vocabulary.model, special)
+    else:
+        pieces = _sentencepiece_pieces(vocabulary, vocabulary.model, special)
+    by_text: dict[str, _Piece] = {}
+    for piece in pieces:
+        by_text.setdefault(piece.text, piece)  # what is found first comes first
+    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    model.trainer_spec.model_type = model.trainer_spec.BPE
+    model.trainer_spec.byte_fallback = vocabulary.types.count(TokenType.BYTE) == 256
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = False
+    model.normalizer_spec.remove_extra_whitespaces = False
+    for piece in by_text.values():
+        model.pieces.add(piece=piece.text, score=piece.score, type=int(piece.type))
+    content: bytes = model.SerializeToString()
+    try:
+        sentencepiece.SentencePieceProcessor(model_proto=content)
+    except RuntimeError as error:
+        raise _refused(vocabulary, f"sentencepiece refuses its tokens ({str(error).splitlines()[0]})") from error
+    return SentencePieceModel(content, [piece.token_id for piece in by_text.values()])
+
+
+def _byte_level_pieces(vocabulary: Vocabulary, model: ByteLevelBPE, special: Mapping[str, int]) -> Iterator[_Piece]:
+    ids = vocabulary.ids_by_text(TokenType.NORMAL)
+    try:
+        ranked = tokens_by_rank(ids, model, vocabulary.source)
+    except Llama3Error as error:
+        raise _refused(vocabulary, "no ranks lead to the same tokens as its merges") from error
+    yield _Piece(_UNKNOWN, NO_TOKEN, type=TokenType.UNKNOWN)
+    cut, *others = (spell_bytes(mark.encode()) for mark in MARKS)
+    for mark in (cut, *others):
+        yield _Piece(mark, NO_TOKEN, type=TokenType.USER_DEFINED)
+    for token, token_id in special.items():
+        yield _Piece(spell_bytes(token.encode()), token_id, type=TokenType.USER_DEFINED)
+    if model.pre_tokenizer.whole_pieces:
+        formed = set(formed_products(ranked))
+        for token in ranked:
+            if token not in formed:  # what lies between two cuts may still be this token
+                yield _Piece(f"{cut}{token}{cut}", ids[token], type=TokenType.USER_DEFINED)
+    for character in CHARACTER_OF_BYTE.values():
+        yield _Piece(character, ids.get(character, NO_TOKEN))
+    for rank, token in enumerate(ranked):
+        yield _Piece(token, ids[token], score=-rank)
+
+
+def _sentencepiece_pieces(
+    vocabulary: Vocabulary, model: SentencePieceBPE, special: Mapping[str, int]
+) -> Iterator[_Piece]:
+    if vocabulary.unk_id is None:
+        raise _refused(vocabulary, "it has no unknown token, which SentencePiece needs")
+    yield _Piece(_UNKNOWN, vocabulary.unk_id, type=TokenType.UNKNOWN)
+    for mark in MARKS:
+        yield _Piece(mark, NO_TOKEN, type=TokenType.USER_DEFINED)
+    for token, token_id in special.items():
+        yield _Piece(token, token_id, type=TokenType.USER_DEFINED)
+    for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
+        if token:
+            yield _Piece(token, token_id, model.scores[token_id], type_)
+
+
+def _refused(vocabulary: Vocabulary, reason: str) -> Llama3Error:
+    return Llama3Error(
+        f"{vocabulary.source}: no tokenizer graph would give this vocabulary's ids, since {reason}; export it without "
+        "--tokenizer-graph"
+    )

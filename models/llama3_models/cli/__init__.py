@@ -1,0 +1,1 @@
+"""A typed function as a command: options, help and exit statuses."""

@@ -1,0 +1,158 @@
+"""The command line of every program here: a typed function becomes options, help and exit statuses.
+
+Fire calls the function, but on its own it calls first and complains about unknown flags afterwards, turns text into
+Python literals (`--prompt 123` would be a number) and takes the last of two equal flags. So the words are first
+sorted by the function's signature, and fire gets each as `--name=text` with the parse function of its type.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import fire
+from fire.decorators import SetParseFns
+
+from llama3_models.cli.arguments import Option, parse_value, read_arguments, read_signature
+from llama3_models.cli.help import format_help
+from llama3_models.errors import Llama3Error, UsageError
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a failed write carries no file name
+
+
+def run(
+    command: Callable[..., int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    name: str,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> int:
+    """Calls a command with the arguments of a command line.
+
+    Args:
+        command: A function with typed parameters; what it returns is the exit status, None being 0.
+        argv: The arguments, without the program's name; those of this process by default.
+        name: The program's name in messages and help.
+        groups: Headings of the help, each with the parameters below it; the rest come under "Options".
+
+    Returns:
+        The exit status: 0, 1 for a `Llama3Error` or a file that the system refuses, 2 for a wrong command line,
+        130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug and passes.
+    """
+    _prepare_streams()
+    # ONNX Runtime's packages report usage from 1.29 on, unless told otherwise before they are loaded.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        return _execute(command, list(sys.argv[1:] if argv is None else argv), name, groups or {})
+    except UsageError as error:
+        return _fail(name, f"{error} (see {name} --help)", 2)
+    except Llama3Error as error:
+        return _fail(name, str(error), 1)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    except OSError as error:
+        if error.filename is None and error.errno not in _DISK_ERRORS:
+            raise
+        where = "cannot write" if error.filename is None else os.fsdecode(error.filename)
+        return _fail(name, f"{where}: {error.strerror or error}", 1)
+    finally:
+        _discard_unwritable_output()
+
+
+def check_ranges(options: Mapping[str, tuple[int | None, int]]) -> None:
+    """Holds each option's value, where it has one, against the least that it may be.
+
+    Raises:
+        UsageError: One is less.
+    """
+    for name, (value, least) in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{name} must be {least} or more, not {value}")
+
+
+def _execute(
+    command: Callable[..., int | None], words: list[str], name: str, groups: Mapping[str, Sequence[str]]
+) -> int:
+    options = read_signature(command)
+    status = 0
+    if _asks_for_help(words):
+        print(format_help(command, options, name=name, groups=groups))
+    else:
+        logging.basicConfig(format=f"{name}: warning: %(message)s", level=logging.WARNING)
+        status = _call(command, options, words, name) or 0
+    sys.stdout.flush()
+    return status
+
+
+def _call(command: Callable[..., int | None], options: Sequence[Option], words: Sequence[str], name: str) -> int | None:
+    by_name = {option.name: option for option in options}
+    parsers: dict[str, Callable[[str], object]] = {}
+    arguments = []
+    for option_name, texts in read_arguments(options, words).items():
+        option = by_name[option_name]
+        parsers[option_name] = _parser(option)
+        # Fire keeps one text for each name, so the texts of a repeatable option travel as one JSON array.
+        arguments.append(f"--{option_name}={json.dumps(texts) if option.repeatable else texts[0]}")
+    result: int | None = fire.Fire(SetParseFns(**parsers)(command), command=arguments, name=name, serialize=_no_text)
+    return result
+
+
+def _parser(option: Option) -> Callable[[str], object]:
+    if option.repeatable:
+        return lambda texts: tuple(parse_value(option, text) for text in json.loads(texts))
+    return lambda text: parse_value(option, text)
+
+
+def _no_text(_: object) -> None:
+    """Keeps fire from printing what a command returns."""
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    before_marker = words[: words.index("--")] if "--" in words else words
+    return any(word in ("-h", "--help") for word in before_marker)
+
+
+def _prepare_streams() -> None:
+    """Makes it safe to write to both streams, whatever the process was started with.
+
+    Where it was started without one, `print` would write to the other, and a file that is opened later would get its
+    descriptor, and with it what a library writes there. A path may hold characters that the terminal has not.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:
+        null = os.open(os.devnull, os.O_RDWR)
+    os.close(null)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _fail(name: str, message: str, status: int) -> int:
+    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    # Names out of files may hold escape sequences; a terminal must not act on them.
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        print(f"{name}: error: {line}", file=sys.stderr)
+    return status
+
+
+def _discard_unwritable_output() -> None:
+    """Points a stream that fails at the null device, or Python's own flush at exit would complain once more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

@@ -1,0 +1,234 @@
+"""A GGUF model, opened: its metadata and tensors, from one file or from all parts of a split one.
+
+Nothing is read into memory but the header. Weights are views of a memory map, so opening costs milliseconds whatever
+the model's size, and the operating system may drop pages that are no longer used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import stat
+from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file_kinds import not_a_file, not_a_gguf, nothing_there
+from llama3_models.gguf.part import GGUFPart, GGUFTensor, StringArray, Value, parse_part, quoted
+
+__all__ = ["GGUFFile", "GGUFTensor", "StringArray", "Value"]
+
+_SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_REQUIRED: Any = object()
+
+D = TypeVar("D")
+T = TypeVar("T")
+
+
+class GGUFFile:
+    """A GGUF model of one file or of several, open for reading; a context manager.
+
+    Attributes:
+        path: The file as it was given; of a split model any part.
+        parts: All files of the model, in order.
+        version: The version of the format, 2 or 3.
+        size: The bytes of all parts.
+
+    After `close`, `metadata` and `tensors` are gone. Tensors, views and string arrays taken before stay valid, and the
+    map of the file lives for as long as any of them. While it is open, the file may be renamed or deleted, but must not
+    be cut short: touching a page that has gone ends the process (SIGBUS).
+    """
+
+    def __init__(self, path: Path, parts: tuple[Path, ...], contents: list[GGUFPart], size: int) -> None:
+        """Joins parsed parts; `GGUFFile.open` is how to get one."""
+        self.path = path
+        self.parts = parts
+        self.version = contents[0].version
+        self.size = size
+        self._metadata: Mapping[str, Value] | None = contents[0].metadata
+        self._tensors: Mapping[str, GGUFTensor] | None = _join_tensors(contents)
+
+    @classmethod
+    def open(cls, path: Path | str) -> GGUFFile:
+        """Opens and checks a model; `path` is its file, or any part of a split model.
+
+        Raises:
+            Llama3Error: There is no such file, it is no GGUF, or it is cut short or damaged.
+        """
+        path = Path(path)
+        first, size = _open_part(path)
+        count = _split_count(first, path)
+        if count <= 1:
+            return cls(path, (path,), [first], size)
+        parts = _split_parts(path, count)
+        opened = [_open_part(part) for part in parts]
+        contents = [content for content, _ in opened]
+        _check_split(parts, contents)
+        return cls(path, parts, contents, sum(size for _, size in opened))
+
+    def close(self) -> None:
+        """Lets go of the files; see the class on views that are still in use."""
+        self._metadata = self._tensors = None
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"GGUFFile({str(self.path)!r})"
+
+    @property
+    def metadata(self) -> Mapping[str, Value]:
+        """Every key of the (first) file. Numeric arrays are numpy views, arrays of strings `StringArray`."""
+        if self._metadata is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._metadata
+
+    @property
+    def tensors(self) -> Mapping[str, GGUFTensor]:
+        """Every tensor by name, in the order of the file."""
+        if self._tensors is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._tensors
+
+    # One value of the metadata, its type checked. Without `default`, a missing key is an error.
+
+    def get_int(self, key: str, default: D = _REQUIRED) -> int | D:
+        """An integer of any width."""
+        return self._get(key, default, int, "an integer")
+
+    def get_float(self, key: str, default: D = _REQUIRED) -> float | D:
+        """A finite number; an integer is taken too."""
+        if type(self.metadata.get(key)) is int:
+            return float(self.get_int(key))
+        value = self._get(key, default, float, "a number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Llama3Error(f"{self.path}: metadata key {quoted(key)} is {value}; convert the model again")
+        return value
+
+    def get_bool(self, key: str, default: D = _REQUIRED) -> bool | D:
+        """A boolean."""
+        return self._get(key, default, bool, "a boolean")
+
+    def get_str(self, key: str, default: D = _REQUIRED) -> str | D:
+        """A string."""
+        return self._get(key, default, str, "a string")
+
+    def get_strings(self, key: str, default: D = _REQUIRED) -> StringArray | D:
+        """An array of strings."""
+        return self._get(key, default, StringArray, "an array of strings")
+
+    def get_array(self, key: str, default: D = _REQUIRED) -> npt.NDArray[Any] | D:
+        """An array of numbers or booleans, of whatever type the file has them in."""
+        return self._get(key, default, np.ndarray, "an array of numbers")
+
+    def _get(self, key: str, default: D, kind: type[T], expected: str) -> T | D:
+        if key not in self.metadata:
+            if default is _REQUIRED:
+                raise Llama3Error(f"{self.path}: metadata key {quoted(key)} is missing; convert the model again")
+            return default
+        value = self.metadata[key]
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+        found = f"{value}" if isinstance(value, (bool, int, float)) else f"a {type(value).__name__}"
+        raise Llama3Error(
+            f"{self.path}: metadata key {quoted(key)} should be {expected}, not {found}; convert the model again"
+        )
+
+
+def _open_part(path: Path) -> tuple[GGUFPart, int]:
+    """Maps and parses one file; also its size."""
+    mapped = _map(path)
+    if isinstance(mapped, str):
+        raise Llama3Error(f"{path}: {mapped}")
+    return parse_part(mapped, path), len(mapped)
+
+
+def _map(path: Path) -> mmap | str:
+    """The map of a file that begins like a GGUF, or else what is wrong with the path."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # asked first, because opening a pipe would wait for its writer
+            return not_a_file(path)
+        with path.open("rb") as file:
+            head = file.read(1024)
+            return mmap(file.fileno(), 0, access=ACCESS_READ) if head.startswith(b"GGUF") else not_a_gguf(head)
+    except FileNotFoundError:
+        return nothing_there(path)
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte, a file emptied a moment ago
+        return f"cannot be read: {(error.strerror if isinstance(error, OSError) else None) or error}"
+
+
+# Split models: NAME-00001-of-0000N.gguf, as llama.cpp's gguf-split writes them. Each part is a GGUF of its own with
+# some of the tensors, and three metadata keys hold them together; all other metadata is in the first.
+
+
+def _split_count(part: GGUFPart, path: Path) -> int:
+    return _split_key(part, path, "split.count") if "split.count" in part.metadata else 1
+
+
+def _split_key(part: GGUFPart, path: Path, key: str) -> int:
+    value = part.metadata.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 100_000:
+        raise Llama3Error(f"{path}: a part of a split model without a usable {key}; download it again")
+    return value
+
+
+def _split_parts(path: Path, count: int) -> tuple[Path, ...]:
+    """The files of a split model, all of which are there."""
+    name = _SPLIT_NAME.fullmatch(path.name)
+    if name is None or int(name["count"]) != count:
+        raise Llama3Error(
+            f"{path}: one of the {count} parts of a split model, but not named so; give the parts their names back: "
+            f"NAME-00001-of-{count:05d}.gguf and so on"
+        )
+    names = (f"{name['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
+    parts = []
+    for part in map(path.with_name, names):
+        if not part.exists():
+            raise Llama3Error(
+                f"{path}: of the {count} parts of this model {part.name} is not in the folder; "
+                "download all parts into one folder"
+            )
+        parts.append(part)
+    return tuple(parts)
+
+
+def _check_split(parts: tuple[Path, ...], contents: list[GGUFPart]) -> None:
+    """Holds what each part says of the whole against the others."""
+    for number, (path, content) in enumerate(zip(parts, contents, strict=True)):
+        said = [_split_key(content, path, key) for key in ("split.no", "split.count")]
+        if said != [number, len(parts)]:
+            raise Llama3Error(
+                f"{path}: says that it is part {said[0] + 1} of {said[1]}, not {number + 1} of {len(parts)}; "
+                "the parts of different models are mixed up: download them again"
+            )
+    found = sum(len(content.tensors) for content in contents)
+    expected = _split_key(contents[0], parts[0], "split.tensors.count")
+    if found != expected:
+        raise Llama3Error(
+            f"{parts[0]}: the parts of this model hold {found} tensors together, not the {expected} that it names; "
+            "the parts of different models are mixed up: download them again"
+        )
+
+
+def _join_tensors(contents: list[GGUFPart]) -> dict[str, GGUFTensor]:
+    tensors: dict[str, GGUFTensor] = {}
+    for content in contents:
+        for name, tensor in content.tensors.items():
+            if name in tensors:
+                raise Llama3Error(
+                    f"{tensor.part}: tensor {quoted(name)} is also in {tensors[name].part.name}; "
+                    "the parts of different models are mixed up: download them again"
+                )
+            tensors[name] = tensor
+    return tensors

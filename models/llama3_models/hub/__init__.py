@@ -1,0 +1,1 @@
+"""Models by name: the catalogue, and downloads from the Hugging Face Hub."""

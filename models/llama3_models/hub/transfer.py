@@ -1,0 +1,175 @@
+"""One file from the Hugging Face Hub into its cache, whole and verified.
+
+huggingface_hub does the talking (HF_ENDPOINT, HF_TOKEN and HF_HOME are its own) and its cache is where files end up, so
+that other tools find them too. Two things are done here because a file of several GB deserves them: what has come of a
+file is kept when the download breaks or is interrupted, and the next attempt goes on from there (huggingface_hub 2
+begins again); and a file enters the cache only after its SHA-256 has been compared with the hub's (huggingface_hub
+compares sizes). So a file is hashed once, when it arrives, and never at a start.
+
+This goes over plain HTTP, which the hub offers for every file below 50 GB, also for those that it keeps in Xet.
+"""
+
+import errno
+import logging
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
+
+# HTTPError is httpx's base class, whichever httpx it is: huggingface_hub 1 is built on httpx, 2 on httpx2.
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
+
+from llama3_models.digests import sha256
+from llama3_models.errors import Llama3Error
+from llama3_models.hub.catalogue import Source
+from llama3_models.hub.download import INSTEAD, SourceRefusedError
+from llama3_models.units import format_bytes
+
+logger = logging.getLogger(__name__)
+
+# Seconds before each new attempt at a hub that is overloaded or a transfer that broke. A transfer that moved on since
+# its last attempt has them all before it again.
+RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
+_TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class _HubFile:
+    """What the hub says of a file; `size` is in bytes."""
+
+    source: Source
+    commit: str
+    sha256: str
+    size: int
+
+
+def download(source: Source) -> Path:
+    """Downloads a file into the cache and returns its path there.
+
+    Raises:
+        SourceRefusedError: this source does not give the file; another one may.
+        Llama3Error: no source would help: no network, no room, a cache that cannot be written.
+    """
+    name = f"{source.repository}/{source.file}"
+    try:
+        _bring_into_cache(_ask(source))
+        # The blob lies in the cache under its own name now, so this makes the links to it and transfers nothing.
+        return Path(hf_hub_download(source.repository, source.file))
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in _TRANSIENT_STATUSES:
+            raise Llama3Error(
+                f"{constants.ENDPOINT} is overloaded or down (HTTP {status} for {name}): "
+                f"try again later (what has come so far is kept), or use {INSTEAD}"
+            ) from error
+        if isinstance(error, GatedRepoError) or status in (401, 403):
+            # The hub does not tell strangers whether a repository does not exist or is not for them.
+            unsure = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+            refused = "does not exist or is refused" if unsure else "is refused"
+            to_whom = "to your token" if get_token() else "without a token"
+            raise SourceRefusedError(f"{name} {refused} {to_whom} (HTTP {status})", needs_token=True) from error
+        raise SourceRefusedError(f"{name} is not offered by the hub (HTTP {status})") from error
+    except (HTTPError, LocalEntryNotFoundError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Llama3Error(
+            f"cannot reach {constants.ENDPOINT} for {name} ({reason}): check the network and try again "
+            f"(what has come so far is kept), or use {INSTEAD}"
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_room(source, "the disk is full") from error
+        reason = error.strerror or " ".join(str(error).split())
+        raise Llama3Error(
+            f"cannot write {name} to the cache {constants.HF_HUB_CACHE} ({reason}): "
+            "set HF_HOME to a folder that can be written"
+        ) from error
+
+
+def _ask(source: Source) -> _HubFile:
+    url = hf_hub_url(source.repository, source.file)
+    for delay in (*RETRY_DELAYS, None):
+        try:
+            metadata = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            break
+        except HfHubHTTPError as error:
+            if error.response.status_code not in _TRANSIENT_STATUSES or delay is None:
+                raise
+            time.sleep(delay)
+    commit, etag, size = metadata.commit_hash, metadata.etag, metadata.size
+    # The SHA-256 becomes a file's name: nothing but a SHA-256 will do.
+    if commit is None or etag is None or size is None or not re.fullmatch("[0-9a-f]{64}", etag):
+        raise SourceRefusedError(f"{url} does not answer as a hub does, with a commit, a SHA-256 and a size")
+    return _HubFile(source, commit, etag, size)
+
+
+def _bring_into_cache(file: _HubFile) -> None:
+    """Makes a file's blob, going on from what an earlier attempt left, and verifies it.
+
+    A second process that wants the same file waits for the first one, under huggingface_hub's own lock.
+    """
+    cache = Path(constants.HF_HUB_CACHE)
+    folder = repo_folder_name(repo_id=file.source.repository, repo_type="model")
+    blob = cache / folder / "blobs" / file.sha256
+    partial = blob.with_name(f"{file.sha256}.llama3-onnx.incomplete")
+    lock = cache / ".locks" / folder / f"{file.sha256}.lock"
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if blob.exists():
+            return
+        missing, free = file.size - _size(partial), shutil.disk_usage(blob.parent).free
+        if missing > free:
+            raise _no_room(file.source, f"it needs {format_bytes(missing)}, and {format_bytes(free)} are free")
+        _transfer(file, partial)
+        came, digest = _size(partial), sha256(partial)
+        if digest != file.sha256:
+            partial.unlink()
+            raise SourceRefusedError(
+                f"{file.source.repository}/{file.source.file} came with other content than the hub names "
+                f"({came:,} of {file.size:,} bytes, SHA-256 {digest[:12]}... for {file.sha256[:12]}...) and was removed"
+            )
+        partial.replace(blob)
+
+
+def _transfer(file: _HubFile, partial: Path) -> None:
+    """Appends to `partial` what it lacks, in as many attempts as it takes while some of them bring something."""
+    # Not the address of the file's storage that a redirect gave: that one expires, and the hub gives a fresh one.
+    url = hf_hub_url(file.source.repository, file.source.file, revision=file.commit)
+    failures = 0
+    while (start := _size(partial)) < file.size:
+        try:
+            with partial.open("ab") as output:
+                headers = build_hf_headers()
+                http_get(url, output, resume_size=start, headers=headers, displayed_filename=file.source.file)
+        except HTTPError as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in _TRANSIENT_STATUSES:
+                raise
+            failures = failures + 1 if _size(partial) == start else 1
+            if failures > len(RETRY_DELAYS):
+                raise
+            logger.debug("%s broke off after %d bytes: %s", url, _size(partial), error)
+            time.sleep(RETRY_DELAYS[failures - 1])
+        else:
+            return
+
+
+def _no_room(source: Source, why: str) -> Llama3Error:
+    return Llama3Error(
+        f"no room for {source.repository}/{source.file} in {constants.HF_HUB_CACHE}: {why}: "
+        "free some space, or set HF_HOME to a folder on another disk"
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

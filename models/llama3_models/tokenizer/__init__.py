@@ -1,0 +1,1 @@
+"""Vocabularies: tokens, and the rules by which text becomes them."""

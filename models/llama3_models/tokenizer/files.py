@@ -1,0 +1,352 @@
+"""Vocabularies from files other than a GGUF: tokenizer.json, Meta's tokenizer.model, SentencePiece's, a folder of them.
+
+What a file is, is seen from its first bytes, not from its name: both Meta and SentencePiece say `tokenizer.model`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.regular_files import open_regular, read_regular
+from llama3_models.tokenizer.byte_alphabet import spell_bytes
+from llama3_models.tokenizer.merges import complete_products
+from llama3_models.tokenizer.pre_tokenizers import LLAMA3, pre_tokenizer_of
+from llama3_models.tokenizer.vocabulary import (
+    ByteLevelBPE,
+    SentencePieceBPE,
+    TokenType,
+    Vocabulary,
+    end_of_generation_ids,
+)
+
+_Json = Mapping[str, Any]
+
+# The special tokens that Llama 3.1 to 3.3 put behind the 128,000 of tokenizer.model, which does not list them. Llama
+# 3.0 has the same ids, some of them still as reserved ones.
+_META_SPECIAL: Final = {
+    0: "<|begin_of_text|>",
+    1: "<|end_of_text|>",
+    4: "<|finetune_right_pad_id|>",
+    6: "<|start_header_id|>",
+    7: "<|end_header_id|>",
+    8: "<|eom_id|>",
+    9: "<|eot_id|>",
+    10: "<|python_tag|>",
+}
+_META_SPECIAL_COUNT: Final = 256
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Reads a vocabulary from a GGUF, a tokenizer.json, a tokenizer.model, or a folder with one of them.
+
+    A tokenizer.json is read together with the tokenizer_config.json and generation_config.json beside it, where there
+    are such files: they name its special tokens. The config.json says how many rows the model has for tokens.
+
+    Raises:
+        Llama3Error: There is no such file, or it is none of these, or of a kind that is not supported.
+    """
+    if path.is_dir():
+        path = _tokenizer_in(path)
+    try:
+        with open_regular(path) as file:
+            head = file.read(4096)
+            reader = next((reader for is_kind, reader in _KINDS if is_kind(head)), None)
+            if reader is not None:
+                return reader(head + file.read(), path)
+    except OSError as error:
+        raise Llama3Error(f"{path}: the tokenizer cannot be read: {error.strerror}") from None
+    if head.startswith(b"GGUF"):
+        with GGUFFile.open(path) as model:
+            return Vocabulary.from_gguf(model)
+    raise Llama3Error(f"{path}: is no GGUF, tokenizer.json or tokenizer.model; give one of them")
+
+
+def _tokenizer_in(folder: Path) -> Path:
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (folder / name).is_file():
+            return folder / name
+    raise Llama3Error(f"{folder}: holds neither a tokenizer.json nor a tokenizer.model; give one with --tokenizer-path")
+
+
+# tokenizer.json, of Hugging Face's tokenizers
+
+
+def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
+    described = _parse_json(content, path)
+    model, added = described.get("model"), described.get("added_tokens", [])
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(added, list):
+        raise Llama3Error(f"{path}: JSON, but not a tokenizer.json with a vocabulary; give the model's tokenizer.json")
+    if not isinstance(model.get("merges"), list):
+        raise Llama3Error(f"{path}: its model is {model.get('type')!r}, and only BPE with merges is supported")
+    ids, types = _tokens_of_json(model, added, path)
+    num_rows = _json_beside(path, "config.json").get("vocab_size")
+    if isinstance(num_rows, int) and num_rows < 4 * len(types):
+        types += [int(TokenType.UNUSED)] * (num_rows - len(types))  # models are padded to a round number of rows
+    tokens = [""] * len(types)
+    for token, token_id in ids.items():
+        tokens[token_id] = token
+
+    config = _json_beside(path, "tokenizer_config.json")
+    generation = _json_beside(path, "generation_config.json")
+    template_bos = _template_bos(described.get("post_processor"))
+    bos_text = _text_of(config.get("bos_token")) or template_bos
+    bos_id = ids.get(bos_text) if bos_text else next((ids[t] for t in ("<|begin_of_text|>", "<s>") if t in ids), None)
+    eos_id = ids.get(_text_of(config.get("eos_token")) or "")
+    ends = generation.get("eos_token_id")
+    named = [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)]
+    if any(not 0 <= end < len(tokens) for end in named):
+        raise Llama3Error(f"{path.parent / 'generation_config.json'}: eos_token_id {named} is not in {path.name}")
+
+    bpe: ByteLevelBPE | SentencePieceBPE
+    if model.get("byte_fallback"):
+        bpe, adds_bos = _sentencepiece_of_json(described, ids, types, path), True
+    else:
+        if described.get("normalizer") is not None:
+            raise Llama3Error(f"{path}: normalizes text, which is not supported; give the GGUF as --tokenizer-path")
+        whole_pieces = bool(model.get("ignore_merges"))
+        pre_tokenizer = pre_tokenizer_of(described.get("pre_tokenizer"), whole_pieces=whole_pieces, source=path)
+        bpe, adds_bos = ByteLevelBPE(pre_tokenizer, _merges_of_json(model, path)), pre_tokenizer.adds_bos
+    says_bos = config.get("add_bos_token")
+    if isinstance(says_bos, bool):
+        adds_bos = says_bos
+    elif template_bos is not None:
+        adds_bos = True
+    chat_template = config.get("chat_template")
+    return Vocabulary(
+        source=path,
+        tokens=tokens,
+        types=types,
+        model=bpe,
+        bos_id=bos_id,
+        eos_id=eos_id if eos_id is not None or not named else named[0],
+        unk_id=ids.get(_text_of(model.get("unk_token")) or ""),
+        pad_id=ids.get(_text_of(config.get("pad_token")) or ""),
+        # A folder that names its ends has named them all.
+        eog_ids=frozenset(named) or end_of_generation_ids(tokens, types, [eos_id]),
+        adds_bos=adds_bos and bos_id is not None,
+        chat_template=chat_template if isinstance(chat_template, str) else None,
+    )
+
+
+def _tokens_of_json(model: _Json, added: list[Any], path: Path) -> tuple[dict[str, int], list[int]]:
+    """The ids of all tokens, and their types by id."""
+    ids: dict[str, int] = dict(model["vocab"])
+    special: dict[str, bool] = {}
+    for token in added:
+        match token:
+            case {"content": str(text), "id": int(token_id), **rest}:
+                ids[text] = token_id
+                special[text] = bool(rest.get("special", True))
+            case _:
+                raise Llama3Error(f"{path}: an entry of added_tokens has no content or no id; download it again")
+    count = len(ids)
+    if not ids or not all(isinstance(token_id, int) and 0 <= token_id < 4 * count for token_id in ids.values()):
+        raise Llama3Error(f"{path}: its vocabulary is empty or its ids are no numbering of tokens; download it again")
+    try:
+        "".join(ids).encode()
+    except UnicodeEncodeError:
+        raise Llama3Error(f"{path}: a token of its vocabulary is not Unicode; download it again") from None
+    types = [int(TokenType.UNUSED)] * (max(ids.values()) + 1)
+    byte_fallback = bool(model.get("byte_fallback"))
+    for text, token_id in ids.items():
+        types[token_id] = TokenType.BYTE if byte_fallback and _BYTE_TOKEN.fullmatch(text) else TokenType.NORMAL
+    for text, is_special in special.items():
+        types[ids[text]] = TokenType.CONTROL if is_special else TokenType.USER_DEFINED
+    unknown = model.get("unk_token")
+    if isinstance(unknown, str) and unknown in ids:
+        types[ids[unknown]] = TokenType.UNKNOWN
+    return ids, types
+
+
+_BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def _merges_of_json(model: _Json, path: Path) -> list[str]:
+    """The merges as "left right"; newer files have them as pairs."""
+    merges = []
+    for merge in model["merges"]:
+        match merge:
+            case str():
+                merges.append(merge)
+            case [str(left), str(right)] if " " not in left + right:
+                merges.append(f"{left} {right}")
+            case _:
+                raise Llama3Error(f"{path}: {merge!r:.80} is no merge of two tokens; download it again")
+    return merges
+
+
+def _sentencepiece_of_json(described: _Json, ids: Mapping[str, int], types: list[int], path: Path) -> SentencePieceBPE:
+    """Scores that put tokens in the order of the file's merges."""
+    merges = _merges_of_json(described["model"], path)
+    normal = {token for token, token_id in ids.items() if types[token_id] == TokenType.NORMAL}
+    formed = complete_products(merges, normal)
+    if formed is None or {token for token in normal if len(token) > 1} != set(formed):
+        raise Llama3Error(
+            f"{path}: a SentencePiece vocabulary whose list of merges is not SentencePiece's; "
+            "give the model's tokenizer.model or GGUF as --tokenizer-path"
+        )
+    scores = [0.0] * len(types)
+    for place, token in enumerate(formed):
+        scores[ids[token]] = -float(place)
+    return SentencePieceBPE(scores, _adds_space_prefix(described, path))
+
+
+_PREPEND: Final = {"type": "Prepend", "prepend": "\u2581"}
+_REPLACE: Final = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+_METASPACE: Final = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False}
+
+# The normalizers and pre-tokenizers that do what SentencePiece does to spaces, and whether one is put before text. A
+# Metaspace that prepends is none of them: it leaves a text alone that begins with a space.
+_SPACE_RULES: Final[tuple[tuple[object, object, bool], ...]] = (
+    ({"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}, None, True),
+    ({"type": "Sequence", "normalizers": [_REPLACE]}, None, False),
+    (_REPLACE, None, False),
+    (None, _METASPACE, False),
+)
+
+
+def _adds_space_prefix(described: _Json, path: Path) -> bool:
+    found = described.get("normalizer"), described.get("pre_tokenizer")
+    for normalizer, pre_tokenizer, adds_space_prefix in _SPACE_RULES:
+        if found == (normalizer, pre_tokenizer):
+            return adds_space_prefix
+    raise Llama3Error(
+        f"{path}: a SentencePiece vocabulary whose normalizer and pre_tokenizer are none that is known; "
+        "give the model's tokenizer.model or GGUF as --tokenizer-path"
+    )
+
+
+def _template_bos(post_processor: object) -> str | None:
+    """The special token that a TemplateProcessing puts before a text."""
+    match post_processor:
+        case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]}:
+            return token
+        case {"type": "Sequence", "processors": [*processors]}:
+            return next((bos for bos in map(_template_bos, processors) if bos is not None), None)
+    return None
+
+
+def _text_of(token: object) -> str | None:
+    """A token of tokenizer_config.json: a text, or an object with its text."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _json_beside(path: Path, name: str) -> dict[str, Any]:
+    other = path.with_name(name)
+    try:
+        return _parse_json(read_regular(other), other)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Llama3Error(f"{other}: cannot be read: {error.strerror}") from None
+
+
+def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        raise Llama3Error(f"{path}: is not complete JSON; download it again") from None
+    if not isinstance(parsed, dict):
+        raise Llama3Error(f"{path}: is not a JSON object; download it again")
+    return parsed
+
+
+# tokenizer.model: Meta's for Llama 3 (lines of base64 and rank), and SentencePiece's
+
+
+def _from_tiktoken(content: bytes, path: Path) -> Vocabulary:
+    tokens = []
+    for number, line in enumerate(content.splitlines()):
+        try:
+            encoded, rank = line.split()
+            token = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            token, rank = b"", b""
+        if not token or rank != b"%d" % number:
+            raise Llama3Error(
+                f"{path}: line {number + 1} is not a token in base64 and the rank {number}; download it again"
+            )
+        tokens.append(spell_bytes(token))
+    if not set(map(spell_bytes, (bytes([byte]) for byte in range(256)))) <= set(tokens):
+        raise Llama3Error(f"{path}: not every single byte is one of its {len(tokens)} tokens; download it again")
+    types = [int(TokenType.NORMAL)] * len(tokens) + [int(TokenType.CONTROL)] * _META_SPECIAL_COUNT
+    first = len(tokens)
+    reserved = iter(range(_META_SPECIAL_COUNT))
+    tokens += [
+        _META_SPECIAL.get(place) or f"<|reserved_special_token_{next(reserved)}|>"
+        for place in range(_META_SPECIAL_COUNT)
+    ]
+    return Vocabulary(
+        source=path,
+        tokens=tokens,
+        types=types,
+        model=ByteLevelBPE(LLAMA3, merges=None),
+        bos_id=first,
+        eos_id=first + 1,
+        unk_id=None,
+        pad_id=None,
+        eog_ids=end_of_generation_ids(tokens, types, [first + 1]),
+        adds_bos=True,
+        chat_template=None,
+    )
+
+
+def _from_sentencepiece(content: bytes, path: Path) -> Vocabulary:
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    try:
+        proto.ParseFromString(content)
+    except DecodeError:
+        proto.Clear()
+    # A text that is not UTF-8 is given as bytes.
+    if not proto.pieces or not all(isinstance(piece.piece, str) for piece in proto.pieces):
+        raise Llama3Error(f"{path}: is no GGUF, tokenizer.json or tokenizer.model, or a damaged one; download it again")
+    if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
+        raise Llama3Error(
+            f"{path}: a SentencePiece model, but not of byte-pair encoding; give the model's own tokenizer"
+        )
+    if proto.normalizer_spec.precompiled_charsmap or proto.normalizer_spec.remove_extra_whitespaces:
+        raise Llama3Error(f"{path}: normalizes text, which is not supported; give the GGUF as --tokenizer-path")
+    # SentencePiece and GGUF number types alike. A user-defined token is found in text as it was before U+2581 came in.
+    types = [int(piece.type) for piece in proto.pieces]
+    tokens = [
+        piece.piece.replace("\u2581", " ") if piece.type == TokenType.USER_DEFINED else piece.piece
+        for piece in proto.pieces
+    ]
+    spec = proto.trainer_spec
+    bos_id, eos_id, unk_id, pad_id = (
+        token_id if 0 <= token_id < len(tokens) else None
+        for token_id in (spec.bos_id, spec.eos_id, spec.unk_id, spec.pad_id)
+    )
+    return Vocabulary(
+        source=path,
+        tokens=tokens,
+        types=types,
+        model=SentencePieceBPE([piece.score for piece in proto.pieces], proto.normalizer_spec.add_dummy_prefix),
+        bos_id=bos_id,
+        eos_id=eos_id,
+        unk_id=unk_id,
+        pad_id=pad_id,
+        eog_ids=end_of_generation_ids(tokens, types, [eos_id]),
+        adds_bos=bos_id is not None,
+        chat_template=None,
+    )
+
+
+# How each kind of file begins, and who reads it. A SentencePiece model is a message whose first field is a token.
+_KINDS: Final[tuple[tuple[Callable[[bytes], object], Callable[[bytes, Path], Vocabulary]], ...]] = (
+    (re.compile(rb"\s*\{").match, _from_tokenizer_json),
+    (re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n").match, _from_tiktoken),
+    (re.compile(rb"\n").match, _from_sentencepiece),
+)

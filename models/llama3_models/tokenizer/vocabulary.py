@@ -1,0 +1,253 @@
+"""A model's vocabulary: its tokens, and the rules by which text becomes them.
+
+Everything that a tokenizer needs and nothing of how it works: the runtime encodes with it, the exporter writes it down
+as a `tokenizer.json`. `from_gguf` reads it from a model; `tokenizer_files` reads it from other kinds of files. What a
+file leaves unsaid follows llama.cpp (`llama-vocab.cpp`), because GGUF files are written to run there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.gguf.part import StringArray, quoted
+from llama3_models.tokenizer.byte_alphabet import read_bytes
+from llama3_models.tokenizer.pre_tokenizers import PreTokenizer, pre_tokenizer_named
+
+
+class TokenType(IntEnum):
+    """What a token is, as `tokenizer.ggml.token_type` numbers it.
+
+    Control and unknown tokens have no text of their own. User-defined ones do, and are found in any text before it is
+    cut into pieces. Unused ones never occur. Byte tokens (`<0x0A>`) are SentencePiece's last resort.
+    """
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+FOUND_BY_TEXT: Final = (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
+"""The types of tokens that a text may spell out, where special tokens are looked for in it at all."""
+
+_TOKEN_TYPES: Final = frozenset(TokenType)
+_SPACE: Final = "\u2581"  # how SentencePiece spells it
+_BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+@dataclass(frozen=True)
+class ByteLevelBPE:
+    """Byte-level byte-pair encoding: GPT-2's kind, and Llama 3's.
+
+    Attributes:
+        pre_tokenizer: How text is cut into pieces, within which bytes are merged.
+        merges: The merges, first the one that goes first, each as "left right" in the alphabet of `byte_alphabet`;
+            None where any two neighbours merge that form a token, the token of the lowest id first (tiktoken's rule).
+    """
+
+    pre_tokenizer: PreTokenizer
+    merges: Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class SentencePieceBPE:
+    """SentencePiece's byte-pair encoding: Llama 2's kind. Spaces are spelled U+2581.
+
+    Attributes:
+        scores: A number a token; of all neighbours that form a token, the one of the highest score merges first.
+        add_space_prefix: Whether text is given a space at its beginning, and after each special token in it.
+    """
+
+    scores: Sequence[float]
+    add_space_prefix: bool
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a model and the rules of its tokenizer.
+
+    Attributes:
+        source: The file that it was read from, for messages.
+        tokens: The text of each token as the file spells it, by id.
+        types: A `TokenType` for each token, by id.
+        model: How text is made into tokens, with what that takes.
+        bos_id: The beginning-of-sequence token, if there is one.
+        eos_id: The end-of-sequence token, if there is one.
+        unk_id: The token for what cannot be expressed, if there is one.
+        pad_id: The token that fills up short rows, if there is one.
+        eog_ids: Every token at which generation ends.
+        adds_bos: Whether a prompt begins with the beginning-of-sequence token.
+        chat_template: The Jinja template that makes a prompt of messages, if the file has one.
+    """
+
+    source: Path
+    tokens: Sequence[str]
+    types: Sequence[int]
+    model: ByteLevelBPE | SentencePieceBPE
+    bos_id: int | None
+    eos_id: int | None
+    unk_id: int | None
+    pad_id: int | None
+    eog_ids: frozenset[int]
+    adds_bos: bool
+    chat_template: str | None
+
+    def ids_by_text(self, *types: TokenType) -> dict[str, int]:
+        """The ids of the tokens of some types by their text; of two with the same text, the first."""
+        ids: dict[str, int] = {}
+        for token_id, (token, type_) in enumerate(zip(self.tokens, self.types, strict=True)):
+            if type_ in types and token:
+                ids.setdefault(token, token_id)
+        return ids
+
+    def token_bytes(self) -> list[bytes]:
+        """What each token adds to a text, by id; special tokens add nothing."""
+        spelled = isinstance(self.model, ByteLevelBPE)
+        return [_bytes_of(token, type_, spelled=spelled) for token, type_ in zip(self.tokens, self.types, strict=True)]
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile) -> Vocabulary:
+        """Reads the vocabulary of a model.
+
+        `tokenizer.ggml.add_eos_token` is not looked at: it is about texts to train on, and a prompt that is to be
+        continued has no end.
+
+        Raises:
+            Llama3Error: There is none, it contradicts itself, or it is of a kind that is not supported.
+        """
+        kind = file.get_str("tokenizer.ggml.model")
+        if kind not in ("gpt2", "llama"):
+            raise Llama3Error(
+                f"{file.path}: its tokenizer is of the kind {quoted(kind)} (tokenizer.ggml.model), and only gpt2 and "
+                "llama are supported; give the model's tokenizer.json or tokenizer.model with --tokenizer-path"
+            )
+        tokens = _strings(file.get_strings("tokenizer.ggml.tokens"))
+        if not tokens:
+            raise Llama3Error(f"{file.path}: tokenizer.ggml.tokens is empty; give a tokenizer with --tokenizer-path")
+        types = [
+            int(number) if number in _TOKEN_TYPES else int(TokenType.UNUSED)
+            for number in _numbers(file, "tokenizer.ggml.token_type", len(tokens), TokenType.NORMAL)
+        ]
+
+        model: ByteLevelBPE | SentencePieceBPE
+        if kind == "gpt2":
+            name = file.get_str("tokenizer.ggml.pre", default=None)
+            if name is None:
+                raise Llama3Error(
+                    f"{file.path}: does not name its pre-tokenizer (tokenizer.ggml.pre), as files converted before "
+                    "May 2024 do not; convert it again, or give a tokenizer with --tokenizer-path"
+                )
+            pre_tokenizer = pre_tokenizer_named(name, file.path)
+            model = ByteLevelBPE(pre_tokenizer, _strings(file.get_strings("tokenizer.ggml.merges")))
+            adds_bos, bos_id, eos_id, unk_id = pre_tokenizer.adds_bos, None, None, None
+        else:
+            scores = _numbers(file, "tokenizer.ggml.scores", len(tokens), 0.0)
+            model = SentencePieceBPE(scores, file.get_bool("tokenizer.ggml.add_space_prefix", default=True))
+            adds_bos, bos_id, eos_id, unk_id = True, 1, 2, 0
+
+        bos_id = _token_id(file, "bos", len(tokens), bos_id)
+        eos_id = _token_id(file, "eos", len(tokens), eos_id)
+        ends = [eos_id, *(_token_id(file, name, len(tokens)) for name in _END_ROLES)]
+        says_bos = file.get_bool("tokenizer.ggml.add_bos_token", default=None)
+        if says_bos and bos_id is None:
+            raise Llama3Error(
+                f"{file.path}: tokenizer.ggml.add_bos_token is true, but there is no tokenizer.ggml.bos_token_id; "
+                "give a tokenizer with --tokenizer-path"
+            )
+        return cls(
+            source=file.path,
+            tokens=tokens,
+            types=types,
+            model=model,
+            bos_id=bos_id,
+            eos_id=eos_id,
+            unk_id=_token_id(file, "unknown", len(tokens), unk_id),
+            pad_id=_token_id(file, "padding", len(tokens)),
+            eog_ids=end_of_generation_ids(tokens, types, ends),
+            adds_bos=bos_id is not None and (adds_bos if says_bos is None else says_bos),
+            chat_template=file.get_str("tokenizer.chat_template", default=None),
+        )
+
+
+# Tokens of the metadata that end generation besides eos. The last three mark where the next file of a repository
+# begins, which for a model of code is the end of this one.
+_END_ROLES: Final = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+# Texts of tokens that end generation in some family of models. Files often name only one of several: an instruct model
+# of Llama 3 ends its turn with <|eot_id|>, a tool call with <|eom_id|>, and either may be what eos_token_id leaves out.
+# fmt: off
+_END_TEXTS: Final = frozenset({
+    "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>",
+    "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<eos>", "</s>",
+    "<｜end▁of▁sentence｜>", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
+    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+})
+# fmt: on
+
+
+def end_of_generation_ids(tokens: Iterable[str], types: Iterable[int], named: Iterable[int | None]) -> frozenset[int]:
+    """Every token at which generation ends.
+
+    Args:
+        tokens: The text of each token, by id.
+        types: The type of each token, by id. Tokens of type normal are text, whatever they look like.
+        named: Ids that a file names as ends; None is passed over.
+    """
+    by_text = {
+        token_id
+        for token_id, (token, type_) in enumerate(zip(tokens, types, strict=True))
+        if token in _END_TEXTS and type_ != TokenType.NORMAL
+    }
+    return frozenset(by_text.union(token_id for token_id in named if token_id is not None))
+
+
+def _strings(array: StringArray) -> list[str]:
+    try:
+        return [raw.decode() for raw in array.raw_all()]
+    except UnicodeDecodeError:
+        return list(array)  # decodes one by one, and says which one is wrong
+
+
+def _numbers(file: GGUFFile, key: str, count: int, missing: float) -> list[float]:
+    """An array that has a number for each of `count` tokens, all `missing` if the file has none."""
+    array = file.get_array(key, default=None)
+    if array is None:
+        return [missing] * count
+    if array.shape != (count,):
+        raise Llama3Error(
+            f"{file.path}: {key} has {array.size} entries for {count} tokens; give a tokenizer with --tokenizer-path"
+        )
+    numbers: list[float] = array.tolist()
+    return numbers
+
+
+def _token_id(file: GGUFFile, role: str, count: int, missing: int | None = None) -> int | None:
+    """The token that the metadata names for `role`."""
+    key = f"tokenizer.ggml.{role}_token_id"
+    token_id = file.get_int(key, default=None)
+    if token_id is None:
+        return missing if missing is not None and missing < count else None
+    if not 0 <= token_id < count:
+        raise Llama3Error(
+            f"{file.path}: {key} is {token_id}, and there are {count} tokens; give a tokenizer with --tokenizer-path"
+        )
+    return token_id
+
+
+def _bytes_of(token: str, type_: int, *, spelled: bool) -> bytes:
+    """The bytes of a token; `spelled` is whether normal tokens are in the alphabet of byte-level encoding."""
+    if type_ == TokenType.NORMAL:
+        return read_bytes(token) if spelled else token.replace(_SPACE, " ").encode()
+    if type_ == TokenType.BYTE and (byte := _BYTE_TOKEN.fullmatch(token)):
+        return bytes.fromhex(byte[1])
+    return token.encode() if type_ == TokenType.USER_DEFINED else b""

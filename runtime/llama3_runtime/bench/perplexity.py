@@ -1,0 +1,140 @@
+"""Perplexity of a text as llama-perplexity defines it, and the KL divergence from the float32 reference.
+
+The text's tokens are cut into windows that do not overlap, and what remains at the end is left out. A window begins
+with the BOS token in the place of its first token, where the model wants one. Its second half is predicted, each token
+from all before it in the window, so that every prediction sees half a window or more. The perplexity is the
+exponential of the mean negative logarithm over all predictions. Figures of other windows or other rules do not compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from llama3_models import reference
+from llama3_models.divergence import kl_divergence, log_softmax
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+
+from llama3_runtime.bench.speed import Engine, Logits
+
+REFERENCE = "float32 reference"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What an engine made of a text.
+
+    Attributes:
+        engine: Its name.
+        perplexity: See the module.
+        standard_error: Of the perplexity, from the spread of the single predictions.
+        mean_kl: Mean KL divergence in nats from the float32 reference, where that was computed.
+        top1_agreement: The share of predictions whose likeliest token is the reference's, where that was computed.
+    """
+
+    engine: str
+    perplexity: float
+    standard_error: float
+    mean_kl: float | None = None
+    top1_agreement: float | None = None
+
+
+def cut_windows(ids: Sequence[int], *, window: int, bos: int | None, limit: int | None = None) -> list[list[int]]:
+    """Cut a text into windows of `window` tokens, the first of each replaced by `bos` if that is given.
+
+    Raises:
+        Llama3Error: the text is shorter than one window.
+    """
+    if len(ids) < window:
+        raise Llama3Error(f"the text has {len(ids)} tokens, and perplexity needs {window} at least: give a longer one")
+    count = len(ids) // window if limit is None else min(limit, len(ids) // window)
+    windows = [list(ids[i * window : (i + 1) * window]) for i in range(count)]
+    return windows if bos is None else [[bos, *tokens[1:]] for tokens in windows]
+
+
+def evaluate(
+    engines: Mapping[str, Engine], windows: Sequence[Sequence[int]], *, gguf: GGUFFile | None = None
+) -> Iterator[list[Quality]]:
+    """Evaluate window by window and give, after each, what all so far come to.
+
+    Args:
+        engines: By name, each with room for a window.
+        windows: From `cut_windows`.
+        gguf: The file whose weights the engines run; the float32 reference of it is then evaluated too, comes first
+            in the results, and is what the others' KL divergence is counted from.
+
+    Raises:
+        Llama3Error: an engine's logits are no numbers.
+    """
+    names = [*([REFERENCE] if gguf is not None else []), *engines]
+    losses: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
+    divergences: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in engines}
+    agreements: dict[str, list[npt.NDArray[np.bool_]]] = {name: [] for name in engines}
+    gives_rows = {name: _gives_rows(engine, windows[0]) for name, engine in engines.items()}
+    for ids in windows:
+        count = len(ids) - 1 - len(ids) // 2
+        targets = np.asarray(ids[-count:])
+        expected = reference.forward(gguf, ids)[-count - 1 : -1] if gguf is not None else None
+        if expected is not None:
+            _check_numbers(REFERENCE, expected)
+            losses[REFERENCE].append(_losses(expected, targets))
+        for name, engine in engines.items():
+            found = _predictions(engine, ids, count, all_at_once=gives_rows[name])
+            _check_numbers(name, found)
+            losses[name].append(_losses(found, targets))
+            if expected is not None:
+                divergences[name].append(kl_divergence(expected, found))
+                agreements[name].append(expected.argmax(axis=-1) == found.argmax(axis=-1))
+        yield [
+            _summarize(name, np.concatenate(losses[name]), divergences.get(name), agreements.get(name))
+            for name in names
+        ]
+
+
+def _check_numbers(name: str, logits: Logits) -> None:
+    if np.isnan(logits).any():
+        raise Llama3Error(f"the logits of {name} are NaN: the model's weights are damaged; download or export it again")
+
+
+def _gives_rows(engine: Engine, ids: Sequence[int]) -> bool:
+    """Whether the engine gives more than the last token's logits: an export may have been told not to."""
+    engine.rewind()
+    return len(engine.forward(ids[:2], keep=2)) == 2
+
+
+def _predictions(engine: Engine, ids: Sequence[int], count: int, *, all_at_once: bool) -> Logits:
+    """The logits that predict the last `count` of `ids`, [count, vocab]."""
+    engine.rewind()
+    if all_at_once:
+        rows: Logits = engine.forward(ids[:-1], keep=count)[-count:]
+        return rows.copy()
+    rows = np.empty((count, engine.vocab_size), dtype=np.float32)
+    rows[0] = engine.prefill(ids[:-count])
+    for i, token in enumerate(ids[-count:-1], start=1):
+        rows[i] = engine.forward([token])[-1]
+    return rows
+
+
+def _losses(logits: Logits, targets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Negative logarithms of the targets' probabilities, [n]."""
+    return np.asarray(-log_softmax(logits)[np.arange(len(targets)), targets])
+
+
+def _summarize(
+    name: str,
+    losses: npt.NDArray[np.float64],
+    divergences: Sequence[npt.NDArray[np.float64]] | None,
+    agreements: Sequence[npt.NDArray[np.bool_]] | None,
+) -> Quality:
+    perplexity = math.exp(losses.mean())
+    return Quality(
+        engine=name,
+        perplexity=perplexity,
+        standard_error=perplexity * float(losses.std(ddof=1)) / math.sqrt(len(losses)),
+        mean_kl=float(np.concatenate(divergences).mean()) if divergences else None,
+        top1_agreement=float(np.concatenate(agreements).mean()) if agreements else None,
+    )

@@ -1,0 +1,1 @@
+"""The commands `llama3-run` and `llama3-bench`."""

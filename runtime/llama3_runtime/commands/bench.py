@@ -1,0 +1,334 @@
+"""The command `llama3-bench`: how fast a model runs here, and how well, beside other engines on the same file."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_format
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama3_models.cli.command_line import check_ranges, run
+from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.exports import Ops
+from llama3_models.regular_files import open_regular
+
+from llama3_runtime import defaults
+from llama3_runtime.source.find import find_export, find_model, is_export
+
+if TYPE_CHECKING:
+    from llama3_models.gguf.file import GGUFFile
+
+    from llama3_runtime.bench.library_peer import LibraryPeer
+    from llama3_runtime.bench.llama_cpp_peer import LlamaCpp
+    from llama3_runtime.bench.perplexity import Quality
+    from llama3_runtime.bench.speed import Engine, Measurement
+    from llama3_runtime.bench.token_profile import TokenProfile
+
+GROUPS = {
+    "Model": ["model", "model_path", "gguf", "custom_ops_path", "ops"],
+    "Speed": ["prompt_size", "output_size", "depth", "repetitions", "profile"],
+    "Quality": ["perplexity", "kl", "window", "max_windows"],
+    "Machine": ["provider", "threads", "chunk_size"],
+    "Output": ["compare", "json"],
+}
+
+OURS, LLAMA_CPP = "llama3-onnx", "llama.cpp"
+
+# A hundred times the WikiText-2 test; the windows of more would take days.
+_MAX_TEXT_BYTES = 128 << 20
+
+# Nodes that take less of a token are counted together.
+_SMALL_SHARE = 0.005
+
+
+def bench(
+    *,
+    model: str | None = None,
+    model_path: Path | None = None,
+    gguf: Path | None = None,
+    custom_ops_path: Path | None = None,
+    ops: Ops | None = None,
+    prompt_size: int = 512,
+    output_size: int = 128,
+    depth: int = 0,
+    repetitions: int = 5,
+    profile: bool = False,
+    perplexity: Path | None = None,
+    kl: bool = False,
+    window: int = 512,
+    max_windows: int | None = None,
+    provider: Literal["cpu", "cuda"] = "cpu",
+    threads: int | None = None,
+    chunk_size: int = defaults.CHUNK_SIZE,
+    compare: str | None = None,
+    json: bool = False,
+) -> int:
+    """Measures how fast a model runs, with --profile where a token's time goes, or with --perplexity how well.
+
+    Speed is counted as llama-bench counts it, in tokens per second: pp512 is a prompt of 512 tokens, tg128 are 128
+    tokens generated one by one. With --compare the engines take turns, and the ratios are of their medians.
+
+    Args:
+        model: A model of the catalogue by name, such as smollm2-135m.
+        model_path: A .gguf file, a folder that llama3-export made, or the .onnx in it.
+        gguf: The GGUF that an export folder was made from, for --compare and --kl.
+        custom_ops_path: A library with custom operators for the graph.
+        ops: How a .gguf is exported (default: native, where they were built).
+        prompt_size: Tokens of the prompt; 0 leaves the prompt out.
+        output_size: Tokens to generate; 0 leaves them out.
+        depth: Tokens that are in the KV cache before.
+        repetitions: How often to measure, after one time that does not count.
+        profile: Tell what each kind of node takes of a token, on average of --output-size tokens (64 at most), and no
+            speeds.
+        perplexity: A text file; its perplexity is measured, and no speed. The rules are llama-perplexity's: windows
+            that do not overlap, of which the second half is predicted.
+        kl: Also compute the text in float32 and tell how far from that the model is: slow, and needs the GGUF.
+        window: Tokens of a window.
+        max_windows: How many windows of the text to take (default: all).
+        provider: Where to compute.
+        threads: Threads of the CPU (default: one for each CPU that this process may use).
+        chunk_size: How many tokens of a prompt are evaluated at a time.
+        compare: Measure this, too, on the same GGUF: llama.cpp, which needs the package llama-cpp-python, or the path
+            of a library made from runtime/peers, or both with a comma between them.
+        json: Print one JSON object, and nothing else.
+
+    Examples:
+        llama3-bench --model smollm2-135m --compare llama.cpp
+        llama3-bench --model-path llama-3.1-8b.gguf --depth 4096 --repetitions 3
+        llama3-bench --model smollm2-135m --output-size 64 --profile
+        llama3-bench --model smollm2-135m --perplexity book.txt --kl --max-windows 4
+    """
+    if model is None and model_path is None:
+        raise UsageError("missing --model or --model-path")
+    check_ranges(
+        {
+            "prompt-size": (prompt_size, 0),
+            "output-size": (output_size, 0),
+            "depth": (depth, 0),
+            "repetitions": (repetitions, 1),
+            "window": (window, 4),
+            "max-windows": (max_windows, 1),
+            "threads": (threads, 1),
+            "chunk-size": (chunk_size, 1),
+        }
+    )
+    if perplexity is None and prompt_size == output_size == 0:
+        raise UsageError("--prompt-size and --output-size are both 0, which leaves nothing to measure")
+    if profile and output_size == 0:
+        raise UsageError("--output-size is 0, which leaves no token to profile")
+    if profile and (compare is not None or perplexity is not None):
+        raise UsageError("--profile is of this engine's tokens; leave --compare and --perplexity out")
+    if kl and perplexity is None:
+        raise UsageError("--kl needs --perplexity with a text to compute on")
+    if max_windows is not None and perplexity is None:
+        raise UsageError("--max-windows needs --perplexity with a text to cut")
+    peers = [] if compare is None else compare.split(",")
+    if len(set(peers)) < len(peers):
+        raise UsageError(f"--compare names an engine twice: {compare}")
+    for peer in peers:
+        if peer != LLAMA_CPP and not Path(peer).is_file():
+            raise UsageError(f"--compare: {peer!r} is neither llama.cpp nor the path of a library")
+    if peers and provider != "cpu":
+        raise UsageError("--compare measures on the CPU; leave --provider out")
+    if perplexity is not None and peers not in ([], [LLAMA_CPP]):
+        raise UsageError("--perplexity compares with llama.cpp alone")
+
+    path = find_model(model_path=model_path, model=model)
+    if gguf is None and not is_export(path):
+        gguf = path
+    if gguf is None and (kl or peers):
+        raise Llama3Error(f"{path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
+    text = _read_text(perplexity) if perplexity is not None else None
+    max_length = window if text is not None else depth + max(0 if profile else prompt_size, output_size)
+    engines: dict[str, Engine] = {}
+    versions: dict[str, str] = {}
+
+    # Late, so that --help and a wrong option need not wait for onnxruntime.
+    import onnxruntime
+    from llama3_models.gguf.file import GGUFFile
+
+    from llama3_runtime.model import Model
+    from llama3_runtime.session import has_cuda
+
+    with contextlib.ExitStack() as stack:
+        # Before anything else, since it says best what is wrong with a file.
+        file = stack.enter_context(GGUFFile.open(gguf)) if gguf is not None and (kl or peers) else None
+        export = find_export(
+            path,
+            ops="contrib" if has_cuda(provider) else ops,
+            precision="fp16" if has_cuda(provider) else "fp32",
+            # A perplexity needs the logits of many positions; with the last one's alone each token is a call.
+            logits="last" if text is None else "selected",
+        )
+        open_model = partial(
+            Model.from_folder,
+            export.path,
+            provider=provider,
+            threads=threads,
+            max_length=max_length,
+            chunk_size=chunk_size,
+            custom_ops_path=custom_ops_path,
+            weights_folder=export.weights_folder,
+        )
+        ours = open_model()
+        engines[OURS] = ours
+        versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
+        # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
+        chunk = chunk_size if text is None else max(chunk_size, window)
+        for peer in peers:
+            assert gguf is not None
+            other = _open_peer(peer, gguf, threads=ours.threads, max_length=max_length, chunk_size=chunk)
+            stack.enter_context(other)
+            engines[other.name] = other
+            versions[other.name] = f"{other.origin}, cpu"
+
+        report: dict[str, Any] = {"model": str(path), "threads": ours.threads, "engines": versions}
+        if not json:  # now, because measuring takes its time
+            print(f"{path.resolve().name}, {ours.threads} threads")
+            print(*(f"{name}: {version}" for name, version in versions.items()), "", sep="\n", flush=True)
+        if profile:
+            from llama3_runtime.bench.token_profile import profile_tokens
+
+            token = profile_tokens(ours, open_model, tokens=output_size, depth=depth)
+            report |= {"depth": depth, "token": {**asdict(token), "all_nodes": token.all_nodes}}
+            table = _profile_table(token)
+        elif text is None:
+            from llama3_runtime.bench.speed import measure
+
+            measurements = measure(
+                engines, prompt_size=prompt_size, output_size=output_size, depth=depth, repetitions=repetitions
+            )
+            report |= {
+                "repetitions": repetitions,
+                "chunk_size": chunk_size,
+                "results": [_as_data(result) for result in measurements],
+                "ratios": _ratios(measurements),
+            }
+            table = _speed_table(measurements)
+        else:
+            windows = _cut(text, ours.path, window, max_windows)
+            qualities = _evaluate(engines, windows, file if kl else None)
+            report |= {
+                "window": window,
+                "windows": len(windows),
+                "results": [asdict(quality) for quality in qualities],
+            }
+            table = _quality_table(qualities)
+    print(json_format.dumps(report) if json else table)
+    return 0
+
+
+def main() -> int:
+    """The console script."""
+    return run(bench, name="llama3-bench", groups=GROUPS)
+
+
+def _open_peer(name: str, gguf: Path, *, threads: int, max_length: int, chunk_size: int) -> LlamaCpp | LibraryPeer:
+    if name == LLAMA_CPP:
+        from llama3_runtime.bench.llama_cpp_peer import LlamaCpp
+
+        return LlamaCpp(gguf, threads=threads, max_length=max_length, chunk_size=chunk_size)
+    from llama3_runtime.bench.library_peer import LibraryPeer
+
+    return LibraryPeer(Path(name), gguf, threads=threads, max_length=max_length, chunk_size=chunk_size)
+
+
+def _read_text(path: Path) -> str:
+    with open_regular(path) as file:
+        data = file.read(_MAX_TEXT_BYTES + 1)
+    if len(data) > _MAX_TEXT_BYTES:
+        raise Llama3Error(f"{path}: has more than {_MAX_TEXT_BYTES:,} bytes; give --perplexity a part of it")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Llama3Error(f"{path}: not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
+
+
+def _cut(text: str, model: Path, window: int, max_windows: int | None) -> list[list[int]]:
+    """The windows of a text, with the model's tokenizer."""
+    from llama3_runtime.bench.perplexity import cut_windows
+    from llama3_runtime.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_path(model)
+    bos = tokenizer.bos_id if tokenizer.adds_bos else None
+    return cut_windows(tokenizer.encode(text), window=window, bos=bos, limit=max_windows)
+
+
+def _evaluate(engines: Mapping[str, Engine], windows: Sequence[Sequence[int]], file: GGUFFile | None) -> list[Quality]:
+    """What all windows come to; on a terminal, standard error shows it window by window."""
+    from llama3_runtime.bench.perplexity import evaluate
+
+    qualities: list[Quality] = []
+    for count, qualities in enumerate(evaluate(engines, windows, gguf=file), start=1):
+        if sys.stderr.isatty():
+            figures = ", ".join(f"{quality.engine} {quality.perplexity:.4f}" for quality in qualities)
+            end = "\n" if count == len(windows) else ""
+            print(f"\rwindow {count} of {len(windows)}: {figures}", end=end, file=sys.stderr, flush=True)
+    return qualities
+
+
+def _as_data(result: Measurement) -> dict[str, Any]:
+    figures = {"median": result.median, "mean": result.mean, "deviation": result.deviation}
+    return {**asdict(result), **figures}
+
+
+def _ratios(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
+    """Our median over each other engine's, by test and engine."""
+    ours = {result.test: result.median for result in measurements if result.engine == OURS}
+    ratios: dict[str, dict[str, float]] = {}
+    for result in measurements:
+        if result.engine != OURS:
+            ratios.setdefault(result.test, {})[result.engine] = ours[result.test] / result.median
+    return ratios
+
+
+def _speed_table(measurements: Sequence[Measurement]) -> str:
+    rows = [["test", "engine", "median tok/s", "mean ± deviation"]]
+    for result in measurements:
+        test = result.test + (f" @ d{result.depth}" if result.depth else "")
+        rows.append([test, result.engine, f"{result.median:.2f}", f"{result.mean:.2f} ± {result.deviation:.2f}"])
+    table = _table(rows)
+    ratios = "\n".join(
+        f"{test}: {ratio:.2f} times as fast as {engine}"
+        for test, peers in _ratios(measurements).items()
+        for engine, ratio in peers.items()
+    )
+    return f"{table}\n\n{ratios}" if ratios else table
+
+
+def _profile_table(token: TokenProfile) -> str:
+    rows = [["node", "a token", "µs", "share"]]
+    small = [node for node in token.nodes if node.microseconds < _SMALL_SHARE * token.all_nodes]
+    times = [(node.node, node.calls, node.microseconds) for node in token.nodes if node not in small]
+    times.append(("others", sum(node.calls for node in small), sum(node.microseconds for node in small)))
+    for node, calls, microseconds in times:
+        rows.append([node, f"{calls:.0f}", f"{microseconds:.0f}", f"{microseconds / token.all_nodes:.1%}"])
+    rows.append(["all nodes", f"{sum(node.calls for node in token.nodes):.0f}", f"{token.all_nodes:.0f}", ""])
+    rows.append(["a token without the profiler", "", f"{token.without_profiler:.0f}", ""])
+    return _table(rows)
+
+
+def _quality_table(qualities: Sequence[Quality]) -> str:
+    with_kl = any(quality.mean_kl is not None for quality in qualities)
+    rows = [["engine", "perplexity", *(["mean KL (nats)", "same top token"] if with_kl else [])]]
+    for quality in qualities:
+        row = [quality.engine, f"{quality.perplexity:.4f} ± {quality.standard_error:.4f}"]
+        if with_kl:
+            row.append("" if quality.mean_kl is None else f"{quality.mean_kl:.3g}")
+            row.append("" if quality.top1_agreement is None else f"{quality.top1_agreement:.2%}")
+        rows.append(row)
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up; the first row is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

@@ -1,0 +1,172 @@
+"""A .gguf that is run directly is exported once into the user's cache and reused while its content is the same.
+
+An entry belongs to one file and one kind of export: `exports/NAME-DIGEST/` with the export in `onnx/`, a record of the
+files' sizes, times and inodes in `source.json`, and a lock. Where the record matches, nothing else is read. Where it
+does not (a copy, a touch), a contrib export is held against the content's SHA-256, which it noted in llama3.json; a
+native one is only a graph, whose weights stay in the GGUF, and is made anew in a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from llama3_models.digests import sha256
+from llama3_models.errors import Llama3Error
+from llama3_models.exports import FACTS, GRAPH, Logits, Ops, Precision
+from llama3_models.regular_files import read_regular
+
+if TYPE_CHECKING:
+    from llama3_models.gguf.file import GGUFFile
+
+Record: TypeAlias = dict[str, object]
+
+
+def cache_root() -> Path:
+    """Where exports are kept: $LLAMA3_CACHE, or llama3-onnx in the user's cache folder.
+
+    Raises:
+        Llama3Error: There is neither, because the user has no home.
+    """
+    if own := os.environ.get("LLAMA3_CACHE"):
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(shared) if shared else Path.home() / ".cache") / "llama3-onnx"
+    except RuntimeError:
+        raise Llama3Error("no home folder to keep exports in; set LLAMA3_CACHE to a folder") from None
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export folder or the .onnx in it, and the folder of the weights where they lie elsewhere: in the GGUF."""
+
+    path: Path
+    weights_folder: Path | None = None
+
+
+def cached_export(
+    file: GGUFFile, ops: Ops = "contrib", precision: Precision = "fp32", logits: Logits = "last"
+) -> Export:
+    """Returns the export of a GGUF, exporting it first if the cache has none of this content.
+
+    Of two processes that need the same export one makes it, and the other waits and says so on standard error.
+
+    Raises:
+        Llama3Error: The cache cannot be written, or the file cannot be exported.
+    """
+    source = file.parts[0].resolve()
+    kind = "/".join([ops, precision, logits])
+    digest = hashlib.sha256(os.fsencode(source) + kind.encode()).hexdigest()[:12]
+    entry = cache_root() / "exports" / f"{source.stem[:100]}-{digest}"
+    folder = entry / "onnx"
+    export = Export(folder, source.parent if ops == "native" else None)
+    # Taken before any content is read: a file that changes meanwhile will not match.
+    record = _record(file)
+    if _is_recorded(entry, record):
+        return export
+    with _locked(entry, source.name):
+        if _is_recorded(entry, record):  # the process that held the lock made it
+            return export
+        files = _read_json(entry / "source.json").get("files")
+        if files != _file_sizes(folder) or not _holds_content(folder, file):
+            _export_anew(file, folder, ops, precision, logits)
+        _write_json(entry / "source.json", {**record, "files": _file_sizes(folder)})
+    return export
+
+
+def _record(file: GGUFFile) -> Record:
+    """What tells cheaply that a model is the same; the change time of a file cannot be set back, as its mtime can."""
+    parts = []
+    for path in file.parts:
+        status = path.stat()
+        parts.append([str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns])
+    return {"exporter": importlib.metadata.version("llama3-onnx"), "parts": parts}
+
+
+def _is_recorded(entry: Path, record: Record) -> bool:
+    """Whether the entry is of this content, and still whole."""
+    return _read_json(entry / "source.json") == {**record, "files": _file_sizes(entry / "onnx")}
+
+
+def _file_sizes(folder: Path) -> dict[str, int] | None:
+    """By which an export that somebody cleaned up in part, or a full disk cut short, is told from a whole one."""
+    return {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else None
+
+
+def _holds_content(folder: Path, file: GGUFFile) -> bool:
+    """Whether an export, by its own account, is this exporter's of just these bytes."""
+    facts = _read_json(folder / FACTS)
+    if facts.get("version") != importlib.metadata.version("llama3-onnx"):
+        return False
+    source = facts.get("source")
+    if not isinstance(source, dict) or source.get("size") != file.size:
+        return False
+    return source.get("parts") == [{"name": path.name, "sha256": sha256(path)} for path in file.parts]
+
+
+def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, logits: Logits) -> None:
+    (folder.parent / "source.json").unlink(missing_ok=True)  # first: it vouches for the rest
+    for path in folder.parent.iterdir():  # an earlier content, or what a killed process left
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+    # Here alone, and late: with an export at hand the runtime needs neither the exporter nor onnx.
+    from llama3_exporter.export_model import export, export_native_graph
+    from llama3_exporter.progress import byte_progress
+
+    if ops == "native":
+        folder.mkdir()
+        export_native_graph(file, folder / GRAPH, logits=logits)
+        return
+    print(f"Exporting {file.path.name} to {folder}, once", file=sys.stderr)
+    with byte_progress("exporting") as progress:
+        export(file.path, folder, precision=precision, logits=logits, progress=progress)
+
+
+@contextlib.contextmanager
+def _locked(entry: Path, name: str) -> Iterator[None]:
+    """Holds the entry's lock, which the system releases whatever becomes of the process."""
+    try:
+        entry.mkdir(parents=True, exist_ok=True)
+        lock = os.open(entry / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise Llama3Error(
+            f"{error.filename}: the cache of exports cannot be written ({error.strerror}); set LLAMA3_CACHE to "
+            "another folder, or give --model-path a folder made by llama3-export"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another process that is exporting {name}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _read_json(path: Path) -> Record:
+    """The object in a file, or none where there is no such file or it is damaged: then it says nothing."""
+    try:
+        content = json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: Record) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,149 @@
+"""From what a command line says of a model to an export: a name, a GGUF, a folder, or nothing at all.
+
+An encoding chooses a download; of a file that is given it is a claim, which has to hold.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import llama3_custom_ops
+from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.exports import FACTS, Logits, Ops, Precision
+from llama3_models.gguf.file_kinds import nothing_there
+from llama3_models.hub import catalogue, download
+from llama3_models.regular_files import read_regular
+
+from llama3_runtime.source.export_cache import Export, cached_export
+
+if TYPE_CHECKING:
+    from llama3_models.gguf.file import GGUFFile
+
+Encoding = Literal["q4_0", "q4_k", "q6_k", "float32"]
+Version = Literal["3.0", "3.1"]
+
+DEFAULT_VERSION: Version = "3.1"
+
+logger = logging.getLogger(__name__)
+
+
+def find_model(
+    *,
+    model_path: Path | None = None,
+    model: str | None = None,
+    encoding: Encoding | None = None,
+    version: Version | None = None,
+) -> Path:
+    """Finds the file or folder that a command line means; downloads it where that has to be.
+
+    Args:
+        model_path: A .gguf file, an export folder, or the .onnx in one.
+        model: A name of the catalogue. With neither, `version` and `encoding` choose a download.
+        encoding: Which of its encodings to download; None for its default.
+        version: Which Llama to download, 3.1 by default.
+
+    Raises:
+        UsageError: `model_path` and `model` are both given.
+        Llama3Error: There is no such model, or it cannot be had.
+    """
+    if model_path is not None and model is not None:
+        raise UsageError("--model-path and --model exclude each other")
+    if version is not None and (model_path is not None or model is not None):
+        logger.warning("--version chooses a download; %s is used whatever it says", model_path or model)
+    if model_path is not None:
+        if not model_path.exists():
+            raise Llama3Error(f"{model_path}: {nothing_there(model_path)}")
+        return model_path
+    if encoding == "float32":
+        raise Llama3Error("--quantization-encoding float32 needs --model-path with a GGUF in float32")
+    entry = catalogue.find(model) if model is not None else catalogue.for_version(version or DEFAULT_VERSION)
+    return download.fetch(entry, encoding)
+
+
+def is_export(path: Path) -> bool:
+    """Whether a path that `find_model` gave is an export and not a GGUF."""
+    return path.is_dir() or path.suffix == ".onnx"
+
+
+def find_export(
+    path: Path,
+    *,
+    encoding: Encoding | None = None,
+    ops: Ops | None = None,
+    precision: Precision = "fp32",
+    logits: Logits = "last",
+) -> Export:
+    """Finds the export of a model; exports it first where that has to be.
+
+    Args:
+        path: From `find_model`.
+        encoding: How the weights must be encoded; None takes what is there.
+        ops: What a GGUF is exported with, and an export must have; None for native ops where they were built, and for
+            an export as it is.
+        precision: What a GGUF is exported with.
+        logits: What a GGUF is exported with.
+
+    Raises:
+        Llama3Error: Its encoding or its ops are others, or it cannot be exported.
+    """
+    if is_export(path):
+        folder = path if path.is_dir() else path.parent
+        if encoding is not None:
+            _check_encoding(encoding, _exported_bytes(folder), path)
+        if ops is not None:
+            _check_ops(ops, folder, path)
+        return Export(path)
+    # Late, since the commands' --help imports this module and need not wait for gguf.
+    from llama3_models.gguf.file import GGUFFile
+
+    with GGUFFile.open(path) as file:
+        if encoding is not None:
+            _check_encoding(encoding, _bytes_by_type(file), path)
+        return cached_export(file, ops or _best_ops(), precision, logits)
+
+
+def _bytes_by_type(file: GGUFFile) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.n_bytes
+    return sizes
+
+
+def _exported_bytes(folder: Path) -> dict[str, int]:
+    try:
+        types = json.loads(read_regular(folder / FACTS))["types"]
+        return {name: int(use["bytes"]) for name, use in types.items()}
+    except FileNotFoundError:
+        raise Llama3Error(f"{folder}: no {FACTS} there; give a folder that llama3-export made") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise Llama3Error(f"{folder / FACTS}: damaged; export the model again") from None
+
+
+def _check_ops(ops: Ops, folder: Path, path: Path) -> None:
+    """Compares the ops asked for with what an export says of its own; a graph that stands alone says nothing here."""
+    try:
+        found = json.loads(read_regular(folder / FACTS))["options"]["ops"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if found != ops:
+        raise Llama3Error(f"{path}: an export with {found!s:.20} ops; give the GGUF for {ops} ones, or leave --ops out")
+
+
+def _check_encoding(encoding: Encoding, sizes: Mapping[str, int], path: Path) -> None:
+    """Compares an encoding with the type that most of the bytes have: a Q4_K_M file also holds Q6_K and F32."""
+    found = max(sizes, key=sizes.__getitem__, default="F32").lower().replace("f32", "float32")
+    if found != encoding:
+        raise Llama3Error(
+            f"{path}: its weights are {found}, not {encoding}; leave --quantization-encoding out, or give another file"
+        )
+
+
+def _best_ops() -> Ops:
+    if llama3_custom_ops.built_library() is not None:
+        return "native"
+    logger.warning("the native ops were not built (no C++ compiler at installation?); the slower stock ops serve")
+    return "contrib"

@@ -1,0 +1,74 @@
+"""Byte-level byte-pair encoding through tiktoken, with the ids of the model's own file.
+
+tiktoken cuts a text into pieces with a regular expression and merges each piece's bytes by rank, in Rust. Here are the
+ranks that make it follow the file's list of merges, and the two kinds of text that it cannot take in one call.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import regex
+import tiktoken
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, read_bytes
+from llama3_models.tokenizer.byte_ranks import tokens_by_rank
+from llama3_models.tokenizer.vocabulary import ByteLevelBPE, TokenType, Vocabulary
+
+# fancy-regex keeps a state for every character of a run of white space that a lookahead follows, a million at most;
+# past that tiktoken panics.
+_LONGEST_RUN: Final = 500_000
+
+
+class ByteLevelEncoder:
+    """Encodes text that holds no special tokens."""
+
+    def __init__(self, vocabulary: Vocabulary, model: ByteLevelBPE) -> None:
+        """Ranks the tokens for tiktoken.
+
+        Raises:
+            Llama3Error: The merges cannot be followed by rank.
+        """
+        ids = vocabulary.ids_by_text(TokenType.NORMAL)
+        single_bytes = [CHARACTER_OF_BYTE[byte] for byte in range(256)]
+        ranked = [*single_bytes, *tokens_by_rank(ids, model, vocabulary.source)]
+        self._ids = [ids.get(token, -1) for token in ranked]
+        self._missing_bytes = bytes(byte for byte, character in enumerate(single_bytes) if character not in ids)
+        self._pattern = regex.compile(model.pre_tokenizer.pattern)
+        self._tiktoken = tiktoken.Encoding(
+            vocabulary.source.name,
+            pat_str=model.pre_tokenizer.pattern,
+            mergeable_ranks={read_bytes(token): rank for rank, token in enumerate(ranked)},
+            special_tokens={},
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, which is valid Unicode."""
+        if self._has_missing_bytes(text) or _has_long_run(text):
+            ranks = self._encode_by_piece(text)
+        else:
+            ranks = self._tiktoken.encode_ordinary(text)
+        ids = self._ids
+        return [ids[rank] for rank in ranks]
+
+    def _encode_by_piece(self, text: str) -> list[int]:
+        """As tiktoken does, but cutting the text in Python, and without the bytes that no token stands for.
+
+        The `regex` module's stack is not limited, and its classes are Unicode's, as fancy-regex's are.
+        """
+        ranks: list[int] = []
+        for piece in self._pattern.findall(text):
+            if data := piece.encode().translate(None, self._missing_bytes):
+                ranks += self._tiktoken._encode_single_piece(data)  # the only way to encode bytes that are not UTF-8
+        return ranks
+
+    def _has_missing_bytes(self, text: str) -> bool:
+        """Whether `text` has bytes that are no token: SmolLM2 lacks some control characters. They are left out."""
+        if not self._missing_bytes:
+            return False
+        data = text.encode()
+        return len(data.translate(None, self._missing_bytes)) < len(data)
+
+
+def _has_long_run(text: str) -> bool:
+    return len(text) > _LONGEST_RUN and any(len(run) > _LONGEST_RUN for run in re.findall(r"\s+", text))

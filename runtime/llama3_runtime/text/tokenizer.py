@@ -1,0 +1,169 @@
+"""Text to token ids and back, as the model's own file says.
+
+Special tokens are kept apart from text: what a user writes never becomes one unless that is asked for, whatever it
+looks like. Tokens of type user-defined are text that the model has a token for, and are always found, before anything
+else, the longest of those that begin first (as llama.cpp and Hugging Face's tokenizers do).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.tokenizer.files import read_vocabulary
+from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, TokenType, Vocabulary
+
+from llama3_runtime.text.byte_level_bpe import ByteLevelEncoder
+from llama3_runtime.text.sentencepiece_bpe import SentencePieceEncoder
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    Attributes:
+        vocabulary: What it was made from.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Prepares to encode with `vocabulary`.
+
+        Raises:
+            Llama3Error: Its rules are none that the libraries beneath can follow.
+        """
+        self.vocabulary: Final = vocabulary
+        self._encoder: ByteLevelEncoder | SentencePieceEncoder
+        if isinstance(vocabulary.model, ByteLevelBPE):
+            self._encoder = ByteLevelEncoder(vocabulary, vocabulary.model)
+            self._adds_space = False
+        else:
+            self._encoder = SentencePieceEncoder(vocabulary, vocabulary.model)
+            self._adds_space = vocabulary.model.add_space_prefix
+
+    @classmethod
+    def from_path(cls, path: Path | str) -> Tokenizer:
+        """Reads a tokenizer from an export folder, a GGUF, a tokenizer.json or a tokenizer.model.
+
+        Raises:
+            Llama3Error: There is no tokenizer, or it is of a kind that is not supported.
+        """
+        return cls(read_vocabulary(Path(path)))
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile) -> Tokenizer:
+        """Reads the tokenizer of an open model.
+
+        Raises:
+            Llama3Error: It is of a kind that is not supported.
+        """
+        return cls(Vocabulary.from_gguf(file))
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocabulary.tokens)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The beginning-of-sequence token, if there is one."""
+        return self.vocabulary.bos_id
+
+    @property
+    def eog_ids(self) -> frozenset[int]:
+        """Every token at which generation ends."""
+        return self.vocabulary.eog_ids
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a prompt begins with the beginning-of-sequence token unless `encode` is told otherwise."""
+        return self.vocabulary.adds_bos
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that makes a prompt of messages, if the model has one."""
+        return self.vocabulary.chat_template
+
+    def encode(self, text: str, *, bos: bool | None = None, special: bool = False) -> list[int]:
+        """Encodes a text.
+
+        Args:
+            text: Any string; lone surrogates, which are no characters, count as U+FFFD.
+            bos: Whether the beginning-of-sequence token comes first; None is as the model's file says. A text that
+                begins with that token (with `special`) gets no second one.
+            special: Whether the texts of special tokens, such as <|eot_id|>, stand for these tokens.
+
+        Raises:
+            Llama3Error: `bos` is true and the vocabulary has no such token.
+        """
+        # As Python's own codecs join and replace them; a string from a JSON file or the command line may hold some.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids: list[int] = []
+        after_special = True
+        for fragment in self._split(text, special=special):
+            if isinstance(fragment, int):
+                ids.append(fragment)
+                after_special = True
+            else:
+                ids += self._encoder.encode(f" {fragment}" if self._adds_space and after_special else fragment)
+                after_special = False
+        if (self.adds_bos if bos is None else bos) and not (special and ids[:1] == [self.bos_id]):
+            if self.bos_id is None:
+                raise Llama3Error(f"{self.vocabulary.source}: has no beginning-of-sequence token to put first")
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some tokens; special ones have none, and bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            Llama3Error: An id is not one of the vocabulary.
+        """
+        text = b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self._adds_space else text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token adds to a text: not always whole characters, and none for a special token.
+
+        Raises:
+            Llama3Error: The id is not one of the vocabulary.
+        """
+        if not 0 <= token_id < len(self._token_bytes):
+            raise Llama3Error(
+                f"{self.vocabulary.source}: has no token {token_id}, only {self.vocab_size} of them; "
+                "is this the tokenizer of the model?"
+            )
+        return self._token_bytes[token_id]
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        return self.vocabulary.token_bytes()
+
+    def _split(self, text: str, *, special: bool) -> Iterator[str | int]:
+        """Cuts out the tokens that are found by their text; the rest, in pieces that are not empty, is still text."""
+        ids, pattern = self._found_in_any_text if not special else self._found_if_asked
+        start = 0
+        for match in pattern.finditer(text) if pattern is not None else ():
+            if match.start() > start:
+                yield text[start : match.start()]
+            yield ids[match.group()]
+            start = match.end()
+        if start < len(text):
+            yield text[start:]
+
+    @cached_property
+    def _found_in_any_text(self) -> tuple[dict[str, int], re.Pattern[str] | None]:
+        return _finder(self.vocabulary.ids_by_text(TokenType.USER_DEFINED))
+
+    @cached_property
+    def _found_if_asked(self) -> tuple[dict[str, int], re.Pattern[str] | None]:
+        return _finder(self.vocabulary.ids_by_text(*FOUND_BY_TEXT))
+
+
+def _finder(ids: dict[str, int]) -> tuple[dict[str, int], re.Pattern[str] | None]:
+    """Tokens by their text, and an expression that finds them, the longest first."""
+    longest_first = sorted(ids, key=len, reverse=True)
+    return ids, re.compile("|".join(map(re.escape, longest_first))) if ids else None

@@ -1,0 +1,300 @@
+"""The tokenizer's graphs, in ONNX Runtime with onnxruntime-extensions, give the ids and texts of the tokenizer."""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import regex
+from gguf import GGMLQuantizationType, TokenType
+from llama3_exporter.commands import export as commands
+from llama3_exporter.tokenizers.graphs import _builder, _model, _rewrite, tokenizer_graphs
+from llama3_exporter.tokenizers.text_rewrites import CUT, byte_level_rewrites
+from llama3_models.errors import Llama3Error
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
+from llama3_models.tokenizer.files import read_vocabulary
+from llama3_models.tokenizer.pre_tokenizers import PRE_TOKENIZERS
+from llama3_models.tokenizer.vocabulary import Vocabulary
+from llama3_runtime.text.tokenizer import Tokenizer
+from onnxruntime_extensions import get_library_path
+
+from tests.support.graphs import Graph
+from tests.support.llama_gguf import write_llama_gguf
+from tests.support.paths import DOCS
+from tests.support.texts import mixed_texts
+from tests.support.vocabularies import (
+    hugging_face_ids,
+    hugging_face_llama3,
+    hugging_face_smollm2,
+    smollm2_gguf,
+    write_llama3_gguf,
+    write_sentencepiece_gguf,
+    write_vocabulary_gguf,
+)
+
+DOC = DOCS / "tokenizer-graph.md"
+BYTES = list(CHARACTER_OF_BYTE.values())
+
+
+def session(graph: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.register_custom_ops_library(get_library_path())
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+class Graphs:
+    """Both graphs of a vocabulary, and its tokenizer."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.models = tokenizer_graphs(vocabulary)
+        self.tokenizer = session(self.models["tokenizer.onnx"])
+        self.detokenizer = session(self.models["detokenizer.onnx"])
+        self.original = Tokenizer(vocabulary)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        rows, mask = self.tokenizer.run(["input_ids", "attention_mask"], {"text": np.array(texts, dtype=object)})
+        return [row[real == 1].tolist() for row, real in zip(rows, mask, strict=True)]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Of rows of one length."""
+        return list(self.detokenizer.run(["text"], {"ids": np.array(rows, dtype=np.int64)})[0])
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """The 10,000 texts of the tokenizer's tests, without those that hold U+0000: the ops take a text to end there."""
+    return sorted((text for text in mixed_texts() if "\0" not in text), key=len)
+
+
+@pytest.fixture(scope="module")
+def llama3(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    return Graphs(read_vocabulary(write_llama3_gguf(tmp_path_factory.mktemp("llama3") / "llama3.gguf")))
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Graphs:
+    return Graphs(read_vocabulary(smollm2_gguf()))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["space", "no space"])
+def spm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    path = tmp_path_factory.mktemp("spm") / "spm.gguf"
+    return Graphs(read_vocabulary(write_sentencepiece_gguf(path, add_space_prefix=request.param)))
+
+
+def in_batches(graphs: Graphs, texts: Sequence[str], size: int = 250) -> list[list[int]]:
+    return [ids for start in range(0, len(texts), size) for ids in graphs.encode(texts[start : start + size])]
+
+
+def test_llama3_gives_the_ids_of_hugging_face(llama3: Graphs, texts: list[str]) -> None:
+    expected = hugging_face_ids(hugging_face_llama3(), texts, special=True)
+    for text, ids, found in zip(texts, expected, in_batches(llama3, texts), strict=True):
+        begins_with_bos = ids[:1] == [128_000]
+        assert found == (ids if begins_with_bos else [128_000, *ids]), ascii(text)
+
+
+def test_smollm2_gives_the_ids_of_hugging_face(smollm2: Graphs, texts: list[str]) -> None:
+    expected = hugging_face_ids(hugging_face_smollm2(), texts, special=True)
+    for text, ids, found in zip(texts, expected, in_batches(smollm2, texts), strict=True):
+        assert found == ids, ascii(text)
+
+
+def test_sentencepiece_vocabularies_give_the_ids_of_the_tokenizer(spm: Graphs, texts: list[str]) -> None:
+    """The tokenizer is held against sentencepiece itself in its own tests."""
+    texts = [*texts[::5], "<user>hi<user> there#include</s></s> x", "</s>", " <unk> <s>a"]
+    for text, found in zip(texts, in_batches(spm, texts), strict=True):
+        assert found == spm.original.encode(text, special=True), ascii(text)
+
+
+@pytest.mark.parametrize("name", ["llama3", "smollm2"])
+def test_texts_come_back(name: str, texts: list[str], request: pytest.FixtureRequest) -> None:
+    check_that_texts_come_back(request.getfixturevalue(name), texts[::100])
+
+
+def test_texts_come_back_from_sentencepiece(spm: Graphs, texts: list[str]) -> None:
+    """Without the space that the tokenizer put first."""
+    check_that_texts_come_back(spm, [*texts[::100], " two  spaces ", "▁"])
+
+
+def check_that_texts_come_back(graphs: Graphs, texts: Sequence[str]) -> None:
+    for text in texts:
+        ids = graphs.original.encode(text, special=True)
+        assert graphs.decode([ids, ids]) == [graphs.original.decode(ids)] * 2, ascii(text)
+
+
+def test_a_text_that_ends_within_a_character_ends_with_a_replacement(smollm2: Graphs) -> None:
+    """Text is streamed by decoding the ids so far; Python refuses strings that are not UTF-8."""
+    ids = smollm2.original.encode("日本👍🏽é", bos=False)
+    for end in range(1, len(ids) + 1):
+        assert smollm2.decode([ids[:end]]) == [smollm2.original.decode(ids[:end])]
+
+
+def test_rows_are_filled_up_behind_a_mask(llama3: Graphs) -> None:
+    """What tokenizer.onnx gives goes into model.onnx as it is."""
+    texts = np.array(["one two three", "", "<|begin_of_text|>x"], dtype=object)
+    rows, mask = llama3.tokenizer.run(None, {"text": texts})
+    assert rows.tolist() == [[128_000, 606, 1403, 2380], [128_000, *[128_001] * 3], [128_000, 87, *[128_001] * 2]]
+    assert mask.tolist() == [[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
+
+
+def test_no_texts_are_no_rows(smollm2: Graphs) -> None:
+    """One of the ops crashes the process when it is given none."""
+    assert smollm2.encode([]) == []
+    assert smollm2.encode([""]) == [[]]
+    assert smollm2.detokenizer.run(None, {"ids": np.zeros((0, 3), np.int64)})[0].tolist() == []
+    assert smollm2.detokenizer.run(None, {"ids": np.zeros((2, 0), np.int64)})[0].tolist() == ["", ""]
+
+
+def test_an_id_that_is_no_token_is_an_error(smollm2: Graphs) -> None:
+    with pytest.raises(Exception, match="out of data bounds"):
+        smollm2.decode([[49_152]])
+
+
+LONG = ["a" * 50_000, " " * 50_000, "7" * 20_000, "漢字" * 10_000, "<|im_end|>" * 2000, "<|" * 9]
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: text[:3])
+def test_long_texts(smollm2: Graphs, text: str) -> None:
+    assert smollm2.encode([text]) == [smollm2.original.encode(text, special=True)]
+
+
+def test_marks_in_a_text_are_left_out(smollm2: Graphs) -> None:
+    """The graph's marks are noncharacters; those of a text must not cut or join anything."""
+    assert smollm2.encode(["hello\ufdd0 wor\ufdd1ld\ufdd2"]) == smollm2.encode(["hello world"])
+
+
+BY_PATTERN = {pre_tokenizer.pattern: name for name, pre_tokenizer in reversed(PRE_TOKENIZERS.items())}
+
+
+@pytest.mark.parametrize("name", BY_PATTERN.values())
+def test_every_pre_tokenizer_is_cut_without_looking_ahead(name: str, texts: list[str]) -> None:
+    """RE2 has no lookahead. Only characters of Unicode 3.2 are tried: RE2 does not know the letters of later years."""
+    texts = [text for text in texts if all(unicodedata.ucd_3_2_0.category(c) != "Cn" for c in text)]
+    assert len(texts) > 5000
+    pre_tokenizer = PRE_TOKENIZERS[name]
+    builder = _builder("cuts")
+    cut = _rewrite(builder.op, builder.input("text", ir.DataType.STRING, ["n"]), byte_level_rewrites(pre_tokenizer, []))
+    builder.add_output(cut, "cut")
+    found = session(ir.to_proto(_model(builder)).SerializeToString()).run(None, {"text": np.array(texts, dtype=object)})
+    pattern = regex.compile(pre_tokenizer.pattern)
+    for text, pieces in zip(texts, found[0], strict=True):
+        assert [piece for piece in pieces.split(CUT) if piece] == pattern.findall(text), ascii(text)
+
+
+def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
+    """A token that no merge leads to is found only where a vocabulary takes whole pieces; a missing byte is skipped."""
+    tokens = [*BYTES[:4], *BYTES[5:], "ab", "orphan", "<user>", "<|eot_id|>", "[PAD]", "don't x", "<s>"]
+    types = [TokenType.NORMAL] * 257
+    types += [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNUSED, TokenType.USER_DEFINED, TokenType.CONTROL]
+    texts = ["orphan ab orphan<user>ab<user> don't x orphanorphan<|eot_id|>[PAD]<s> a\x04b", "<user", "\x04", "ab\x04"]
+    for pre in ("tekken", "gpt-2"):
+        path = tmp_path / f"{pre}.gguf"
+        write_vocabulary_gguf(path, model="gpt2", tokens=tokens, types=types, merges=["a b"], pre=pre)
+        graphs = Graphs(read_vocabulary(path))
+        assert graphs.encode(texts) == [graphs.original.encode(text, bos=False, special=True) for text in texts]
+        ids = list(range(len(tokens)))
+        assert graphs.decode([ids[:256]])[0].count("\ufffd") > 0
+        assert graphs.decode([ids[256:]]) == [graphs.original.decode(ids[256:])]
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "merges that lead nowhere": ({"merges": ["a b", "b b"]}, "no ranks lead to the same tokens as its merges"),
+    "a token with a mark": ({"tokens": [*BYTES, "ab", "<\ufdd0>"], "merges": ["a b"]}, r"U\+FDD0"),
+    "more special tokens than RE2 searches for": (
+        {"tokens": [*BYTES, "ab", "c" * 300_000], "types": [*[TokenType.NORMAL] * 257, 3], "merges": ["a b"]},
+        "special tokens have more than 250,000 bytes",
+    ),
+    "some of the byte tokens": (
+        {"model": "llama", "tokens": ["<unk>", "<0x00>", "a"], "types": [2, 6, 1], "scores": [0.0] * 3},
+        "sentencepiece refuses its tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_vocabulary_whose_ids_would_differ_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    described = {"model": "gpt2", "tokens": [*BYTES, "ab", "abc"], "pre": "gpt-2"} | changes
+    path = write_vocabulary_gguf(tmp_path / "m.gguf", **described)  # type: ignore[arg-type]
+    with pytest.raises(Llama3Error, match=message) as caught:
+        tokenizer_graphs(read_vocabulary(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_graphs_are_valid_onnx(smollm2: Graphs, spm: Graphs) -> None:
+    for model in (*smollm2.models.values(), *spm.models.values()):
+        onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+
+
+# The option of llama3-export
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama_gguf(tmp_path_factory.mktemp("gguf") / "model.gguf", types=GGMLQuantizationType.Q4_0)
+
+
+def export(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["llama3-export", "--tokenizer-graph", *map(str, arguments)])
+    return commands.main()
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_an_export_has_both_graphs(monkeypatch: pytest.MonkeyPatch, gguf: Path, tmp_path: Path, ops: str) -> None:
+    """Text to logits with nothing but ONNX Runtime: what the tokenizer gives is what the model takes."""
+    assert export(monkeypatch, gguf, "--output", tmp_path / "out", "--ops", ops) == 0
+    rows, mask = session((tmp_path / "out/tokenizer.onnx").read_bytes()).run(
+        None, {"text": np.array(["the thing and", "on"], dtype=object)}
+    )
+    logits, _ = Graph(tmp_path / "out")(rows, mask)
+    assert np.isfinite(logits).all()
+    text = session((tmp_path / "out/detokenizer.onnx").read_bytes()).run(None, {"ids": rows})[0]
+    assert text.tolist() == ["the thing and", "on"]
+
+
+def test_the_example_of_the_docs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path
+) -> None:
+    code = re.search(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(tmp_path)
+    assert export(monkeypatch, gguf, "--output", "out") == 0
+    capsys.readouterr()
+    exec(compile(code[1], DOC.name, "exec"), {})
+    assert capsys.readouterr().out.startswith("Gravity is")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "arguments", "status", "message"),
+    [
+        ("tiny", ["--ops", "native"], 2, "needs a folder"),
+        (None, ["--output", "out"], 1, "no tokenizer graph: the GGUF has no tokenizer"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tokenizer: Literal["tiny"] | None,
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_llama_gguf(tmp_path / "model.gguf", num_layers=1, tokenizer=tokenizer)
+    assert export(monkeypatch, "model.gguf", *arguments) == status
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]

@@ -1,0 +1,84 @@
+"""A download that reserved its file's size and has not come to the end is told apart from a model that has zeros."""
+
+import math
+from pathlib import Path
+
+import pytest
+from gguf import GGMLQuantizationType as T
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.gguf.unfinished import refuse_unfinished
+
+from tests.support.llama_gguf import blank_tensors, split_gguf, write_llama_gguf
+
+
+def check(path: Path) -> None:
+    with GGUFFile.open(path) as file:
+        refuse_unfinished(file)
+
+
+def cut(path: Path, n_bytes: int) -> None:
+    """Leave the last bytes of a file out, but not its size."""
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - n_bytes)
+        file.truncate(path.stat().st_size + n_bytes)
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> Path:
+    return write_llama_gguf(tmp_path / "model.gguf", types=T.Q4_K)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["blk.0.ffn_down.weight"],
+        ["blk.0.attn_output.weight", "blk.0.ffn_down.weight", "blk.1.attn_output.weight", "blk.1.ffn_down.weight"],
+    ],
+    ids=len,
+)
+def test_matrices_of_zeros_are_no_sign(gguf: Path, names: list[str]) -> None:
+    """The last case is a model with two layers that were added and not yet trained."""
+    blank_tensors(gguf, *names)
+    check(gguf)
+
+
+def test_zeros_up_to_the_end_are_one(gguf: Path) -> None:
+    with GGUFFile.open(gguf) as file:
+        last = max(file.tensors.values(), key=lambda tensor: tensor.offset)
+    cut(gguf, last.n_bytes - 100)
+    check(gguf)
+    cut(gguf, last.n_bytes + 100)
+    with pytest.raises(Llama3Error, match=rf"from tensor {last.name} to the end of the file .*zero bytes.*download"):
+        check(gguf)
+
+
+def test_of_a_long_last_tensor_its_last_megabytes_are_one(tmp_path: Path) -> None:
+    gguf = write_llama_gguf(tmp_path / "model.gguf", types=T.F32, vocab_size=8000)
+    with GGUFFile.open(gguf) as file:
+        last = max(file.tensors.values(), key=lambda tensor: tensor.offset)
+    assert math.prod(last.shape) * 4 == last.n_bytes > 5 << 20
+    cut(gguf, 3 << 20)  # rows of a padded vocabulary
+    check(gguf)
+    cut(gguf, 5 << 20)
+    with pytest.raises(Llama3Error, match="zero bytes"):
+        check(gguf)
+
+
+def test_blank_tensors_side_by_side_are_one(gguf: Path) -> None:
+    """A hole in the middle, as several connections leave them."""
+    blank_tensors(gguf, "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight")
+    with pytest.raises(
+        Llama3Error, match=r"tensors blk\.0\.ffn_gate\.weight and blk\.0\.ffn_up\.weight hold only zero"
+    ):
+        check(gguf)
+
+
+def test_every_part_of_a_split_model_is_looked_at(gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    parts = split_gguf(gguf, tmp_path / "parts", max_tensors=8)
+    check(parts[0])
+    cut(parts[1], parts[1].stat().st_size // 2)
+    with pytest.raises(Llama3Error, match=f"^{parts[1]}: "):
+        check(parts[0])

@@ -1,0 +1,140 @@
+"""A file that is no Llama of the supported kind is refused in one line; a good one is read as llama.cpp reads it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+from llama3_models.config import Hyperparameters
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+
+from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    return write_llama_gguf(tmp_path_factory.mktemp("llama") / "model.gguf", rope_factors=llama31_rope_factors(64))
+
+
+def read(path: Path, *, metadata=None, without=(), tensors=None) -> Hyperparameters:
+    """Reads a file as if it had other metadata (a value of None takes a key away) or other tensors."""
+    with GGUFFile.open(path) as file:
+        changed = {**file.metadata, **(metadata or {})}
+        file._metadata = {key: value for key, value in changed.items() if value is not None}
+        kept = {name: tensor for name, tensor in file.tensors.items() if name not in without}
+        file._tensors = kept | {
+            name: replace(kept.get(name, kept["output.weight"]), **changes) for name, changes in (tensors or {}).items()
+        }
+        return Hyperparameters.from_gguf(file)
+
+
+def test_numbers_of_a_file(path):
+    found = read(path)
+    assert (found.vocab_size, found.hidden_size, found.intermediate_size, found.num_layers) == (320, 256, 512, 2)
+    assert (found.num_attention_heads, found.num_key_value_heads, found.head_dim, found.rope_dim) == (4, 2, 64, 64)
+    assert (found.rope_theta, found.rope_scaling, found.context_length) == (10_000.0, 1.0, 512)
+    assert found.rms_norm_eps == pytest.approx(1e-5)
+    assert not found.tied
+
+
+def test_defaults_are_those_of_llama_cpp(path):
+    absent = dict.fromkeys(("llama.rope.dimension_count", "llama.rope.freq_base", "llama.vocab_size"))
+    assert read(path, metadata=absent) == read(path)
+    # A file without head_count_kv has as many key-value heads as heads, which these matrices contradict.
+    with pytest.raises(Llama3Error, match=r"blk\.0\.attn_k\.weight has shape \[128, 256\], expected \[256, 256\]"):
+        read(path, metadata={"llama.attention.head_count_kv": None})
+
+
+def test_without_an_output_matrix_the_embedding_is_the_head(path):
+    assert read(path, without=["output.weight"]).tied
+
+
+def test_inverse_frequencies_follow_the_papers(path):
+    """RoPE's theta^(-2i/d), divided by Llama 3.1's factors and by the linear scaling."""
+    found = read(path, metadata={"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0})
+    plain = 10_000.0 ** (-2 * np.arange(32) / 64)
+    np.testing.assert_allclose(found.inverse_frequencies, plain / 2 / llama31_rope_factors(64), rtol=1e-12)
+    assert found.inverse_frequencies.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"general.architecture": "qwen2"}, "'qwen2', and only 'llama' is supported"),
+        ({"general.architecture": None}, "general.architecture.* is missing"),
+        ({"llama.expert_count": 8}, "mixture of 8 experts"),
+        ({"llama.attention.causal": False}, "causal"),
+        ({"llama.attention.scale": 0.5}, "llama.attention.scale = 0.5"),
+        ({"llama.rope.scaling.attn_factor": 1.5}, "attn_factor = 1.5"),
+        ({"llama.rope.scaling.type": "yarn"}, "'yarn' is not supported, only 'none' and 'linear'"),
+        ({"llama.rope.scaling.type": "spiral"}, "'spiral' is not supported"),
+        ({"llama.rope.scaling.factor": -1.0}, "factor is -1"),
+        ({"llama.rope.dimension_count": 7}, "dimension_count is 7, expected an even number up to 64"),
+        ({"llama.rope.dimension_count": 66}, "dimension_count is 66"),
+        ({"llama.rope.freq_base": 0.0}, "freq_base is 0.0, expected a positive number"),
+        ({"llama.attention.head_count": 0}, "head_count is 0, expected at least 1"),
+        ({"llama.attention.head_count_kv": 3}, "4 attention heads cannot share 3"),
+        ({"llama.attention.value_length": 32}, "keys of 64 and values of 32"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon.* is missing"),
+        ({"llama.context_length": None}, "context_length.* is missing"),
+        ({"llama.block_count": 2**32 - 1}, r"blk\.2\.attn_norm\.weight is missing"),
+        ({"general.architecture": "x" * 5000}, r"the architecture is 'x{75}\.\.\.', and only 'llama'"),
+        ({"llama.block_count": 1}, r"blk\.1\..* is not part of a Llama model of 1 layers"),
+        ({"llama.embedding_length": 512, "llama.attention.key_length": 64}, r"expected \[320, 512\]"),
+        ({"llama.feed_forward_length": "512"}, "feed_forward_length.* should be an integer"),
+    ],
+)
+def test_metadata_that_we_cannot_obey_is_refused(path, metadata, message):
+    with pytest.raises(Llama3Error, match=message) as error:
+        read(path, metadata=metadata)
+    assert "\n" not in str(error.value)
+    assert re.search("; (give|convert|download)", str(error.value))  # what to do
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", "output_norm.weight", "blk.1.ffn_gate.weight"])
+def test_a_missing_tensor_is_named(path, name):
+    with pytest.raises(Llama3Error, match=f"the tensor {name} is missing"):
+        read(path, without=[name])
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(path):
+    with pytest.raises(Llama3Error, match=r"blk\.1\.ffn_down\.weight has shape \[512, 256\], expected \[256, 512\]"):
+        read(path, tensors={"blk.1.ffn_down.weight": {"shape": (512, 256)}})
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", "blk.0.attn_norm.weight", "blk.1.ffn_down.weight"])
+@pytest.mark.parametrize("type_", ["I32", "F64", "Q8_1", "Q8_K"])
+def test_a_tensor_of_a_type_that_holds_no_weights_is_refused(path, name, type_):
+    with pytest.raises(Llama3Error, match=f"tensor {name} has type {type_}, in which no weights are read"):
+        read(path, tensors={name: {"type": GGMLQuantizationType[type_]}})
+
+
+def test_fewer_tokens_than_rows_of_the_embedding_are_refused(path):
+    with pytest.raises(Llama3Error, match=r"token_embd\.weight has shape \[319, 256\], expected \[320, 256\]"):
+        read(path, tensors={"token_embd.weight": {"shape": (319, 256)}})
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_q_norm.weight", "blk.0.attn_q.scale", "output.bias", "rope_factors_long"])
+def test_a_tensor_that_would_change_the_result_is_refused(path, name):
+    with pytest.raises(Llama3Error, match=f"the tensor '{name}' is not part of a Llama"):
+        read(path, tensors={name: {"name": name}})
+
+
+def test_tables_of_old_converters_are_ignored(path):
+    assert read(path, tensors={"blk.0.attn_rot_embd.weight": {}}) == read(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": GGMLQuantizationType.F16}, "has type F16, expected F32"),
+        ({"shape": (16,)}, r"has shape \[16\], expected \[32\]"),
+    ],
+)
+def test_rope_factors_of_another_kind_are_refused(path, changes, message):
+    with pytest.raises(Llama3Error, match=message):
+        read(path, tensors={"rope_freqs.weight": changes})

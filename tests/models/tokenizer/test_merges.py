@@ -1,0 +1,127 @@
+"""The proof that tiktoken's ranks can stand for a list of merges, or else that the list is refused."""
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+import pytest
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
+from llama3_models.tokenizer.byte_ranks import tokens_by_rank
+from llama3_models.tokenizer.merges import complete_products, formed_products, reached_products
+from llama3_models.tokenizer.pre_tokenizers import GPT2, LLAMA3, PreTokenizer
+from llama3_models.tokenizer.vocabulary import ByteLevelBPE, Vocabulary
+
+from tests.support.vocabularies import hugging_face_bpe, llama3_tokenizer_json, smollm2_gguf
+
+
+def test_lists_of_merges_are_told_apart() -> None:
+    """Llama 3's list has all pairs; SmolLM2's one pair a token."""
+    model = json.loads(llama3_tokenizer_json().read_text())["model"]
+    complete = complete_products(model["merges"], model["vocab"])
+    assert complete is not None
+    assert len(complete) == 127_744
+    assert complete == sorted(complete, key=model["vocab"].__getitem__)
+    assert complete_products(model["merges"][:2] + model["merges"][3:], model["vocab"]) is None
+
+    with GGUFFile.open(smollm2_gguf()) as file:
+        smollm2 = Vocabulary.from_gguf(file)
+    assert isinstance(smollm2.model, ByteLevelBPE)
+    assert smollm2.model.merges is not None
+    reached = reached_products(smollm2.model.merges)
+    assert reached is not None
+    assert len(reached) == 48_900
+
+
+def test_ranks_of_any_list_of_merges_encode_as_the_list_does() -> None:
+    """Random lists, with pairs that never happen and tokens of several pairs, against Hugging Face's own merging."""
+    rng = random.Random(3)
+    outcomes = {"followed": 0, "refused": 0, "dropped": 0}
+    for _ in range(400):
+        alphabet = "abc"[: rng.randint(1, 3)]
+        tokens = list(alphabet)
+        merges: list[str] = []
+        while len(merges) < rng.randint(1, 12):
+            left, right = rng.choice(tokens), rng.choice(tokens)
+            if len(left + right) <= 6 and f"{left} {right}" not in merges:
+                merges.append(f"{left} {right}")
+                if left + right not in tokens:
+                    tokens.append(left + right)
+        if rng.random() < 0.2:
+            rng.shuffle(merges)
+        products = reached_products(merges)
+        if products is None:
+            outcomes["refused"] += 1
+            continue
+        outcomes["followed"] += 1
+        outcomes["dropped"] += len(products) < len(tokens) - len(alphabet)
+        ranks = {token: rank for rank, token in enumerate(products)}
+        oracle = hugging_face_bpe(tokens, merges)
+        for _ in range(30):
+            text = "".join(rng.choices(alphabet, k=rng.randint(1, 12)))
+            assert merge_by_rank(text, ranks) == oracle.encode(text).tokens, (merges, text)
+    assert min(outcomes.values()) > 10, outcomes
+
+
+def merge_by_rank(text: str, ranks: dict[str, int]) -> list[str]:
+    """tiktoken's rule in its plainest form."""
+    parts = list(text)
+    while True:
+        pairs = [(ranks[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in ranks]
+        if not pairs:
+            return parts
+        _, i = min(pairs)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+
+
+def test_tokens_that_no_merge_forms_are_found() -> None:
+    """Of Llama 3's tokens, which Hugging Face's merging does not come down to where it may not take them whole."""
+    model = json.loads(llama3_tokenizer_json().read_text())["model"]
+    oracle = hugging_face_bpe(model["vocab"], model["merges"])
+    longer = [token for token in model["vocab"] if len(token) > 1]
+    formed = [
+        token for token, encoding in zip(longer, oracle.encode_batch(longer), strict=True) if len(encoding.ids) == 1
+    ]
+    assert len(longer) - len(formed) == 588
+    complete = complete_products(model["merges"], model["vocab"])
+    assert complete is not None
+    assert set(formed_products(complete)) == set(formed)
+
+
+BYTES = list(CHARACTER_OF_BYTE.values())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "merges", "pre_tokenizer", "ranked"),
+    [
+        (["ab", "abc", "other"], ["a b", "ab c"], GPT2, ["ab", "abc"]),
+        (["bc", "abc"], ["a bc", "b c"], GPT2, ["abc", "bc"]),  # every pair that forms a token is there
+        (["ab", "abc", "xyz"], ["a b", "ab c"], LLAMA3, ["ab", "abc", "xyz"]),  # taken whole, formed by nothing
+        (["ab", "abc"], None, LLAMA3, ["ab", "abc"]),
+    ],
+)
+def test_ranks_of_a_vocabulary(
+    tokens: list[str], merges: list[str] | None, pre_tokenizer: PreTokenizer, ranked: list[str]
+) -> None:
+    ids = {token: token_id for token_id, token in enumerate([*BYTES, *tokens])}
+    assert tokens_by_rank(ids, ByteLevelBPE(pre_tokenizer, merges), Path("x")) == ranked
+
+
+@pytest.mark.parametrize(
+    ("merges", "pre_tokenizer", "message"),
+    [
+        (["ab"], GPT2, "'ab' is not of two tokens; download it again"),
+        (["a b", "c d"], GPT2, "its merges form 'cd', which is no token of bytes"),
+        (["a bc", "b c"], GPT2, "in an order that tiktoken cannot follow"),
+        (["a b", "b c"], LLAMA3, r"token 258 \('abc'\) is formed by no merge, but two tokens together are its text"),
+    ],
+)
+def test_merges_that_ranks_cannot_stand_for_are_one_line(
+    merges: list[str], pre_tokenizer: PreTokenizer, message: str
+) -> None:
+    ids = {token: token_id for token_id, token in enumerate([*BYTES, "ab", "bc", "abc"])}
+    with pytest.raises(Llama3Error, match=f"^x: .*{message}") as caught:
+        tokens_by_rank(ids, ByteLevelBPE(pre_tokenizer, merges), Path("x"))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,241 @@
+"""What a vocabulary says, from a GGUF and from other kinds of files; what cannot be used is one line."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import tokenizers
+from gguf import TokenType
+from llama3_exporter.tokenizers.json_files import tokenizer_json
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, read_bytes, spell_bytes
+from llama3_models.tokenizer.files import read_vocabulary
+from llama3_models.tokenizer.pre_tokenizers import GPT2
+from llama3_models.tokenizer.vocabulary import Vocabulary
+from llama3_runtime.text.tokenizer import Tokenizer
+from tokenizers import pre_tokenizers
+
+from tests.support.texts import mixed_texts
+from tests.support.vocabularies import (
+    hugging_face_ids,
+    llama3_tokenizer_json,
+    llama3_tokenizer_model,
+    write_llama3_gguf,
+    write_sentencepiece_gguf,
+    write_vocabulary_gguf,
+)
+
+BYTES = list(CHARACTER_OF_BYTE.values())
+
+
+def vocabulary_of(path: Path) -> Vocabulary:
+    with GGUFFile.open(path) as file:
+        return Vocabulary.from_gguf(file)
+
+
+def write_small(path: Path, **changes: object) -> Path:
+    """A byte-level vocabulary of the 256 bytes, one merge and three special tokens."""
+    described = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": [*BYTES, "ab", "<s>", "</s>", "<|eot_id|>"],
+        "types": [TokenType.NORMAL] * 257 + [TokenType.CONTROL] * 3,
+        "merges": ["a b"],
+        "bos_token_id": 257,
+        "eos_token_id": 258,
+    } | changes
+    return write_vocabulary_gguf(path, **{key: value for key, value in described.items() if value is not None})  # type: ignore[arg-type]
+
+
+def test_alphabet_is_that_of_hugging_face() -> None:
+    assert set(BYTES) == set(pre_tokenizers.ByteLevel.alphabet())
+    piece, _ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("é\n 日\x00")[0]
+    assert spell_bytes("é\n 日\x00".encode()) == piece
+    assert read_bytes(piece) == "é\n 日\x00".encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "adds_bos", "eog_ids"),
+    [
+        ({}, False, {258, 259}),
+        ({"pre": "llama-bpe"}, True, {258, 259}),
+        ({"pre": "llama-bpe", "add_bos_token": False}, False, {258, 259}),
+        ({"add_bos_token": True}, True, {258, 259}),
+        ({"pre": "llama-bpe", "bos_token_id": None}, False, {258, 259}),
+        ({"eos_token_id": 0, "eom_token_id": 1}, False, {0, 1, 258, 259}),
+        ({"types": None}, False, {258}),
+    ],
+)
+def test_what_the_metadata_says_of_special_tokens(
+    tmp_path: Path, changes: dict[str, object], adds_bos: bool, eog_ids: set[int]
+) -> None:
+    """BOS as the file says, else as llama.cpp's default for the pre-tokenizer; ends by id and by text."""
+    vocabulary = vocabulary_of(write_small(tmp_path / "small.gguf", **changes))
+    assert vocabulary.adds_bos is adds_bos
+    assert vocabulary.eog_ids == eog_ids
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pre": "falcon"}, r"the pre-tokenizer 'falcon' \(tokenizer.ggml.pre\) is not one that is known"),
+        ({"pre": None}, "does not name its pre-tokenizer"),
+        ({"model": "bert"}, "its tokenizer is of the kind 'bert'"),
+        ({"types": [1]}, "tokenizer.ggml.token_type has 1 entries for 260 tokens"),
+        ({"bos_token_id": 260}, "tokenizer.ggml.bos_token_id is 260, and there are 260 tokens"),
+        ({"bos_token_id": None, "add_bos_token": True}, "add_bos_token is true, but there is no"),
+        ({"merges": None}, "tokenizer.ggml.merges"),
+        ({"add_bos_token": "yes"}, "add_bos_token"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_used_is_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    path = write_small(tmp_path / "small.gguf", **changes)
+    with pytest.raises(Llama3Error, match=message) as caught:
+        vocabulary_of(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_types_that_nobody_has_defined_are_unused(tmp_path: Path) -> None:
+    types = [TokenType.NORMAL] * 257 + [0, 99, -1]
+    vocabulary = vocabulary_of(write_small(tmp_path / "small.gguf", types=types))
+    assert vocabulary.types[257:] == [TokenType.UNUSED] * 3
+
+
+@pytest.mark.parametrize(("num_rows", "count"), [(260, 260), (256, 256), (10, 256), (10**9, 256), ("260", 256)])
+def test_rows_of_a_model_without_a_token_are_unused_tokens(tmp_path: Path, num_rows: object, count: int) -> None:
+    """A model padded to a round number of rows may draw one that its tokenizer.json does not know."""
+    model = {"type": "BPE", "vocab": {character: byte for byte, character in enumerate(BYTES)}, "merges": []}
+    described = {"model": model, "pre_tokenizer": dict(GPT2.hugging_face)}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": num_rows}), encoding="utf-8")
+    vocabulary = read_vocabulary(tmp_path)
+    assert vocabulary.tokens[256:] == [""] * (count - 256)
+    assert vocabulary.types[256:] == [TokenType.UNUSED] * (count - 256)
+
+
+def test_metas_file_numbers_tokens_as_the_hub_does(tmp_path: Path) -> None:
+    """The same ids from tokenizer.model, tokenizer.json and a GGUF, special tokens included."""
+    meta = read_vocabulary(llama3_tokenizer_model())
+    hub = read_vocabulary(llama3_tokenizer_json())
+    from_gguf = vocabulary_of(write_llama3_gguf(tmp_path / "llama3.gguf"))
+    assert meta.tokens[:128_000] == hub.tokens[:128_000] == from_gguf.tokens[:128_000]
+    for token_id in (0, 1, 6, 7, 9):
+        assert meta.tokens[128_000 + token_id] == hub.tokens[128_000 + token_id]
+    assert len(meta.tokens) == len(hub.tokens) == len(set(meta.tokens)) == 128_256
+    assert meta.bos_id == hub.bos_id == from_gguf.bos_id == 128_000
+    assert meta.eog_ids == {128_001, 128_008, 128_009}
+    assert hub.eog_ids == from_gguf.eog_ids == {128_001, 128_009}
+    assert meta.adds_bos
+    assert hub.adds_bos
+    assert from_gguf.adds_bos
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", b'{"version": "1.0", "model": {"type": "BPE"', "is not complete JSON"),
+        ("tokenizer.json", b"{}", "not a tokenizer.json with a vocabulary"),
+        ("tokenizer.json", b'{"model": {"type": "WordPiece", "vocab": {"a": 0}}}', "its model is 'WordPiece'"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": -1}, "merges": []}}', "its ids are no numbering"),
+        ("tokenizer.json", b'{"model": {"vocab": {"\\ud800": 0}, "merges": []}}', "is not Unicode"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 0}, "merges": [1]}, "pre_tokenizer": {"type": "ByteLevel",'
+         b' "add_prefix_space": false}}', "1 is no merge of two tokens"),
+        ("tokenizer.model", b"IQ== 0\nIg== 2\n", "line 2 is not a token in base64 and the rank 1"),
+        ("tokenizer.model", b"IQ== 0\nIg== 1\n", "not every single byte is one of its 2 tokens"),
+        ("tokenizer.model", b"\n\xff\xff\xff", "is no GGUF, tokenizer.json or tokenizer.model, or a damaged one"),
+        ("tokenizer.model", b"\n\x04\n\x02\xff\xff\x12\x02\x18\x02", "or a damaged one"),  # a token not in UTF-8
+        ("tokenizer.model", b"", "is no GGUF, tokenizer.json or tokenizer.model"),
+        ("tokenizer.bin", bytes(100), "is no GGUF, tokenizer.json or tokenizer.model"),
+        ("model.gguf", b"GGUF", "model.gguf"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_tokenizers_are_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(Llama3Error, match=message) as caught:
+        read_vocabulary(path)
+    assert "\n" not in str(caught.value)
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+PREPEND = {"type": "Prepend", "prepend": "\u2581"}
+
+
+def metaspace(**changes: object) -> dict[str, object]:
+    return {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False} | changes
+
+
+def write_sentencepiece_json(folder: Path, normalizer: object, pre_tokenizer: object) -> Path:
+    """The trained SentencePiece vocabulary as a tokenizer.json with these two rules."""
+    described = tokenizer_json(vocabulary_of(write_sentencepiece_gguf(folder / "spm.gguf")))
+    described |= {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(described), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer"),
+    [
+        ({"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, None),
+        ({"type": "Sequence", "normalizers": [REPLACE]}, None),
+        (REPLACE, None),
+        (None, metaspace()),
+    ],
+)
+def test_a_sentencepiece_json_is_read_as_hugging_face_reads_it(
+    tmp_path: Path, normalizer: object, pre_tokenizer: object
+) -> None:
+    path = write_sentencepiece_json(tmp_path, normalizer, pre_tokenizer)
+    texts = [*mixed_texts(500), " a", "  a", "<user> a", "</s>a"]
+    theirs = hugging_face_ids(tokenizers.Tokenizer.from_file(str(path)), texts, special=True)
+    ours = Tokenizer.from_path(path)
+    assert [ours.encode(text, bos=False, special=True) for text in texts] == theirs
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer"),
+    [
+        (None, None),
+        ({"type": "NFKC"}, None),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}, PREPEND, REPLACE]}, None),
+        (None, metaspace(split=True)),
+        (None, metaspace(prepend_scheme="always")),
+        (None, metaspace(prepend_scheme="first")),
+        ({"type": "Sequence", "normalizers": [PREPEND, REPLACE]}, metaspace()),
+    ],
+)
+def test_a_sentencepiece_json_that_treats_text_otherwise_is_refused(
+    tmp_path: Path, normalizer: object, pre_tokenizer: object
+) -> None:
+    path = write_sentencepiece_json(tmp_path, normalizer, pre_tokenizer)
+    with pytest.raises(Llama3Error, match=r"normalizer and pre_tokenizer are none that is known; give") as caught:
+        read_vocabulary(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_pipes_and_folders_among_the_files_are_one_line(tmp_path: Path, name: str, kind: str) -> None:
+    """Opening a pipe without a writer would wait for ever."""
+    for other in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"):
+        (tmp_path / other).write_bytes(llama3_tokenizer_json().read_bytes() if other == "tokenizer.json" else b"{}")
+    (tmp_path / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(Llama3Error) as caught:
+        read_vocabulary(tmp_path if name != "tokenizer.json" or kind == "folder" else tmp_path / name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_tokenizer_and_a_missing_file_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Llama3Error, match=r"neither a tokenizer\.json nor a tokenizer\.model"):
+        read_vocabulary(tmp_path)
+    with pytest.raises(Llama3Error, match="cannot be read: No such file"):
+        read_vocabulary(tmp_path / "tokenizer.json")
