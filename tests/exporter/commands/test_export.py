@@ -55,7 +55,8 @@ def test_help_fits_a_terminal_and_shows_defaults(
 
 def test_help_does_not_wait_for_onnx() -> None:
     code = (
-        "import sys; from llama3_exporter.commands import export; sys.argv = ['llama3-export', '--help']; export.main();"
+        "import sys; from llama3_exporter.commands import export;"
+        "sys.argv = ['llama3-export', '--help']; export.main();"
         "sys.exit(any(name in sys.modules for name in ('onnx', 'onnx_ir', 'onnxscript', 'numpy', 'huggingface_hub')))"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
