@@ -20,6 +20,9 @@ else:
 
 DEFAULT_ENCODING = "q4_k"
 
+INSTEAD = "smollm2-135m, which needs no network, or a GGUF file of your own"
+"""What every refused download recommends."""
+
 
 @dataclass(frozen=True)
 class Source:

@@ -9,19 +9,9 @@ import logging
 from pathlib import Path
 
 from llama3_models.errors import Llama3Error
-from llama3_models.hub.catalogue import Model, PackageFile
+from llama3_models.hub.catalogue import INSTEAD, Model, PackageFile
 
 logger = logging.getLogger(__name__)
-
-INSTEAD = "smollm2-135m, which needs no network, or a GGUF file of your own"
-
-
-class SourceRefusedError(Exception):
-    """A source does not give its file, another one may: the message says which file and why."""
-
-    def __init__(self, reason: str, needs_token: bool = False) -> None:
-        super().__init__(reason)
-        self.needs_token = needs_token
 
 
 def fetch(model: Model, encoding: str | None = None) -> Path:
@@ -44,7 +34,7 @@ def fetch(model: Model, encoding: str | None = None) -> Path:
     # Imported here because it takes a few tenths of a second that a run from a local file need not pay.
     from huggingface_hub import constants, try_to_load_from_cache
 
-    from llama3_models.hub.transfer import download
+    from llama3_models.hub.transfer import SourceRefusedError, download
 
     sources = model.hub_files[encoding].sources
     for source in sources:

@@ -32,8 +32,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from llama3_models.digests import sha256
 from llama3_models.errors import Llama3Error
-from llama3_models.hub.catalogue import Source
-from llama3_models.hub.download import INSTEAD, SourceRefusedError
+from llama3_models.hub.catalogue import INSTEAD, Source
 from llama3_models.units import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,14 @@ logger = logging.getLogger(__name__)
 # its last attempt has them all before it again.
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class SourceRefusedError(Exception):
+    """This source does not offer the file, but another one may: the message says which file and why."""
+
+    def __init__(self, reason: str, needs_token: bool = False) -> None:
+        super().__init__(reason)
+        self.needs_token = needs_token
 
 
 @dataclass(frozen=True)
