@@ -171,7 +171,7 @@ def _rope_factors(file: GGUFFile) -> tuple[float, ...] | None:
         raise Llama3Error(
             f"{file.path}: tensor rope_freqs.weight has type {tensor.type.name}, expected F32; {_CONVERT}"
         )
-    factors = np.ascontiguousarray(tensor.data).view("<f4").reshape(-1)
+    factors = tensor.dequantize()
     if not (np.isfinite(factors).all() and (factors > 0).all()):
         raise Llama3Error(
             f"{file.path}: tensor rope_freqs.weight holds values that are not positive numbers; {_CONVERT}"

@@ -1,15 +1,14 @@
 """What a GGUF computes, in plain numpy float32: the oracle that exports are held against.
 
-Written to be checked by reading, like the equations of a paper, over `gguf.quants.dequantize`, the format's own
-definition of a weight. No matrix is ever whole in float32: a slice of its rows is dequantized, multiplied and
-dropped, so an 8B model needs about 100 MB beside the mapped file and its logits. The tests hold it against llama.cpp.
+Written to be checked by reading, like the equations of a paper, over `GGUFTensor.dequantize`. No matrix is ever whole
+in float32: a slice of its rows is dequantized, multiplied and dropped, so an 8B model needs about 100 MB beside the
+mapped file and its logits. The tests hold it against llama.cpp.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 
@@ -19,7 +18,7 @@ from llama3_models.gguf.file import GGUFFile, GGUFTensor
 
 Floats = npt.NDArray[np.float32]
 
-# 32 MB of float32 at a time; gguf's dequantize needs a few times that for its own steps.
+# 32 MB of float32 at a time; dequantizing needs a few times that for its own steps.
 _ELEMENTS_PER_SLICE = 1 << 23
 # Scores exist for so many queries at a time, which keeps long prompts linear in memory.
 _QUERIES_PER_BLOCK = 128
@@ -44,11 +43,10 @@ def forward(file: GGUFFile, ids: Sequence[int], *, last_only: bool = False) -> n
     if tokens.size == 0 or tokens.min() < 0 or tokens.max() >= h.vocab_size:
         raise Llama3Error(f"{file.path}: expected one or more token ids from 0 to {h.vocab_size - 1}")
     weights = file.tensors
-    embedding = weights["token_embd.weight"]
     angles = np.outer(np.arange(len(tokens)), h.inverse_frequencies)
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)  # [n, rope_dim / 2]
 
-    x = _dequantize(embedding, embedding.data[tokens])  # [n, hidden]
+    x = weights["token_embd.weight"].dequantize(tokens)  # [n, hidden]
     for layer in range(h.num_layers):
         block = f"blk.{layer}."
         a = _rms_norm(x, weights[block + "attn_norm.weight"], h.rms_norm_eps)
@@ -67,16 +65,6 @@ def forward(file: GGUFFile, ids: Sequence[int], *, last_only: bool = False) -> n
     return _linear(weights, "token_embd" if h.tied else "output", x)
 
 
-def dequantize(tensor: GGUFTensor) -> npt.NDArray[np.float32]:
-    """The values of `tensor`, float32 in its shape, as `gguf.quants.dequantize` defines them."""
-    return _dequantize(tensor, tensor.data)
-
-
-def _dequantize(tensor: GGUFTensor, rows: npt.NDArray[np.uint8]) -> Floats:
-    """The values of some of the rows of `tensor`, given as bytes [..., bytes_per_row]."""
-    return np.asarray(gguf.quants.dequantize(np.asarray(rows), tensor.type), dtype=np.float32)
-
-
 def _linear(weights: Mapping[str, GGUFTensor], name: str, x: Floats) -> Floats:
     """Multiply x [n, K] with the matrix NAME.weight [N, K], transposed, and add NAME.bias [N] where there is one."""
     weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
@@ -85,13 +73,13 @@ def _linear(weights: Mapping[str, GGUFTensor], name: str, x: Floats) -> Floats:
     step = max(1, _ELEMENTS_PER_SLICE // row_size)
     for start in range(0, num_rows, step):
         rows = slice(start, start + step)
-        y[:, rows] = x @ _dequantize(weight, weight.data[rows]).T
-    return y if bias is None else y + dequantize(bias)
+        y[:, rows] = x @ weight.dequantize(rows).T
+    return y if bias is None else y + bias.dequantize()
 
 
 def _rms_norm(x: Floats, weight: GGUFTensor, eps: float) -> Floats:
     mean_square = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float64)
-    return (x / np.sqrt(mean_square + eps)).astype(np.float32) * dequantize(weight)
+    return (x / np.sqrt(mean_square + eps)).astype(np.float32) * weight.dequantize()
 
 
 def _heads(x: Floats, head_dim: int) -> Floats:

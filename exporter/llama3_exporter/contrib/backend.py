@@ -17,7 +17,6 @@ from gguf.constants import GGMLQuantizationType
 from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
-from llama3_models.reference import dequantize
 from llama3_models.units import format_bytes
 from onnxscript import nn
 
@@ -155,7 +154,7 @@ class ContribBackend:
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector (a norm, a bias) of any type, dequantized."""
-        data = self._weights.add_array(name, dequantize(self._file.tensors[name]))
+        data = self._weights.add_array(name, self._file.tensors[name].dequantize())
         return parameter(data)
 
     def _place_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:

@@ -13,7 +13,6 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from llama3_models.config import Hyperparameters
 from llama3_models.exports import Activations
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
-from llama3_models.reference import dequantize
 from onnxscript import nn
 
 from llama3_exporter.modules import FLOAT, parameter
@@ -92,7 +91,7 @@ class NativeBackend:
         tensor = self._file.tensors[name]
         if tensor.type == GGMLQuantizationType.F32:
             return parameter(self._external(tensor, FLOAT, tensor.shape))
-        return parameter(ir.tensor(dequantize(tensor), name=name))
+        return parameter(ir.tensor(tensor.dequantize(), name=name))
 
     def _blocks(self, name: str) -> Blocks:
         tensor = self._file.tensors[f"{name}.weight"]

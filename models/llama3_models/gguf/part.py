@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
+from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
 from llama3_models.errors import Llama3Error
@@ -127,6 +128,14 @@ class GGUFTensor:
     offset: int
     part: Path
     data: npt.NDArray[np.uint8] = field(repr=False)
+
+    def dequantize(self, rows: slice | npt.NDArray[np.int64] = slice(None)) -> npt.NDArray[np.float32]:
+        """The weights of some rows (default: all), as `gguf.quants.dequantize`, the format's own definition, has them.
+
+        Returns:
+            float32 [*rows, *shape[1:]].
+        """
+        return np.asarray(quants.dequantize(np.asarray(self.data[rows]), self.type), dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,17 @@ def test_every_tensor_type_reads_as_gguf_reader_reads_it(every_type: Path) -> No
     assert_as_gguf_reader_reads(every_type)
 
 
+def test_rows_are_dequantized_alone_as_in_the_whole_tensor(every_type: Path) -> None:
+    """By slice and by number; the whole is gguf's own arithmetic."""
+    with GGUFFile.open(every_type) as file:
+        for tensor in file.tensors.values():
+            expected = gguf.quants.dequantize(tensor.data, tensor.type)
+            np.testing.assert_array_equal(tensor.dequantize(), expected.reshape(tensor.shape))
+            if len(tensor.shape) == 2:
+                np.testing.assert_array_equal(tensor.dequantize(slice(1, 3)), expected[1:3])
+                np.testing.assert_array_equal(tensor.dequantize(np.array([2, 0, 2])), expected[[2, 0, 2]])
+
+
 @pytest.mark.parametrize("alignment", [8, 64, 4096])
 def test_alignment_moves_tensors_to_where_gguf_reader_finds_them(tmp_path: Path, alignment: int) -> None:
     assert_as_gguf_reader_reads(write_llama_gguf(tmp_path / "a.gguf", alignment=alignment))
