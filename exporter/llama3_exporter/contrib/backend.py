@@ -50,7 +50,9 @@ _MAX_ROTARY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class _Blocks:
+class _PlacedWeight:
+    """A quantized weight in the weights file: the sum of its parts, and what corrects them."""
+
     parts: tuple[QuantizedPart, ...]
     remainder: ir.ExternalTensor | None  # float32 [N, blocks]
 
@@ -74,7 +76,7 @@ class ContribBackend:
         self._precision = options.precision
         self._max_length = options.max_length
         self._block_sums = BlockSums()
-        self._blocks: dict[str, dict[ir.DataType, _Blocks]] = {}
+        self._placed: dict[str, dict[ir.DataType, _PlacedWeight]] = {}
         self._floats: dict[str, ir.ExternalTensor] = {}
         self.domains: Mapping[str, int] = {}
         self.kv_type = FLOAT16 if options.precision == "fp16" else FLOAT
@@ -91,12 +93,12 @@ class ContribBackend:
             self.float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
             return FloatLinear(self._place_floats(tensor), bias, compute)
         scale_type = self._linear_scale_type(tensor)
-        blocks = self._place_blocks(tensor, [scale_type])[scale_type]
+        weight = self._place_quantized(tensor, [scale_type])[scale_type]
         level = _ACCURACY_LEVEL[self._activations]
         # What fp16 is for, CUDA, rounds no activations to int8.
         twice = fine and self._activations == "int8" and self._precision == "fp32"
-        parts = [BlockQuantizedLinear(part, level, twice=twice) for part in blocks.parts]
-        return Linear(parts, blocks.remainder, bias, self._block_sums)
+        parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
+        return Linear(parts, weight.remainder, bias, self._block_sums)
 
     def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
         """See `llama.Backend`."""
@@ -109,12 +111,12 @@ class ContribBackend:
             return FloatEmbedding(self._place_floats(tensor))
         # Float16 scales would round the rows that are gathered. A head that multiplies by the same codes may want them.
         head = [self._linear_scale_type(tensor)] if self._config.tied else []
-        blocks = self._place_blocks(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
+        weight = self._place_quantized(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
         parts = []
-        for part in blocks.parts:
+        for part in weight.parts:
             matrix = self._weights.same_bytes(part.weight, (part.num_rows, part.row_size * part.bits // 8))
             parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
-        return Embedding(parts, blocks.remainder)
+        return Embedding(parts, weight.remainder)
 
     def norm(self, name: str) -> nn.Module:
         """See `llama.Backend`."""
@@ -172,13 +174,15 @@ class ContribBackend:
         in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
         return FLOAT16 if in_float16 else FLOAT
 
-    def _place_blocks(self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]) -> dict[ir.DataType, _Blocks]:
+    def _place_quantized(
+        self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]
+    ) -> dict[ir.DataType, _PlacedWeight]:
         """Places for the arrays that `pack` makes of a quantized tensor, by the type of the scales.
 
         Codes are placed once. Of a tensor that is used twice, the first call has to name the types for both.
         """
-        if tensor.name in self._blocks:
-            return self._blocks[tensor.name]
+        if tensor.name in self._placed:
+            return self._placed[tensor.name]
         form = FORMATS[tensor.type]
         num_rows, row_size = tensor.shape
         num_blocks = row_size // form.block_size
@@ -213,13 +217,13 @@ class ContribBackend:
             weight = next(places)
             scales = {scale_type: next(places) for scale_type in scale_types}
             zero_points = next(places) if byte is None else self._weights.add_fill(tensor.name, byte, zero_point_shape)
-            for scale_type, placed in scales.items():
-                part = QuantizedPart(weight, placed, zero_points, num_rows, row_size, bits, form.block_size)
+            for scale_type, scale in scales.items():
+                part = QuantizedPart(weight, scale, zero_points, num_rows, row_size, bits, form.block_size)
                 parts[scale_type].append(part)
         remainder = next(places) if form.has_minimum else None
-        blocks = {scale_type: _Blocks(tuple(parts[scale_type]), remainder) for scale_type in scale_types}
-        self._blocks[tensor.name] = blocks
-        return blocks
+        placed = {scale_type: _PlacedWeight(tuple(parts[scale_type]), remainder) for scale_type in scale_types}
+        self._placed[tensor.name] = placed
+        return placed
 
 
 def _constant_zero_points(zero_point: int | None, bits: int, *, split: bool) -> tuple[int | None, ...]:

@@ -1,7 +1,7 @@
 """The modules of the contrib backend: what is multiplied, gathered and attended with which stock op.
 
 Every module takes and gives float32 hidden states; a float16 graph casts at the borders of the ops that compute in
-float16. Weights are parameters whose bytes lie in the weights file (`contrib.py` places them).
+float16. Weights are parameters whose bytes lie in the weights file (`backend.py` places them).
 """
 
 from __future__ import annotations

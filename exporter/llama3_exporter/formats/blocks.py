@@ -16,7 +16,7 @@ UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
 
-class Blocks(NamedTuple):
+class UnpackedBlocks(NamedTuple):
     """Some GGML blocks, decoded. `size` is the number of weights in a GGML block (32, 64 or 256).
 
     Weight k, which lies in block b of `Format.block_size` weights, is
@@ -41,7 +41,7 @@ class Format:
     """The code that stands for weight 0 in every block; None where blocks have minima, so that each gets its own."""
     scale_is_float16: bool
     """Every scale is a float16 value, so that float16 linears lose nothing."""
-    unpack: Callable[[UInt8], Blocks]
+    unpack: Callable[[UInt8], UnpackedBlocks]
     """Decodes uint8 [n, bytes of a GGML block]."""
 
     @property

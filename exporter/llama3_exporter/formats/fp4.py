@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import quants
 
-from llama3_exporter.formats.blocks import Blocks, Float32, UInt8, look_up, split_bits
+from llama3_exporter.formats.blocks import Float32, UInt8, UnpackedBlocks, look_up, split_bits
 
 
 def _powers_of_two() -> Float32:
@@ -29,13 +29,13 @@ E8M0 = _powers_of_two()
 E4M3 = _small_floats()
 
 
-def unpack_mxfp4(blocks: UInt8) -> Blocks:
+def unpack_mxfp4(blocks: UInt8) -> UnpackedBlocks:
     """A scale, 16 bytes of nibbles; blocks of 32."""
     q = split_bits(blocks[:, None, 1:], 4)
-    return Blocks(look_up(quants.MXFP4.kvalues, q), np.take(E8M0, blocks[:, :1]))
+    return UnpackedBlocks(look_up(quants.MXFP4.kvalues, q), np.take(E8M0, blocks[:, :1]))
 
 
-def unpack_nvfp4(blocks: UInt8) -> Blocks:
+def unpack_nvfp4(blocks: UInt8) -> UnpackedBlocks:
     """Four scales, then 8 bytes of nibbles for each; sub-blocks of 16."""
     q = split_bits(blocks[:, 4:].reshape(-1, 4, 8), 4)
-    return Blocks(look_up(quants.NVFP4.kvalues, q), np.take(E4M3, blocks[:, :4]))
+    return UnpackedBlocks(look_up(quants.NVFP4.kvalues, q), np.take(E4M3, blocks[:, :4]))

@@ -6,19 +6,19 @@ scales of MatMulNBits can hold it.
 
 import numpy as np
 
-from llama3_exporter.formats.blocks import Blocks, Float32, UInt8, float16_at, split_bits
+from llama3_exporter.formats.blocks import Float32, UInt8, UnpackedBlocks, float16_at, split_bits
 
 
-def unpack_q2_k(blocks: UInt8) -> Blocks:
+def unpack_q2_k(blocks: UInt8) -> UnpackedBlocks:
     """16 bytes of scale and minimum nibbles, 64 bytes of 2-bit codes, two float16; sub-blocks of 16."""
     scales_and_minima = blocks[:, :16]
     q = split_bits(blocks[:, 16:80].reshape(-1, 2, 32), 2)
     scale = float16_at(blocks, 80) * (scales_and_minima & 15).astype(np.float32)
     minimum = float16_at(blocks, 82) * (scales_and_minima >> 4).astype(np.float32)
-    return Blocks(q, scale, minimum)
+    return UnpackedBlocks(q, scale, minimum)
 
 
-def unpack_q3_k(blocks: UInt8) -> Blocks:
+def unpack_q3_k(blocks: UInt8) -> UnpackedBlocks:
     """32 bytes of third bits, 64 bytes of 2-bit codes, 12 bytes of 6-bit scales, a float16; sub-blocks of 16.
 
     ggml subtracts 4 where the third bit is *not* set: that is the code with its third bit, less 4.
@@ -27,7 +27,7 @@ def unpack_q3_k(blocks: UInt8) -> Blocks:
     q |= split_bits(blocks[:, None, :32], 1) << 2
     scale = split_bits(blocks[:, None, 96:104], 4)  # [n, 16]
     scale |= split_bits(blocks[:, None, 104:108], 2) << 4
-    return Blocks(q, float16_at(blocks, 108) * (scale.view(np.int8) - np.int8(32)).astype(np.float32))
+    return UnpackedBlocks(q, float16_at(blocks, 108) * (scale.view(np.int8) - np.int8(32)).astype(np.float32))
 
 
 def _six_bit_scales(blocks: UInt8) -> tuple[Float32, Float32]:
@@ -47,20 +47,20 @@ def _six_bit_scales(blocks: UInt8) -> tuple[Float32, Float32]:
     return float16_at(blocks, 0) * factors[:, :8], float16_at(blocks, 2) * factors[:, 8:]
 
 
-def unpack_q4_k(blocks: UInt8) -> Blocks:
+def unpack_q4_k(blocks: UInt8) -> UnpackedBlocks:
     """Two float16, 12 bytes of 6-bit scales and minima, 128 bytes of nibbles; sub-blocks of 32."""
-    return Blocks(split_bits(blocks[:, 16:].reshape(-1, 4, 32), 4), *_six_bit_scales(blocks))
+    return UnpackedBlocks(split_bits(blocks[:, 16:].reshape(-1, 4, 32), 4), *_six_bit_scales(blocks))
 
 
-def unpack_q5_k(blocks: UInt8) -> Blocks:
+def unpack_q5_k(blocks: UInt8) -> UnpackedBlocks:
     """As Q4_K, with 32 bytes of fifth bits before the nibbles."""
     q = split_bits(blocks[:, 48:].reshape(-1, 4, 32), 4)
     q |= split_bits(blocks[:, None, 16:48], 1) << 4
-    return Blocks(q, *_six_bit_scales(blocks))
+    return UnpackedBlocks(q, *_six_bit_scales(blocks))
 
 
-def unpack_q6_k(blocks: UInt8) -> Blocks:
+def unpack_q6_k(blocks: UInt8) -> UnpackedBlocks:
     """128 bytes of nibbles, 64 bytes of two high bits, 16 signed scales, a float16; sub-blocks of 16."""
     q = split_bits(blocks[:, :128].reshape(-1, 2, 64), 4)
     q |= split_bits(blocks[:, 128:192].reshape(-1, 2, 32), 2) << 4
-    return Blocks(q, float16_at(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32))
+    return UnpackedBlocks(q, float16_at(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32))

@@ -3,7 +3,7 @@
 import numpy as np
 from gguf import quants
 
-from llama3_exporter.formats.blocks import Blocks, UInt8, float16_at, look_up, split_bits
+from llama3_exporter.formats.blocks import UInt8, UnpackedBlocks, float16_at, look_up, split_bits
 
 
 def _nibbles(packed: UInt8) -> UInt8:
@@ -16,32 +16,32 @@ def _fifth_bits(packed: UInt8) -> UInt8:
     return np.unpackbits(packed, axis=1, bitorder="little") << np.uint8(4)
 
 
-def unpack_q4_0(blocks: UInt8) -> Blocks:
+def unpack_q4_0(blocks: UInt8) -> UnpackedBlocks:
     """Scale, 16 bytes of nibbles."""
-    return Blocks(_nibbles(blocks[:, 2:]), float16_at(blocks, 0))
+    return UnpackedBlocks(_nibbles(blocks[:, 2:]), float16_at(blocks, 0))
 
 
-def unpack_q4_1(blocks: UInt8) -> Blocks:
+def unpack_q4_1(blocks: UInt8) -> UnpackedBlocks:
     """Scale, offset, 16 bytes of nibbles; the file adds its offset, so the minimum is its negative."""
-    return Blocks(_nibbles(blocks[:, 4:]), float16_at(blocks, 0), -float16_at(blocks, 2))
+    return UnpackedBlocks(_nibbles(blocks[:, 4:]), float16_at(blocks, 0), -float16_at(blocks, 2))
 
 
-def unpack_q5_0(blocks: UInt8) -> Blocks:
+def unpack_q5_0(blocks: UInt8) -> UnpackedBlocks:
     """Scale, 4 bytes of fifth bits, 16 bytes of nibbles."""
-    return Blocks(_nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6]), float16_at(blocks, 0))
+    return UnpackedBlocks(_nibbles(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6]), float16_at(blocks, 0))
 
 
-def unpack_q5_1(blocks: UInt8) -> Blocks:
+def unpack_q5_1(blocks: UInt8) -> UnpackedBlocks:
     """Scale, offset, 4 bytes of fifth bits, 16 bytes of nibbles."""
     q = _nibbles(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
-    return Blocks(q, float16_at(blocks, 0), -float16_at(blocks, 2))
+    return UnpackedBlocks(q, float16_at(blocks, 0), -float16_at(blocks, 2))
 
 
-def unpack_q8_0(blocks: UInt8) -> Blocks:
+def unpack_q8_0(blocks: UInt8) -> UnpackedBlocks:
     """Scale, 32 signed bytes; the zero point 128 makes them unsigned."""
-    return Blocks(blocks[:, 2:] ^ np.uint8(0x80), float16_at(blocks, 0))
+    return UnpackedBlocks(blocks[:, 2:] ^ np.uint8(0x80), float16_at(blocks, 0))
 
 
-def unpack_iq4_nl(blocks: UInt8) -> Blocks:
+def unpack_iq4_nl(blocks: UInt8) -> UnpackedBlocks:
     """Scale, 16 bytes of nibbles that choose from 16 unevenly spaced values."""
-    return Blocks(look_up(quants.IQ4_NL.kvalues, _nibbles(blocks[:, 2:])), float16_at(blocks, 0))
+    return UnpackedBlocks(look_up(quants.IQ4_NL.kvalues, _nibbles(blocks[:, 2:])), float16_at(blocks, 0))

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
 from llama3_exporter.formats import fp4, i_quants, k_quants, legacy, ternary
-from llama3_exporter.formats.blocks import Blocks, Format, UInt8
+from llama3_exporter.formats.blocks import Format, UInt8, UnpackedBlocks
 
-_Row = tuple[str, Literal[4, 8], Literal[16, 32], int | None, bool, Callable[[UInt8], Blocks]]
+_Row = tuple[str, Literal[4, 8], Literal[16, 32], int | None, bool, Callable[[UInt8], UnpackedBlocks]]
 
 # fmt: off
 _ROWS: tuple[_Row, ...] = (

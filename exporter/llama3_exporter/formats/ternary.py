@@ -5,7 +5,7 @@ The codes 0, 1, 2 fit 4 bits with zero point 1. TQ2_0 has room for a code 3, whi
 
 import numpy as np
 
-from llama3_exporter.formats.blocks import Blocks, UInt8, float16_at, split_bits
+from llama3_exporter.formats.blocks import UInt8, UnpackedBlocks, float16_at, split_bits
 
 
 def _trits(packed: UInt8, count: int) -> UInt8:
@@ -23,12 +23,12 @@ def _trits(packed: UInt8, count: int) -> UInt8:
     return digits.reshape(len(packed), -1)
 
 
-def unpack_tq1_0(blocks: UInt8) -> Blocks:
+def unpack_tq1_0(blocks: UInt8) -> UnpackedBlocks:
     """32 and 16 bytes of five digits each, 4 bytes of four digits, a float16."""
     q = np.concatenate([_trits(blocks[:, :32], 5), _trits(blocks[:, 32:48], 5), _trits(blocks[:, 48:52], 4)], axis=1)
-    return Blocks(q, float16_at(blocks, 52))
+    return UnpackedBlocks(q, float16_at(blocks, 52))
 
 
-def unpack_tq2_0(blocks: UInt8) -> Blocks:
+def unpack_tq2_0(blocks: UInt8) -> UnpackedBlocks:
     """64 bytes of 2-bit codes, a float16."""
-    return Blocks(split_bits(blocks[:, :64].reshape(-1, 2, 32), 2), float16_at(blocks, 64))
+    return UnpackedBlocks(split_bits(blocks[:, :64].reshape(-1, 2, 32), 2), float16_at(blocks, 64))

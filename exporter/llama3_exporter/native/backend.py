@@ -22,8 +22,8 @@ from llama3_exporter.native.modules import (
     BlockQuantizedEmbedding,
     BlockQuantizedLinear,
     BlockQuantizedLinears,
-    Blocks,
     CachedAttention,
+    GGUFMatrix,
     LengthsAndFrequencies,
     SwiGLU,
 )
@@ -52,17 +52,17 @@ class NativeBackend:
 
     def linear(self, name: str, *, fine: bool = False) -> nn.Module:
         """See `llama.Backend`."""
-        return BlockQuantizedLinear(self._blocks(name), self._bias(name), self._linear_activations(fine))
+        return BlockQuantizedLinear(self._matrix(name), self._bias(name), self._linear_activations(fine))
 
     def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
         """See `llama.Backend`. Together they quantize their input once."""
         biases = {attribute: bias for attribute, name in names.items() if (bias := self._bias(name)) is not None}
-        weights = {attribute: self._blocks(name) for attribute, name in names.items()}
-        return BlockQuantizedLinears(weights, biases, self._linear_activations(fine))
+        matrices = {attribute: self._matrix(name) for attribute, name in names.items()}
+        return BlockQuantizedLinears(matrices, biases, self._linear_activations(fine))
 
     def embedding(self, name: str) -> nn.Module:
         """See `llama.Backend`."""
-        return BlockQuantizedEmbedding(self._blocks(name))
+        return BlockQuantizedEmbedding(self._matrix(name))
 
     def norm(self, name: str) -> nn.Module:
         """See `llama.Backend`."""
@@ -93,13 +93,13 @@ class NativeBackend:
             return parameter(self._external(tensor, FLOAT, tensor.shape))
         return parameter(ir.tensor(tensor.dequantize(), name=name))
 
-    def _blocks(self, name: str) -> Blocks:
+    def _matrix(self, name: str) -> GGUFMatrix:
         tensor = self._file.tensors[f"{name}.weight"]
         num_rows, row_size = tensor.shape
         block_size, block_bytes = GGML_QUANT_SIZES[tensor.type]
         shape = (num_rows, row_size // block_size, block_bytes)
         blocks = self._external(tensor, ir.DataType.UINT8, shape)
-        return Blocks(blocks, tensor.type.name.lower(), num_rows, row_size)
+        return GGUFMatrix(blocks, tensor.type.name.lower(), num_rows, row_size)
 
     def _external(self, tensor: GGUFTensor, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
         location = self._names[tensor.part]

@@ -19,8 +19,8 @@ DOMAIN = "llama3"
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """A matrix [N, K] in the GGUF."""
+class GGUFMatrix:
+    """A matrix [N, K] as it lies in the GGUF."""
 
     tensor: ir.ExternalTensor  # uint8 [N, blocks, bytes a block]
     format: str  # ggml's name of the type, lower case
@@ -31,11 +31,11 @@ class Blocks:
 class BlockQuantizedLinear(nn.Module):
     """x @ W^T + bias."""
 
-    def __init__(self, blocks: Blocks, bias: nn.Parameter | None, activations: str) -> None:
+    def __init__(self, matrix: GGUFMatrix, bias: nn.Parameter | None, activations: str) -> None:
         super().__init__()
-        self.weight = parameter(blocks.tensor)
+        self.weight = parameter(matrix.tensor)
         self.bias = bias
-        self.blocks = blocks
+        self.matrix = matrix
         self.activations = activations
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
@@ -44,42 +44,42 @@ class BlockQuantizedLinear(nn.Module):
             x,
             self.weight,
             *([self.bias] if self.bias is not None else []),
-            K=self.blocks.row_size,
-            N=self.blocks.num_rows,
-            format=self.blocks.format,
+            K=self.matrix.row_size,
+            N=self.matrix.num_rows,
+            format=self.matrix.format,
             block_layout_version=1,
             activations=self.activations,
             _domain=DOMAIN,
         )
-        return typed(y, x, self.blocks.num_rows, FLOAT)
+        return typed(y, x, self.matrix.num_rows, FLOAT)
 
 
 class BlockQuantizedLinears(nn.Module):
     """Several linears of one input, each weight by its own name; the module itself adds nothing to the names."""
 
-    def __init__(self, weights: dict[str, Blocks], biases: dict[str, nn.Parameter], activations: str) -> None:
+    def __init__(self, matrices: dict[str, GGUFMatrix], biases: dict[str, nn.Parameter], activations: str) -> None:
         super().__init__("")
-        self.blocks = weights
+        self.matrices = matrices
         self.activations = activations
-        for name, blocks in weights.items():
-            setattr(self, f"{name}_weight", parameter(blocks.tensor, f"{name}.weight"))
+        for name, matrix in matrices.items():
+            setattr(self, f"{name}_weight", parameter(matrix.tensor, f"{name}.weight"))
             setattr(self, f"{name}_bias", biases.get(name))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """[batch, seq, K] -> [batch, seq, N] of each."""
         outputs = op.BlockQuantizedMatMuls(
             x,
-            *(getattr(self, f"{name}_weight") for name in self.blocks),
-            K=next(iter(self.blocks.values())).row_size,
-            Ns=[blocks.num_rows for blocks in self.blocks.values()],
-            formats=",".join(blocks.format for blocks in self.blocks.values()),
+            *(getattr(self, f"{name}_weight") for name in self.matrices),
+            K=next(iter(self.matrices.values())).row_size,
+            Ns=[matrix.num_rows for matrix in self.matrices.values()],
+            formats=",".join(matrix.format for matrix in self.matrices.values()),
             activations=self.activations,
             _domain=DOMAIN,
-            _outputs=list(self.blocks),
+            _outputs=list(self.matrices),
         )
         return tuple(
-            add_bias(op, typed(y, x, self.blocks[name].num_rows, FLOAT), getattr(self, f"{name}_bias"))
-            for name, y in zip(self.blocks, outputs, strict=True)
+            add_bias(op, typed(y, x, self.matrices[name].num_rows, FLOAT), getattr(self, f"{name}_bias"))
+            for name, y in zip(self.matrices, outputs, strict=True)
         )
 
 
@@ -107,17 +107,17 @@ class SwiGLU(nn.Module):
 class BlockQuantizedEmbedding(nn.Module):
     """Rows of W by number."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, matrix: GGUFMatrix) -> None:
         super().__init__()
-        self.weight = parameter(blocks.tensor)
-        self.blocks = blocks
+        self.weight = parameter(matrix.tensor)
+        self.matrix = matrix
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, K]."""
         rows = op.BlockQuantizedGather(
-            self.weight, ids, K=self.blocks.row_size, format=self.blocks.format, _domain=DOMAIN
+            self.weight, ids, K=self.matrix.row_size, format=self.matrix.format, _domain=DOMAIN
         )
-        rows.type, rows.shape = ir.TensorType(FLOAT), ir.Shape([*(ids.shape or (None, None)), self.blocks.row_size])
+        rows.type, rows.shape = ir.TensorType(FLOAT), ir.Shape([*(ids.shape or (None, None)), self.matrix.row_size])
         return rows
 
 
