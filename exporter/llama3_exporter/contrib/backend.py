@@ -1,7 +1,7 @@
 """Weights as stock ONNX Runtime ops: MatMulNBits and GatherBlockQuantized for blocks, MatMul and Gather for floats.
 
-The graph computes exactly the GGUF's weights. Where a block has a minimum of its own, the integer zero point leaves a
-remainder C of the weight, the same for the whole block, and the linear adds blocksum(x) @ C^T (docs/quantization.md).
+The graph computes exactly the GGUF's weights. Where a block has a minimum, its integer zero point is rounded, and one
+correction per block makes up for that: a linear adds blocksum(x) @ correction^T (docs/quantization.md).
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _MAX_ROTARY_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class _PlacedWeight:
-    """A quantized weight in the weights file: the sum of its parts, and what corrects them."""
+    """A quantized weight in the weights file: one part or the sum of two, and the correction of their zero points."""
 
     parts: tuple[QuantizedPart, ...]
-    remainder: ir.ExternalTensor | None  # float32 [N, blocks]
+    correction: ir.ExternalTensor | None  # float32 [N, blocks]
 
 
 class ContribBackend:
@@ -98,7 +98,7 @@ class ContribBackend:
         # What fp16 is for, CUDA, rounds no activations to int8.
         twice = fine and self._activations == "int8" and self._precision == "fp32"
         parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
-        return Linear(parts, weight.remainder, bias, self._block_sums)
+        return Linear(parts, weight.correction, bias, self._block_sums)
 
     def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
         """See `llama.Backend`."""
@@ -116,7 +116,7 @@ class ContribBackend:
         for part in weight.parts:
             matrix = self._weights.same_bytes(part.weight, (part.num_rows, part.row_size * part.bits // 8))
             parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
-        return Embedding(parts, weight.remainder)
+        return Embedding(parts, weight.correction)
 
     def norm(self, name: str) -> nn.Module:
         """See `llama.Backend`."""
@@ -209,7 +209,7 @@ class ContribBackend:
                 result += [part.scales.astype(scale_type.numpy(), copy=False) for scale_type in scale_types]
                 if form.zero_point is None:
                     result.append(part.zero_points)
-            return result if packed.C is None else [*result, packed.C]
+            return result if packed.correction is None else [*result, packed.correction]
 
         places = iter(self._weights.add_packing(tensor, arrays, destinations))
         parts: dict[ir.DataType, list[QuantizedPart]] = {scale_type: [] for scale_type in scale_types}
@@ -220,8 +220,8 @@ class ContribBackend:
             for scale_type, scale in scales.items():
                 part = QuantizedPart(weight, scale, zero_points, num_rows, row_size, bits, form.block_size)
                 parts[scale_type].append(part)
-        remainder = next(places) if form.has_minimum else None
-        placed = {scale_type: _PlacedWeight(tuple(parts[scale_type]), remainder) for scale_type in scale_types}
+        correction = next(places) if form.has_minimum else None
+        placed = {scale_type: _PlacedWeight(tuple(parts[scale_type]), correction) for scale_type in scale_types}
         self._placed[tensor.name] = placed
         return placed
 

@@ -20,6 +20,9 @@ from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, cast, checked, par
 
 CONTRIB = "com.microsoft"
 
+CORRECTION = "remainder"
+"""The name of a correction in the graph, which exports have had from the first."""
+
 
 class BlockSums:
     """The sums of x over each block of its last axis, computed once for all the linears that share x."""
@@ -127,28 +130,28 @@ def round_to_int8(op: OpBuilder, x: ir.Value, block_size: int) -> ir.Value:
 
 
 class Linear(nn.Module):
-    """The sum of all the parts of a weight: one or two quantized ones, what their zero points leave, a bias."""
+    """The sum of all the parts of a weight: one or two quantized ones, their correction, a bias."""
 
     def __init__(
         self,
         parts: Sequence[BlockQuantizedLinear],
-        remainder: ir.TensorProtocol | None,
+        correction: ir.TensorProtocol | None,
         bias: nn.Parameter | None,
         block_sums: BlockSums,
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
         self.block_size = parts[0].part.block_size
-        self.remainder = parameter(remainder) if remainder is not None else None
+        self.correction = parameter(correction, CORRECTION) if correction is not None else None
         self.bias = bias
         self.block_sums = block_sums
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N], float32."""
         y = add_all(op, [part(op, x) for part in self.parts])
-        if self.remainder is not None:
+        if self.correction is not None:
             sums = self.block_sums(op, cast(op, x, FLOAT), self.block_size)
-            y = op.Add(y, matmul_transposed(op, sums, self.remainder))
+            y = op.Add(y, matmul_transposed(op, sums, self.correction))
         return add_bias(op, y, self.bias)
 
 
@@ -228,23 +231,23 @@ def in_vocabulary(op: OpBuilder, ids: ir.Value, vocab_size: int) -> ir.Value:
 
 
 class Embedding(nn.Module):
-    """Rows of a block-quantized weight, and what their zero points leave, repeated over each block."""
+    """Rows of a block-quantized weight, and their correction, repeated over each block."""
 
-    def __init__(self, parts: Sequence[BlockQuantizedRows], remainder: ir.TensorProtocol | None) -> None:
+    def __init__(self, parts: Sequence[BlockQuantizedRows], correction: ir.TensorProtocol | None) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
         self.vocab_size = parts[0].part.num_rows
         self.block_size = parts[0].part.block_size
-        self.remainder = parameter(remainder) if remainder is not None else None
+        self.correction = parameter(correction, CORRECTION) if correction is not None else None
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
         ids = in_vocabulary(op, ids, self.vocab_size)
         x = add_all(op, [part(op, ids) for part in self.parts])
-        if self.remainder is not None:
+        if self.correction is not None:
             block = [1, 1, 1, self.block_size]
             repeated = op.Expand(
-                op.Unsqueeze(op.Gather(self.remainder, ids), [3]), block
+                op.Unsqueeze(op.Gather(self.correction, ids), [3]), block
             )  # [batch, seq, blocks, block]
             x = op.Add(x, op.Reshape(repeated, [0, 0, -1]))
         return x

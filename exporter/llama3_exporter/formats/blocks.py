@@ -46,7 +46,7 @@ class Format:
 
     @property
     def has_minimum(self) -> bool:
-        """Whether a block has a minimum, so that its exact value needs a correction by block sums."""
+        """Whether a block has a minimum, so that its exact value needs a correction (see `packing`)."""
         return self.zero_point is None
 
 

@@ -2,16 +2,17 @@
 
 Both operators compute a weight as `scales * (q - zero_point)` with an integer zero point, block by block. A format with
 minima (weight = scale * q - minimum) does not fit, since minimum / scale is no integer: rounding it, as other exporters
-do, changes the weights. Here the remainder is kept as `C`, one number a block:
+do, changes the weights. Here a correction makes up for the rounding, one number per block:
 
-    weight = scales * (q - zero_point) + C,    C = scale * zero_point - minimum
+    weight = scale * (q - zero_point) + correction,    correction = scale * zero_point - minimum
 
-and the graph adds it back: C times the sum of the activations over each block for a linear, C itself for an embedding.
-Any zero point would do for that. The nearest one makes C small, at most half a scale, so that int8 activations (whose
-rounding is not applied to C's part) lose as little as they do in llama.cpp.
+and the graph adds it: times the sum of the activations over each block for a linear, as it is for an embedding. Any
+zero point would do for that. The nearest one makes the correction small, at most half a scale, so that int8 activations
+(whose rounding does not reach the correction's part) lose as little as they do in llama.cpp.
 
-The two terms do not cancel: where the zero point was clipped they have the same sign, and elsewhere |C| is at most half
-of the first term, or that is 0. So every single weight is right to a few roundings of float32, however small it is.
+The two terms do not cancel: where the zero point was clipped they have the same sign, and elsewhere |correction| is at
+most half of the first term, or that is 0. So every single weight is right to a few roundings of float32, however
+small it is.
 """
 
 from typing import NamedTuple
@@ -31,7 +32,7 @@ class PackedWeight(NamedTuple):
     B: UInt8  # [N, n_blocks, block_size * bits / 8]; 4-bit codes: the even one in the low nibble
     scales: Float32  # [N, n_blocks]
     zero_points: UInt8  # [N, ceil(n_blocks * bits / 8)], packed as B is
-    C: Float32 | None  # [N, n_blocks]; None where it would be zero
+    correction: Float32 | None  # [N, n_blocks]; None where it would be zero
 
 
 def pack(fmt: Format, rows: UInt8) -> PackedWeight:
@@ -49,7 +50,7 @@ def pack(fmt: Format, rows: UInt8) -> PackedWeight:
     constant = (fmt.zero_point or 0) * (0x11 if fmt.bits == 4 else 1)
     zero_points = np.full((n_rows, -(-n_blocks * fmt.bits // 8)), constant, np.uint8)
     nearest = n_blocks % 2 == 0
-    C = np.empty_like(scales) if fmt.has_minimum else None
+    correction = np.empty_like(scales) if fmt.has_minimum else None
 
     step = max(1, GROUP_WEIGHTS // row_weights)
     # Scales of a damaged file may be infinite or NaN; they come out as such and need no warning here.
@@ -59,27 +60,28 @@ def pack(fmt: Format, rows: UInt8) -> PackedWeight:
             q, scale, minimum = fmt.unpack(rows[part].reshape(-1, ggml_bytes))
             B[part] = _pack_codes(q, fmt.bits).reshape(-1, n_blocks, B.shape[2])
             scales[part] = np.broadcast_to(scale, (len(q), ggml_size // fmt.block_size)).reshape(-1, n_blocks)
-            if C is not None and minimum is not None:
+            if correction is not None and minimum is not None:
                 zero_point = np.zeros(scale.shape, np.uint8)
                 if nearest:
                     zero_point = _nearest_zero_points(scale, minimum, fmt.bits)
                     zero_points[part] = _pack_codes(zero_point.reshape(-1, n_blocks), fmt.bits)
-                C[part] = (scale * zero_point - minimum).reshape(-1, n_blocks)
-    return PackedWeight(B, scales, zero_points, C)
+                correction[part] = (scale * zero_point - minimum).reshape(-1, n_blocks)
+    return PackedWeight(B, scales, zero_points, correction)
 
 
 def split_nibbles(packed: PackedWeight) -> tuple[PackedWeight, PackedWeight]:
     """Write an 8-bit weight as the sum of two 4-bit ones, exactly: q = 16 hi + lo, and zero points likewise.
 
     For float32 activations, where ONNX Runtime's 8-bit kernel unpacks the whole matrix at every call. The scales of
-    the first are 16 times as large, exact below 2**124; C stays with the second alone.
+    the first are 16 times as large, exact below 2**124; the correction stays with the
+    second alone.
     """
-    B, scales, zero_points, C = packed
+    B, scales, zero_points, correction = packed
     four, fifteen = np.uint8(4), np.uint8(15)
     with np.errstate(all="ignore"):
         scales_16 = scales * np.float32(16)
     high = PackedWeight(_pack_nibbles(B >> four), scales_16, _pack_nibbles(zero_points >> four), None)
-    low = PackedWeight(_pack_nibbles(B & fifteen), scales, _pack_nibbles(zero_points & fifteen), C)
+    low = PackedWeight(_pack_nibbles(B & fifteen), scales, _pack_nibbles(zero_points & fifteen), correction)
     return high, low
 
 

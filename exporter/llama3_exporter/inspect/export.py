@@ -18,14 +18,14 @@ from llama3_models.tokenizer.files import read_vocabulary
 from llama3_models.units import format_bytes
 from onnx import TensorProto
 
-from llama3_exporter.contrib.modules import CONTRIB
+from llama3_exporter.contrib.modules import CONTRIB, CORRECTION
 from llama3_exporter.facts import read_graph
 from llama3_exporter.host_files import read_tokenizer, unusable
 from llama3_exporter.inspect.inspection import Architecture, Inspection, Memory, Role, TokenizerFacts, Weight, memory
 from llama3_exporter.native.modules import DOMAIN
 
 # The graph's tensors are called after the modules of `llama.py`; several make one weight.
-_TENSOR_NAME = re.compile(r"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|remainder)|.+[._]bias")
+_TENSOR_NAME = re.compile(rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._]bias")
 _ZERO_POINTS = "zero_points"  # what those are called that are no weight's own
 _LAYER_NAME = re.compile(r"layers\.(?P<layer>\d+)\.(?P<module>.+)")
 _ROLES: dict[str, Role] = {"embed_tokens": "embedding", "norm": "norms", "lm_head": "head"}
@@ -183,13 +183,13 @@ def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Wei
     """The weights, without those whose bytes are another's: a head that is tied to the embedding.
 
     Zero points that are the same in all blocks come last, as a weight of their own that stands for no numbers: they
-    lie in the file once for all weights of a type. Blocks that have their own leave a remainder, too.
+    lie in the file once for all weights of a type. Blocks that have their own have a correction, too.
     """
     matrices = dict(_matrices(graph))
     owners: dict[tuple[str, int], str] = {}
     lengths: dict[tuple[str, int], int] = {}
     parts: dict[str, list[_Tensor]] = {}
-    with_own = {tensor.weight for tensor in tensors if tensor.name.endswith(".remainder")}
+    with_own = {tensor.weight for tensor in tensors if tensor.name.endswith(f".{CORRECTION}")}
     for tensor in tensors:
         shared = tensor.name.endswith(".zero_points") and tensor.weight not in with_own
         owners.setdefault(tensor.place, _ZERO_POINTS if shared else tensor.weight)
@@ -200,7 +200,8 @@ def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Wei
         if all(owners[tensor.place] != name for tensor in held):
             continue
         form, shape = matrices[held[0].name]
-        form = f"{'two ' * (len(held) > 1)}{form}{' + sums' * any('.remainder' in tensor.name for tensor in group)}"
+        corrected = any(tensor.name.endswith(f".{CORRECTION}") for tensor in group)
+        form = f"{'two ' * (len(held) > 1)}{form}{' + sums' * corrected}"
         own = {tensor.place for tensor in group if owners[tensor.place] == name}
         yield Weight(name, *_place(name), form, shape, sum(lengths[place] for place in own))
     if zero_points := [place for place, owner in owners.items() if owner == _ZERO_POINTS]:

@@ -32,14 +32,14 @@ def unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArra
 
 
 def operator_weight(packed: PackedWeight, bits: int, block_size: int) -> Float32:
-    """The weight [N, K] that MatMulNBits multiplies by, plus the correction C that the graph adds."""
+    """The weight [N, K] that MatMulNBits multiplies by, plus the correction that the graph adds."""
     n_rows, n_blocks, _ = packed.B.shape
     q = unpacked(packed.B, bits, block_size).astype(np.float32)
     zero_points = unpacked(packed.zero_points, bits, n_blocks).astype(np.float32)
     with np.errstate(all="ignore"):
         weight = packed.scales[:, :, None] * (q - zero_points[:, :, None])
-        if packed.C is not None:
-            weight = weight + packed.C[:, :, None]
+        if packed.correction is not None:
+            weight = weight + packed.correction[:, :, None]
     return weight.reshape(n_rows, -1)
 
 
@@ -97,10 +97,10 @@ def test_arrays_have_the_documented_shapes_and_types(fmt: Format) -> None:
     if n_blocks % 2:
         parts = [packed] if fmt.bits == 4 else split_nibbles(packed)
         assert all(len(np.unique(unpacked(part.zero_points, 4, n_blocks + 1))) == 1 for part in parts)
-    if packed.C is not None:
-        assert packed.C.shape == packed.scales.shape
-        assert packed.C.dtype == np.float32
-    assert (packed.C is not None) == fmt.has_minimum
+    if packed.correction is not None:
+        assert packed.correction.shape == packed.scales.shape
+        assert packed.correction.dtype == np.float32
+    assert (packed.correction is not None) == fmt.has_minimum
 
 
 @every_format
@@ -149,7 +149,7 @@ def test_eight_bits_are_two_times_four(fmt: Format, kind: ScaleKind) -> None:
     """The sum of the two 4-bit weights is the 8-bit one, and the correction is in it once."""
     rows = random_rows(fmt.type, (5, 3 * ggml_size(fmt)), kind, np.random.default_rng(5))
     high, low = split_nibbles(pack(fmt, rows))
-    assert high.C is None
+    assert high.correction is None
     weight = operator_weight(high, 4, fmt.block_size) + operator_weight(low, 4, fmt.block_size)
     expected = dequantized(rows, fmt)
     # Two terms that partly cancel, so an error is relative to the larger of them.
@@ -173,11 +173,11 @@ def test_correction_is_at_most_half_a_scale(name: str) -> None:
     fmt = FORMATS[GGMLQuantizationType[name]]
     rows = random_rows(fmt.type, (16, 4 * ggml_size(fmt)), "mixed", np.random.default_rng(7))
     packed = pack(fmt, rows)
-    assert packed.C is not None
+    assert packed.correction is not None
     zero_points = unpacked(packed.zero_points, fmt.bits, packed.scales.shape[1])
     inside = (zero_points > 0) & (zero_points < 2**fmt.bits - 1)
     assert inside.any()
-    assert np.all(np.abs(packed.C)[inside] <= np.abs(packed.scales)[inside] * 0.5000001)
+    assert np.all(np.abs(packed.correction)[inside] <= np.abs(packed.scales)[inside] * 0.5000001)
     assert not zero_points[packed.scales == 0].any()
 
 

@@ -64,10 +64,10 @@ def linear(x: Float32, parts: list[tuple[PackedWeight, int]], block_size: int, a
         inputs = ["x", *(graph.constant(array) for array in (packed.B, packed.scales, packed.zero_points))]
         attributes = {"K": x.shape[1], "N": n_rows, "bits": bits, "block_size": block_size}
         terms.append(graph.node("MatMulNBits", inputs, "com.microsoft", accuracy_level=accuracy_level, **attributes))
-        if packed.C is not None:
+        if packed.correction is not None:
             blocks = graph.node("Reshape", ["x", graph.constant(np.array([len(x), n_blocks, block_size]))])
             sums = graph.node("ReduceSum", [blocks, graph.constant(np.array([2]))], keepdims=0)
-            terms.append(graph.node("MatMul", [sums, graph.constant(np.ascontiguousarray(packed.C.T))]))
+            terms.append(graph.node("MatMul", [sums, graph.constant(np.ascontiguousarray(packed.correction.T))]))
     return graph.run(graph.node("Sum", terms), x, (len(x), n_rows))
 
 
@@ -84,8 +84,8 @@ def embedding(parts: list[tuple[PackedWeight, int]], block_size: int) -> Float32
         inputs = [data, "x", graph.constant(packed.scales), graph.constant(packed.zero_points)]
         attributes = {"bits": bits, "block_size": block_size, "gather_axis": 0, "quantize_axis": 1}
         terms.append(graph.node("GatherBlockQuantized", inputs, "com.microsoft", **attributes))
-        if packed.C is not None:
-            terms.append(graph.node("Gather", [graph.constant(np.repeat(packed.C, block_size, axis=1)), "x"]))
+        if packed.correction is not None:
+            terms.append(graph.node("Gather", [graph.constant(np.repeat(packed.correction, block_size, axis=1)), "x"]))
     return graph.run(graph.node("Sum", terms), IDS, (*IDS.shape, row_size))
 
 
