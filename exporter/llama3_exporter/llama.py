@@ -49,13 +49,13 @@ class Backend(Protocol):
     kv_type: ir.DataType
     domains: Mapping[str, int]
 
-    def linear(self, name: str, *, fine: bool = False) -> nn.Module:
+    def linear(self, name: str, *, high_precision: bool = False) -> nn.Module:
         """A module x [.., K] -> [.., N], float32: x @ weight^T, plus the bias where the file has one.
 
-        Where linears round x to int8, those that are `fine` keep 15 bits of it.
+        Where linears round x to int8, those of `high_precision` keep 15 bits of it.
         """
 
-    def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
+    def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> nn.Module:
         """A module x -> one output for each of `names`, which share their input; the keys name their weights."""
 
     def embedding(self, name: str) -> nn.Module:
@@ -83,7 +83,7 @@ class Llama(nn.Module):
         self.positions = backend.positions()
         self.layers = nn.ModuleList([Block(config, backend, i) for i in range(config.num_layers)])
         self.norm = backend.norm("output_norm")
-        self.lm_head = backend.linear("token_embd" if config.tied else "output", fine=True)
+        self.lm_head = backend.linear("token_embd" if config.tied else "output", high_precision=True)
 
     def forward(
         self, op: OpBuilder, chunk: Chunk, caches: Sequence[LayerCache], select: Select
@@ -106,18 +106,18 @@ class Block(nn.Module):
     The addition is left to the norm that follows (`x` is the stream, `branch` what has yet to join it), because one op
     does both.
 
-    The linears nearest to the tokens and to the logits are the fine ones: what they round is not averaged by the rest
-    of the model. On SmolLM2 that halves the distance from float32, and hardly costs time: the first q, k and v are
-    small, and the last MLP and the head see only rows that get logits (docs/quantization.md).
+    The linears nearest to the tokens and to the logits are the ones of high precision: what they round is not averaged
+    by the rest of the model. On SmolLM2 that halves the distance from float32, and hardly costs time: the first q, k
+    and v are small, and the last MLP and the head see only rows that get logits (docs/quantization.md).
     """
 
     def __init__(self, config: Hyperparameters, backend: Backend, index: int) -> None:
         super().__init__()
         block = f"blk.{index}."
         self.input_layernorm = backend.norm(f"{block}attn_norm")
-        self.self_attn = Attention(backend, block, fine_input=index == 0)
+        self.self_attn = Attention(backend, block, high_precision_input=index == 0)
         self.post_attention_layernorm = backend.norm(f"{block}ffn_norm")
-        self.mlp = MLP(backend, block, fine=index == config.num_layers - 1)
+        self.mlp = MLP(backend, block, high_precision=index == config.num_layers - 1)
 
     def forward(
         self,
@@ -140,10 +140,10 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention over the cache."""
 
-    def __init__(self, backend: Backend, block: str, *, fine_input: bool) -> None:
+    def __init__(self, backend: Backend, block: str, *, high_precision_input: bool) -> None:
         super().__init__()
         names = {"q_proj": f"{block}attn_q", "k_proj": f"{block}attn_k", "v_proj": f"{block}attn_v"}
-        self.qkv_proj = backend.linears(names, fine=fine_input)
+        self.qkv_proj = backend.linears(names, high_precision=high_precision_input)
         self.attend = backend.attention()
         self.o_proj = backend.linear(f"{block}attn_output")
 
@@ -161,12 +161,12 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, backend: Backend, block: str, *, fine: bool) -> None:
+    def __init__(self, backend: Backend, block: str, *, high_precision: bool) -> None:
         super().__init__()
         names = {"gate_proj": f"{block}ffn_gate", "up_proj": f"{block}ffn_up"}
-        self.gate_up_proj = backend.linears(names, fine=fine)
+        self.gate_up_proj = backend.linears(names, high_precision=high_precision)
         self.swiglu = backend.swiglu()
-        self.down_proj = backend.linear(f"{block}ffn_down", fine=fine)
+        self.down_proj = backend.linear(f"{block}ffn_down", high_precision=high_precision)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, hidden] -> [batch, seq, hidden]."""

@@ -83,7 +83,7 @@ class ContribBackend:
         # ONNX Runtime multiplies by a copy of a float weight, in the type and the order of its kernel.
         self.float_copies_bytes = 0
 
-    def linear(self, name: str, *, fine: bool = False) -> nn.Module:
+    def linear(self, name: str, *, high_precision: bool = False) -> nn.Module:
         """See `llama.Backend`."""
         tensor = self._file.tensors[f"{name}.weight"]
         bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
@@ -96,13 +96,15 @@ class ContribBackend:
         weight = self._place_quantized(tensor, [scale_type])[scale_type]
         level = _ACCURACY_LEVEL[self._activations]
         # What fp16 is for, CUDA, rounds no activations to int8.
-        twice = fine and self._activations == "int8" and self._precision == "fp32"
+        twice = high_precision and self._activations == "int8" and self._precision == "fp32"
         parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
         return Linear(parts, weight.correction, bias, self._block_sums)
 
-    def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
+    def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> nn.Module:
         """See `llama.Backend`."""
-        return Linears({attribute: self.linear(name, fine=fine) for attribute, name in names.items()})
+        return Linears(
+            {attribute: self.linear(name, high_precision=high_precision) for attribute, name in names.items()}
+        )
 
     def embedding(self, name: str) -> nn.Module:
         """See `llama.Backend`. A tied head and the embedding point at the same bytes."""

@@ -50,15 +50,15 @@ class NativeBackend:
         self.domains: Mapping[str, int] = {DOMAIN: 1}
         self.kv_type = FLOAT if activations == "float32" else ir.DataType.FLOAT16
 
-    def linear(self, name: str, *, fine: bool = False) -> nn.Module:
+    def linear(self, name: str, *, high_precision: bool = False) -> nn.Module:
         """See `llama.Backend`."""
-        return BlockQuantizedLinear(self._matrix(name), self._bias(name), self._linear_activations(fine))
+        return BlockQuantizedLinear(self._matrix(name), self._bias(name), self._linear_activations(high_precision))
 
-    def linears(self, names: Mapping[str, str], *, fine: bool = False) -> nn.Module:
+    def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> nn.Module:
         """See `llama.Backend`. Together they quantize their input once."""
         biases = {attribute: bias for attribute, name in names.items() if (bias := self._bias(name)) is not None}
         matrices = {attribute: self._matrix(name) for attribute, name in names.items()}
-        return BlockQuantizedLinears(matrices, biases, self._linear_activations(fine))
+        return BlockQuantizedLinears(matrices, biases, self._linear_activations(high_precision))
 
     def embedding(self, name: str) -> nn.Module:
         """See `llama.Backend`."""
@@ -80,8 +80,8 @@ class NativeBackend:
         """See `llama.Backend`."""
         return CachedAttention(self._config)
 
-    def _linear_activations(self, fine: bool) -> str:
-        return "int8x2" if fine and self._activations == "int8" else self._activations
+    def _linear_activations(self, high_precision: bool) -> str:
+        return "int8x2" if high_precision and self._activations == "int8" else self._activations
 
     def _bias(self, name: str) -> nn.Parameter | None:
         return self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
