@@ -47,7 +47,7 @@ class _Written:
     written_bytes: int
     memory_bytes: int
     kv_item_bytes: float
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def export(
@@ -109,7 +109,7 @@ def export(
             output = graph_beside(file, force=force)
             names = {part: part.name for part in file.parts}
             written = _write_native_graph(file, config, options, output, names)
-            written = replace(written, remarks=read_tokenizer(file)[1])
+            written = replace(written, warnings=read_tokenizer(file)[1])
         elif ops == "native":
             written = _export_native(file, config, options, output, graphs, copy=copy, force=force, progress=progress)
         else:
@@ -126,7 +126,7 @@ def export(
             kv_cache_bytes_per_position=int(per_position),
             memory_bytes=written.memory_bytes,
             seconds=time.perf_counter() - start,
-            remarks=written.remarks,
+            warnings=written.warnings,
         )
 
 
@@ -189,7 +189,7 @@ def _export_contrib(
             f"{output}: --shard-size cuts {format_bytes(weights.size)} of weights into {len(weights.sizes)} files; "
             f"give one that makes {_MAX_SHARDS} or fewer"
         )
-    hosts, remarks = host_files(file, config, options.max_length, native=False)
+    hosts, warnings = host_files(file, config, options.max_length, native=False)
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         # Each asks for the room of all: what has no bytes yet takes none from the next.
         shards = {name: stack.enter_context(unnamed_file(output, weights.size)) for name in weights.sizes}
@@ -215,8 +215,8 @@ def _export_contrib(
         }
         publish_folder(output, files, force=force)
     memory = weights.size + backend.float_copies_bytes
-    remarks = (*remarks, *_oversized(weights))
-    return _Written(weights.size + _small_bytes(files), memory, backend.kv_type.itemsize, remarks)
+    warnings = (*warnings, *_oversized(weights))
+    return _Written(weights.size + _small_bytes(files), memory, backend.kv_type.itemsize, warnings)
 
 
 def _oversized(weights: WeightsFile) -> list[str]:
@@ -242,14 +242,14 @@ def _export_native(
     backend = NativeBackend(file, config, options.activations, names)
     facts = facts_of(file, options, _fingerprints(names))
     model = build_graph(config, backend, options.logits)
-    hosts, host_remarks = host_files(file, config, options.max_length, native=True)
-    remarks = list(host_remarks)
+    hosts, host_warnings = host_files(file, config, options.max_length, native=True)
+    warnings = list(host_warnings)
 
     def placed(part: Path) -> Callable[[Path], None]:
         def place(target: Path) -> None:
-            remark = place_gguf(part, target, copy=copy, progress=progress)
-            if remark is not None:
-                remarks.append(f"{part.name}: {remark}")
+            warning = place_gguf(part, target, copy=copy, progress=progress)
+            if warning is not None:
+                warnings.append(f"{part.name}: {warning}")
 
         return place
 
@@ -264,13 +264,13 @@ def _export_native(
             raise Llama3Error(f"{part}: a file of the export has this name, too; rename the GGUF")
         files[part.name] = placed(part)
     publish_folder(output, files, force=force)
-    return _Written(_small_bytes(files), file.size, backend.kv_type.itemsize, tuple(remarks))
+    return _Written(_small_bytes(files), file.size, backend.kv_type.itemsize, tuple(warnings))
 
 
 def _tokenizer_graphs(file: GGUFFile) -> dict[str, bytes]:
-    vocabulary, remarks = read_tokenizer(file)
+    vocabulary, warnings = read_tokenizer(file)
     if vocabulary is None:
-        raise Llama3Error(f"{file.path}: no tokenizer graph: {remarks[0]}")
+        raise Llama3Error(f"{file.path}: no tokenizer graph: {warnings[0]}")
     return tokenizer_graphs(vocabulary)
 
 

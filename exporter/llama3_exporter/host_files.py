@@ -34,7 +34,7 @@ def to_json(content: object) -> bytes:
 
 
 def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, tuple[str, ...]]:
-    """The vocabulary of a GGUF, if it has one that is supported, and remarks on what cannot be done without."""
+    """The vocabulary of a GGUF, if it has one that is supported, and warnings about what cannot be done without."""
     if "tokenizer.ggml.model" not in file.metadata:
         return None, ("the GGUF has no tokenizer; llama3-run needs --tokenizer-path",)
     try:
@@ -45,7 +45,7 @@ def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, tuple[str, ...]]:
 
 
 def unusable(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """A remark on a vocabulary that other apps can follow and llama3-run cannot."""
+    """A warning about a vocabulary that other apps can follow and llama3-run cannot."""
     if isinstance(vocabulary.model, ByteLevelBPE):
         try:
             tokens_by_rank(vocabulary.ids_by_text(TokenType.NORMAL), vocabulary.model, vocabulary.source)
@@ -57,20 +57,20 @@ def unusable(vocabulary: Vocabulary) -> tuple[str, ...]:
 def host_files(
     file: GGUFFile, config: Hyperparameters, max_length: int, *, native: bool
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Name and content of each file, and remarks on what is missing.
+    """Name and content of each file, and warnings about what is missing.
 
     With native ops, the library of these is one of the files: onnxruntime-genai takes it from nowhere else.
 
     A GGUF without a tokenizer, or with one that is not supported, gets none of the tokenizer's files: the weights are
     as good without them.
     """
-    vocabulary, remarks = read_tokenizer(file)
+    vocabulary, warnings = read_tokenizer(file)
     genai_config = _genai_config(config, vocabulary, max_length)
     files = {}
     if native:
         library = built_library()
         if library is None:
-            remarks = (*remarks, _NO_LIBRARY)
+            warnings = (*warnings, _NO_LIBRARY)
         else:
             files[LIBRARY] = library.read_bytes()
             genai_config["model"]["decoder"]["session_options"]["custom_ops_library"] = LIBRARY
@@ -82,7 +82,7 @@ def host_files(
         compact = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False, separators=(",", ":"))
         files["tokenizer.json"] = compact.encode()
         files["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
-    return files, remarks
+    return files, warnings
 
 
 def _special_ids(vocabulary: Vocabulary | None) -> dict[str, Any]:

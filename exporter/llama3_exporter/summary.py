@@ -28,7 +28,7 @@ class ExportSummary:
     kv_cache_bytes_per_position: int
     memory_bytes: int
     seconds: float
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -54,4 +54,4 @@ class ExportSummary:
             f"({format_bytes(cache * usual)} for {usual:,})",
             f"  memory   about {format_bytes(self.memory_bytes)} to run, without the KV cache",
         ]
-        return "\n".join([*lines, *(f"  note     {remark}" for remark in self.remarks)])
+        return "\n".join([*lines, *(f"  note     {warning}" for warning in self.warnings)])

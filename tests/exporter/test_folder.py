@@ -103,11 +103,11 @@ def test_a_tokenizer_that_is_not_supported_costs_only_the_tokenizer(gguf: Path, 
     assert b"llama-bpe" in data
     gguf.write_bytes(data.replace(b"llama-bpe", b"llama-xyz"))
     summary = export(gguf, tmp_path / "out")
-    assert "--tokenizer-path" in summary.remarks[0]
+    assert "--tokenizer-path" in summary.warnings[0]
     assert not (tmp_path / "out" / "tokenizer.json").exists()
 
 
-def test_merges_that_llama3_run_cannot_follow_are_a_remark(tmp_path: Path) -> None:
+def test_merges_that_llama3_run_cannot_follow_are_a_warning(tmp_path: Path) -> None:
     """Other apps can: they get the tokenizer."""
     gguf = write_llama_gguf(tmp_path / "model.gguf")
     data = gguf.read_bytes()
@@ -115,16 +115,16 @@ def test_merges_that_llama3_run_cannot_follow_are_a_remark(tmp_path: Path) -> No
     assert data.count(merge) == 1
     gguf.write_bytes(data.replace(merge, b"i ng"))  # no merge forms "ng"
     for output, ops in ((tmp_path / "out", "contrib"), (None, "native")):
-        (remark,) = export(gguf, output, ops=ops).remarks
-        assert "llama3-run cannot use this tokenizer" in remark
-        assert "--tokenizer-path" in remark
+        (warning,) = export(gguf, output, ops=ops).warnings
+        assert "llama3-run cannot use this tokenizer" in warning
+        assert "--tokenizer-path" in warning
     assert (tmp_path / "out" / "tokenizer.json").exists()
 
 
-def test_a_gguf_without_a_tokenizer_is_a_remark(tmp_path: Path) -> None:
+def test_a_gguf_without_a_tokenizer_is_a_warning(tmp_path: Path) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", tokenizer=None)
-    (remark,) = export(gguf, tmp_path / "out").remarks
-    assert "no tokenizer" in remark
+    (warning,) = export(gguf, tmp_path / "out").warnings
+    assert "no tokenizer" in warning
 
 
 def test_a_context_that_no_table_can_hold(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, facts: dict[s
     weights = tuple(_weights(graph, tensors))
     architecture = _architecture(graph, weights, context_length=facts["options"]["max_length"])
     files = _file_sizes(tensors)
-    tokenizer, remarks = _tokenizer(graph_path.parent, facts)
+    tokenizer, warnings = _tokenizer(graph_path.parent, facts)
     found = Inspection(
         path=path,
         about=_about(graph_path, graph, facts, sum(files.values())),
@@ -91,7 +91,7 @@ def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, facts: dict[s
         weights=weights,
         memory=(_memory(graph, architecture, facts, sum(files.values())),),
         tokenizer=tokenizer,
-        remarks=(*remarks, *_remarks(graph_path.parent, files)),
+        warnings=(*warnings, *_warnings(graph_path.parent, files)),
     )
     _check(found, facts)
     return found
@@ -135,8 +135,8 @@ def _check_shape(name: str, shape: Sequence[int]) -> None:
         raise ValueError(f"{name} has shape {list(shape)}")
 
 
-def _remarks(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
-    """On the files of weights: each must be there, and as long as the graph needs."""
+def _warnings(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
+    """About the files of weights: each must be there, and as long as the graph needs."""
     for name, needed in files.items():
         if not (folder / name).is_file():
             yield f"{name}, which holds weights, is not beside the graph"
@@ -288,7 +288,7 @@ def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
 
 
 def _tokenizer(folder: Path, facts: Mapping[str, Any]) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
-    """What the folder has of a tokenizer, a tokenizer.json or with a graph beside its GGUF that, and remarks on it."""
+    """The tokenizer in the folder (tokenizer.json, or that of a GGUF beside its graph), and warnings about it."""
     path = folder / "tokenizer.json"
     source = folder / str(facts["source"]["parts"][0]["name"])
     if not path.is_file() and not source.is_file():
@@ -298,7 +298,7 @@ def _tokenizer(folder: Path, facts: Mapping[str, Any]) -> tuple[TokenizerFacts |
             found = read_vocabulary(path)
             return TokenizerFacts.of(found), unusable(found)
         with GGUFFile.open(source) as file:
-            vocabulary, remarks = read_tokenizer(file)
-            return None if vocabulary is None else TokenizerFacts.of(vocabulary), remarks
+            vocabulary, warnings = read_tokenizer(file)
+            return None if vocabulary is None else TokenizerFacts.of(vocabulary), warnings
     except Llama3Error as error:
         return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)

@@ -38,7 +38,7 @@ def inspect_gguf(path: Path) -> Inspection:
         config = Hyperparameters.from_gguf(file)
         architecture = architecture_of(config)
         weights = tuple(_weights(file, config))
-        vocabulary, remarks = read_tokenizer(file)
+        vocabulary, warnings = read_tokenizer(file)
         return Inspection(
             path=path,
             about=_about(file),
@@ -50,7 +50,7 @@ def inspect_gguf(path: Path) -> Inspection:
                 memory(architecture, "contrib", _contrib_memory(file, config), "float32"),
             ),
             tokenizer=None if vocabulary is None else TokenizerFacts.of(vocabulary),
-            remarks=remarks,
+            warnings=warnings,
         )
 
 

@@ -175,7 +175,7 @@ class Inspection:
         weights: Every weight, in the order of the file.
         memory: For each kind of ops that can run it.
         tokenizer: None where there is none, or none that is supported.
-        remarks: What a user should know besides.
+        warnings: What a user should know besides.
     """
 
     path: Path
@@ -185,7 +185,7 @@ class Inspection:
     weights: tuple[Weight, ...]
     memory: tuple[Memory, ...]
     tokenizer: TokenizerFacts | None
-    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def name(self) -> str:

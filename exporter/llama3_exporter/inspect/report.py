@@ -37,8 +37,8 @@ def page(found: Inspection, context: int, *, tensors: bool) -> str:
     ]
     if tensors:
         sections.append(["Tensors", *_tensors(found.weights)])
-    if found.remarks:
-        sections.append(["Notes", *(line for remark in found.remarks for line in _wrapped("  ", remark))])
+    if found.warnings:
+        sections.append(["Notes", *(line for warning in found.warnings for line in _wrapped("  ", warning))])
     return "\n\n".join("\n".join(_printable(line.rstrip()) for line in section) for section in sections)
 
 
@@ -56,7 +56,7 @@ def as_json(found: Inspection, context: int, *, tensors: bool) -> dict[str, Any]
         "context": context,
         "memory": [asdict(memory) | {"total": memory.total(context)} for memory in found.memory],
         "tokenizer": None if found.tokenizer is None else asdict(found.tokenizer),
-        "remarks": list(found.remarks),
+        "remarks": list(found.warnings),
     }
     if tensors:
         data["tensors"] = [asdict(weight) for weight in found.weights]

@@ -57,7 +57,7 @@ def place_gguf(source: Path, target: Path, *, copy: bool, progress: Progress | N
     """Make `target` have the content of `source`: by a hard link, else a reflink, else (or with `copy`) a copy.
 
     Returns:
-        None for a link; else a word on what was done and why.
+        None for a link, otherwise a warning: what was done and why.
     """
     source = source.resolve()
     reason = "as asked"

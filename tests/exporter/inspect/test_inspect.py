@@ -235,37 +235,37 @@ def test_ops_are_all_counted(mixed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ops", get_args(Ops))
 @pytest.mark.parametrize("where", ["in its folder", "beside its GGUF"])
-def test_a_tokenizer_that_cannot_be_used_is_a_remark_of_the_gguf_and_of_its_export(
+def test_a_tokenizer_that_cannot_be_used_is_a_warning_of_the_gguf_and_of_its_export(
     where: str, ops: Ops, tmp_path: Path
 ) -> None:
     path = write_llama_gguf(tmp_path / "model.gguf", num_layers=1)
     path.write_bytes(path.read_bytes().replace(b"in g", b"i ng"))  # no merge forms "ng"
-    (of_gguf,) = inspect_gguf(path).remarks
-    of_export = remarks_behind(path, where, ops, tmp_path)
-    assert [remark.partition(" (")[0] for remark in of_export] == [of_gguf.partition(" (")[0]]
+    (of_gguf,) = inspect_gguf(path).warnings
+    of_export = warnings_of(path, where, ops, tmp_path)
+    assert [warning.partition(" (")[0] for warning in of_export] == [of_gguf.partition(" (")[0]]
     assert of_gguf.startswith("llama3-run cannot use this tokenizer and needs --tokenizer-path")
 
 
 @pytest.mark.parametrize("where", ["in its folder", "beside its GGUF"])
-def test_a_gguf_without_a_tokenizer_is_a_remark_of_its_native_export(where: str, tmp_path: Path) -> None:
+def test_a_gguf_without_a_tokenizer_is_a_warning_of_its_native_export(where: str, tmp_path: Path) -> None:
     path = write_llama_gguf(tmp_path / "model.gguf", num_layers=1, tokenizer=None)
-    assert remarks_behind(path, where, "native", tmp_path) == inspect_gguf(path).remarks
-    assert inspect_gguf(path).remarks == ("the GGUF has no tokenizer; llama3-run needs --tokenizer-path",)
+    assert warnings_of(path, where, "native", tmp_path) == inspect_gguf(path).warnings
+    assert inspect_gguf(path).warnings == ("the GGUF has no tokenizer; llama3-run needs --tokenizer-path",)
 
 
-def remarks_behind(path: Path, where: str, ops: Ops, tmp_path: Path) -> tuple[str, ...]:
-    """The remarks on an export of `path`."""
+def warnings_of(path: Path, where: str, ops: Ops, tmp_path: Path) -> tuple[str, ...]:
+    """The warnings about an export of `path`."""
     if where == "in its folder":
-        return inspect_export(export(path, tmp_path / "out", ops=ops).output).remarks
-    return inspect_export(export(path, ops="native").output).remarks
+        return inspect_export(export(path, tmp_path / "out", ops=ops).output).warnings
+    return inspect_export(export(path, ops="native").output).warnings
 
 
 def test_an_export_without_its_weights_or_tokenizer_says_so(mixed: Path, tmp_path: Path) -> None:
     """A graph alone says what there is to say; what is not beside it becomes a note."""
     export(mixed, tmp_path / "out")
-    assert inspect_export(tmp_path / "out").remarks == ()
+    assert inspect_export(tmp_path / "out").warnings == ()
     shutil.copy(tmp_path / "out" / "model.onnx", tmp_path / "alone.onnx")
-    tokenizer, weights = inspect_export(tmp_path / "alone.onnx").remarks
+    tokenizer, weights = inspect_export(tmp_path / "alone.onnx").warnings
     assert "no tokenizer beside the graph" in tokenizer
     assert weights == "model.onnx.data, which holds weights, is not beside the graph"
 
@@ -276,8 +276,8 @@ def test_weights_that_are_cut_off_become_a_note(tied: Path, tmp_path: Path) -> N
     size = weights.stat().st_size
     for length in (size - 1, 0):
         os.truncate(weights, length)
-        (remark,) = inspect_export(tmp_path / "out").remarks
-        assert remark.startswith(f"model.onnx.data has {length:,} of the {size:,} bytes")
+        (warning,) = inspect_export(tmp_path / "out").warnings
+        assert warning.startswith(f"model.onnx.data has {length:,} of the {size:,} bytes")
 
 
 # The command

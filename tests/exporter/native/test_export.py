@@ -63,7 +63,7 @@ def test_one_small_file_beside_the_gguf(gguf: Path) -> None:
 def test_a_folder_gets_a_hard_link(gguf: Path, tmp_path: Path) -> None:
     summary = export(gguf, tmp_path / "out", ops="native")
     assert (tmp_path / "out" / "model.gguf").stat().st_ino == gguf.stat().st_ino
-    assert summary.remarks == ()
+    assert summary.warnings == ()
     assert json.loads((tmp_path / "out" / "llama3.json").read_text())["options"]["ops"] == "native"
     assert summary.written_bytes == sum(
         path.stat().st_size for path in (tmp_path / "out").iterdir() if path.name != "model.gguf"
@@ -85,7 +85,7 @@ def test_a_folder_gets_the_library_for_onnxruntime_genai(
     summary = export(gguf, tmp_path / "out", ops="native", force=True)
     assert not (tmp_path / "out" / LIBRARY).exists()
     assert "custom_ops_library" not in genai_session_options(tmp_path / "out")
-    assert "was not built" in summary.remarks[-1]
+    assert "was not built" in summary.warnings[-1]
 
 
 def genai_session_options(folder: Path) -> dict[str, object]:
@@ -116,14 +116,14 @@ def test_where_no_link_is_possible_it_is_copied_and_said(
     monkeypatch.setattr(os, "link", refuse)
     summary = export(gguf, tmp_path / "out", ops="native")
     assert (tmp_path / "out" / "model.gguf").read_bytes() == gguf.read_bytes()
-    (remark,) = summary.remarks
-    assert "cross-device" in remark
+    (warning,) = summary.warnings
+    assert "cross-device" in warning
 
 
 def test_copy_as_asked(gguf: Path, tmp_path: Path) -> None:
     summary = export(gguf, tmp_path / "out", ops="native", copy=True)
     assert (tmp_path / "out" / "model.gguf").stat().st_ino != gguf.stat().st_ino
-    assert "as asked" in summary.remarks[0]
+    assert "as asked" in summary.warnings[0]
     onnx.checker.check_model(gguf.parent / "out" / "model.onnx")
 
 
