@@ -70,7 +70,7 @@ def _byte_level(vocabulary: Vocabulary, model: ByteLevelBPE) -> dict[str, Any]:
     return {
         "pre_tokenizer": dict(model.pre_tokenizer.hugging_face),
         "decoder": byte_level,
-        "model": _bpe(ids, merges, ignore_merges=model.pre_tokenizer.whole_pieces),
+        "model": _bpe(ids, merges, ignore_merges=model.pre_tokenizer.ignore_merges),
     }
 
 

@@ -85,7 +85,7 @@ def _byte_level_pieces(vocabulary: Vocabulary, model: ByteLevelBPE, special: Map
         yield _Piece(mark, NO_TOKEN, type=TokenType.USER_DEFINED)
     for token, token_id in special.items():
         yield _Piece(spell_bytes(token.encode()), token_id, type=TokenType.USER_DEFINED)
-    if model.pre_tokenizer.whole_pieces:
+    if model.pre_tokenizer.ignore_merges:
         formed = set(formed_products(ranked))
         for token in ranked:
             if token not in formed:  # what lies between two cuts may still be this token

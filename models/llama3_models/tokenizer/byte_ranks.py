@@ -29,11 +29,11 @@ def tokens_by_rank(ids: Mapping[str, int], model: ByteLevelBPE, source: Path) ->
     longer = [token for token in ids if len(token) > 1]
     if model.merges is None:
         return sorted(longer, key=ids.__getitem__)
-    whole_pieces = model.pre_tokenizer.whole_pieces
+    ignore_merges = model.pre_tokenizer.ignore_merges
     broken = next((merge for merge in model.merges if not 0 < merge.find(" ") < len(merge) - 1), None)
     if broken is not None:
         raise Llama3Error(f"{source}: the merge {broken!r:.80} is not of two tokens; download it again")
-    formed = _formed(model.merges, ids, whole_pieces=whole_pieces)
+    formed = _formed(model.merges, ids, ignore_merges=ignore_merges)
     if formed is None:
         raise Llama3Error(
             f"{source}: its merges are in an order that tiktoken cannot follow (a pair comes before the merges that "
@@ -44,7 +44,7 @@ def tokens_by_rank(ids: Mapping[str, int], model: ByteLevelBPE, source: Path) ->
         raise Llama3Error(
             f"{source}: its merges form {stranger!r:.80}, which is no token of bytes; download or convert it again"
         )
-    if not whole_pieces:
+    if not ignore_merges:
         return formed
     known = set(formed)
     unformed = [token for token in longer if token not in known and _is_spelled(token)]
@@ -58,9 +58,9 @@ def tokens_by_rank(ids: Mapping[str, int], model: ByteLevelBPE, source: Path) ->
     return formed + unformed
 
 
-def _formed(merges: Sequence[str], ids: Mapping[str, int], *, whole_pieces: bool) -> list[str] | None:
-    """The tokens that merging forms, and with `whole_pieces` all of a complete list's, since they are taken whole."""
-    if whole_pieces:
+def _formed(merges: Sequence[str], ids: Mapping[str, int], *, ignore_merges: bool) -> list[str] | None:
+    """The tokens that merging forms, and with `ignore_merges` all of a complete list's, since they are taken whole."""
+    if ignore_merges:
         complete = complete_products(merges, ids)
         return reached_products(merges) if complete is None else complete
     reached = reached_products(merges)

@@ -113,8 +113,8 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
     else:
         if described.get("normalizer") is not None:
             raise Llama3Error(f"{path}: normalizes text, which is not supported; give the GGUF as --tokenizer-path")
-        whole_pieces = bool(model.get("ignore_merges"))
-        pre_tokenizer = pre_tokenizer_of(described.get("pre_tokenizer"), whole_pieces=whole_pieces, source=path)
+        ignore_merges = bool(model.get("ignore_merges"))
+        pre_tokenizer = pre_tokenizer_of(described.get("pre_tokenizer"), ignore_merges=ignore_merges, source=path)
         bpe, adds_bos = ByteLevelBPE(pre_tokenizer, _merges_of_json(model, path)), pre_tokenizer.adds_bos
     says_bos = config.get("add_bos_token")
     if isinstance(says_bos, bool):

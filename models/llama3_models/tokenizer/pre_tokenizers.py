@@ -58,14 +58,14 @@ class PreTokenizer:
             Rust's fancy-regex and Oniguruma share.
         hugging_face: The same as the `pre_tokenizer` of a `tokenizer.json`.
         as_published: The form of it in which models are published, where that is another one.
-        whole_pieces: Whether a piece that is itself a token is taken as it is, even where no sequence of merges
+        ignore_merges: Whether a piece that is itself a token is taken as it is, even where no sequence of merges
             leads to it (`ignore_merges` of a `tokenizer.json`).
         adds_bos: Whether models of this kind want a beginning-of-sequence token when their files do not say.
     """
 
     pattern: str
     hugging_face: Mapping[str, Any]
-    whole_pieces: bool
+    ignore_merges: bool
     adds_bos: bool
     as_published: Mapping[str, Any] | None = None
 
@@ -84,25 +84,25 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
 
 _DIGITS = {"type": "Digits", "individual_digits": True}
 
-LLAMA3: Final = PreTokenizer(_LLAMA3, _splits(_LLAMA3), whole_pieces=True, adds_bos=True)
-GPT4: Final = replace(LLAMA3, whole_pieces=False, adds_bos=False)
+LLAMA3: Final = PreTokenizer(_LLAMA3, _splits(_LLAMA3), ignore_merges=True, adds_bos=True)
+GPT4: Final = replace(LLAMA3, ignore_merges=False, adds_bos=False)
 NUMBERS_THEN_LLAMA3: Final = PreTokenizer(
     _NUMBERS_THEN_LLAMA3,
     _splits(r"\p{N}{1,3}", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}+")),
-    whole_pieces=True,
+    ignore_merges=True,
     adds_bos=False,
 )
-TEKKEN: Final = PreTokenizer(_TEKKEN, _splits(_TEKKEN), whole_pieces=True, adds_bos=True)
-GPT4O: Final = PreTokenizer(_GPT4O, _splits(_GPT4O), whole_pieces=False, adds_bos=False)
-QWEN2: Final = PreTokenizer(_QWEN2, _splits(_QWEN2), whole_pieces=False, adds_bos=False)
-SEED_CODER: Final = PreTokenizer(_SEED_CODER, _splits(_SEED_CODER), whole_pieces=False, adds_bos=False)
-GPT2: Final = PreTokenizer(_GPT2, _byte_level(use_regex=True), whole_pieces=False, adds_bos=False)
+TEKKEN: Final = PreTokenizer(_TEKKEN, _splits(_TEKKEN), ignore_merges=True, adds_bos=True)
+GPT4O: Final = PreTokenizer(_GPT4O, _splits(_GPT4O), ignore_merges=False, adds_bos=False)
+QWEN2: Final = PreTokenizer(_QWEN2, _splits(_QWEN2), ignore_merges=False, adds_bos=False)
+SEED_CODER: Final = PreTokenizer(_SEED_CODER, _splits(_SEED_CODER), ignore_merges=False, adds_bos=False)
+GPT2: Final = PreTokenizer(_GPT2, _byte_level(use_regex=True), ignore_merges=False, adds_bos=False)
 DIGITS_THEN_GPT2: Final = PreTokenizer(
     _DIGITS_THEN_GPT2,
     # onnxruntime-genai's tokenizer cuts by these two expressions, spelled like this; of the published form it sees the
     # second step only.
     _splits(r"\p{N}", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
-    whole_pieces=False,
+    ignore_merges=False,
     adds_bos=False,
     as_published={"type": "Sequence", "pretokenizers": [_DIGITS, _byte_level(use_regex=True)]},
 )
@@ -143,12 +143,12 @@ def pre_tokenizer_named(name: str, source: object) -> PreTokenizer:
         ) from None
 
 
-def pre_tokenizer_of(hugging_face: object, *, whole_pieces: bool, source: object) -> PreTokenizer:
+def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, source: object) -> PreTokenizer:
     """The pre-tokenizer that a `tokenizer.json` describes.
 
     Args:
         hugging_face: The file's `pre_tokenizer`.
-        whole_pieces: The file's `model.ignore_merges`.
+        ignore_merges: The file's `model.ignore_merges`.
         source: The file, for the message.
 
     Raises:
@@ -156,7 +156,7 @@ def pre_tokenizer_of(hugging_face: object, *, whole_pieces: bool, source: object
     """
     for known, _ in _BY_KIND:
         if any(_cuts_alike(hugging_face, form) for form in (known.hugging_face, known.as_published) if form):
-            return replace(known, whole_pieces=whole_pieces)
+            return replace(known, ignore_merges=ignore_merges)
     raise Llama3Error(
         f"{source}: its pre_tokenizer is not one that is known (such as those of Llama 3, Tekken, GPT-2 and SmolLM); "
         "give the GGUF of the model as --tokenizer-path instead"

@@ -118,11 +118,11 @@ def test_a_name_means_what_it_means_to_llama_cpp(
 def test_a_tokenizer_json_is_recognized_by_how_it_cuts(name: str) -> None:
     known = PRE_TOKENIZERS[name]
     for form in (known.hugging_face, known.as_published or known.hugging_face):
-        found = pre_tokenizer_of(form, whole_pieces=known.whole_pieces, source="x")
-        assert (found.pattern, found.whole_pieces) == (known.pattern, known.whole_pieces)
+        found = pre_tokenizer_of(form, ignore_merges=known.ignore_merges, source="x")
+        assert (found.pattern, found.ignore_merges) == (known.pattern, known.ignore_merges)
 
 
 def test_what_cuts_otherwise_is_refused() -> None:
-    assert pre_tokenizer_of(LLAMA3_AS_PUBLISHED, whole_pieces=True, source="x") == LLAMA3
+    assert pre_tokenizer_of(LLAMA3_AS_PUBLISHED, ignore_merges=True, source="x") == LLAMA3
     with pytest.raises(Llama3Error, match="x: its pre_tokenizer is not one that is known"):
-        pre_tokenizer_of({"type": "Whitespace"}, whole_pieces=True, source="x")
+        pre_tokenizer_of({"type": "Whitespace"}, ignore_merges=True, source="x")
