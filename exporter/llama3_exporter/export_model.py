@@ -214,9 +214,8 @@ def _export_contrib(
             **graphs,
         }
         publish_folder(output, files, force=force)
-    memory = weights.size + backend.float_copies_bytes
     warnings = (*warnings, *_oversized(weights))
-    return _Written(weights.size + _small_bytes(files), memory, backend.kv_type.itemsize, warnings)
+    return _Written(weights.size + _small_bytes(files), backend.memory_bytes, backend.kv_type.itemsize, warnings)
 
 
 def _oversized(weights: WeightsFile) -> list[str]:

@@ -50,7 +50,7 @@ _MAX_ROTARY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class _PlacedWeight:
+class QuantizedWeight:
     """A quantized weight in the weights file: one part or the sum of two, and the correction of their zero points."""
 
     parts: tuple[QuantizedPart, ...]
@@ -66,6 +66,11 @@ class ContribBackend:
         weights: Where the packed weights go.
         options: The activations (MatMulNBits quantizes its input, or not), the precision (where the file's scale is a
             float16, `fp16` multiplies in float16) and how many positions the rotary tables reach.
+
+    Attributes:
+        placed: By the name of a tensor, the arrays that the weights file holds of it, without zero points that weights
+            share.
+        quantized: How each quantized one of them is represented, by the type of its scales.
     """
 
     def __init__(self, file: GGUFFile, config: Hyperparameters, weights: WeightsFile, options: ExportOptions) -> None:
@@ -76,12 +81,19 @@ class ContribBackend:
         self._precision = options.precision
         self._max_length = options.max_length
         self._block_sums = BlockSums()
-        self._placed: dict[str, dict[ir.DataType, _PlacedWeight]] = {}
-        self._floats: dict[str, ir.ExternalTensor] = {}
+        self.placed: dict[str, list[ir.ExternalTensor]] = {}
+        self.quantized: dict[str, dict[ir.DataType, QuantizedWeight]] = {}
         self.domains: Mapping[str, int] = {}
         self.kv_type = FLOAT16 if options.precision == "fp16" else FLOAT
-        # ONNX Runtime multiplies by a copy of a float weight, in the type and the order of its kernel.
-        self.float_copies_bytes = 0
+        self._float_copies_bytes = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """What ONNX Runtime holds of the weights on a CPU.
+
+        It multiplies by a copy of a float weight, in the type and the order of its kernel.
+        """
+        return self._weights.size + self._float_copies_bytes
 
     def linear(self, name: str, *, high_precision: bool = False) -> nn.Module:
         """See `llama.Backend`."""
@@ -90,7 +102,7 @@ class ContribBackend:
         if tensor.type in FLOAT_TYPES:
             in_float16 = self._precision == "fp16" and tensor.type == GGMLQuantizationType.F16
             compute = FLOAT16 if in_float16 else FLOAT
-            self.float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
+            self._float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
             return FloatLinear(self._place_floats(tensor), bias, compute)
         scale_type = self._linear_scale_type(tensor)
         weight = self._place_quantized(tensor, [scale_type])[scale_type]
@@ -158,19 +170,20 @@ class ContribBackend:
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector (a norm, a bias) of any type, dequantized."""
-        data = self._weights.add_array(name, self._file.tensors[name].dequantize())
-        return parameter(data)
+        tensor = self._file.tensors[name]
+        self.placed[name] = [self._weights.add_array(name, FLOAT, tensor.shape, tensor.dequantize)]
+        return parameter(self.placed[name][0])
 
     def _place_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        if tensor.name not in self._floats:
+        if tensor.name not in self.placed:
             dtype = ir.DataType.from_numpy(np.dtype(FLOAT_TYPES[tensor.type]))
 
             def unchanged(rows: npt.NDArray[np.uint8]) -> list[Array]:
                 return [rows]
 
-            placed = self._weights.add_packing(tensor, unchanged, [(tensor.name, dtype, tensor.shape)])
-            self._floats[tensor.name] = placed[0]
-        return self._floats[tensor.name]
+            destination = (tensor.name, dtype, tensor.shape)
+            self.placed[tensor.name] = self._weights.add_packing(tensor, unchanged, [destination])
+        return self.placed[tensor.name][0]
 
     def _linear_scale_type(self, tensor: GGUFTensor) -> ir.DataType:
         in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
@@ -178,13 +191,13 @@ class ContribBackend:
 
     def _place_quantized(
         self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]
-    ) -> dict[ir.DataType, _PlacedWeight]:
+    ) -> dict[ir.DataType, QuantizedWeight]:
         """Places for the arrays that `pack` makes of a quantized tensor, by the type of the scales.
 
         Codes are placed once. Of a tensor that is used twice, the first call has to name the types for both.
         """
-        if tensor.name in self._placed:
-            return self._placed[tensor.name]
+        if tensor.name in self.quantized:
+            return self.quantized[tensor.name]
         form = FORMATS[tensor.type]
         num_rows, row_size = tensor.shape
         num_blocks = row_size // form.block_size
@@ -213,7 +226,8 @@ class ContribBackend:
                     result.append(part.zero_points)
             return result if packed.correction is None else [*result, packed.correction]
 
-        places = iter(self._weights.add_packing(tensor, arrays, destinations))
+        self.placed[tensor.name] = self._weights.add_packing(tensor, arrays, destinations)
+        places = iter(self.placed[tensor.name])
         parts: dict[ir.DataType, list[QuantizedPart]] = {scale_type: [] for scale_type in scale_types}
         for byte in constants:
             weight = next(places)
@@ -223,9 +237,9 @@ class ContribBackend:
                 part = QuantizedPart(weight, scale, zero_points, num_rows, row_size, bits, form.block_size)
                 parts[scale_type].append(part)
         correction = next(places) if form.has_minimum else None
-        placed = {scale_type: _PlacedWeight(tuple(parts[scale_type]), correction) for scale_type in scale_types}
-        self._placed[tensor.name] = placed
-        return placed
+        weights = {scale_type: QuantizedWeight(tuple(parts[scale_type]), correction) for scale_type in scale_types}
+        self.quantized[tensor.name] = weights
+        return weights
 
 
 def _constant_zero_points(zero_point: int | None, bits: int, *, split: bool) -> tuple[int | None, ...]:

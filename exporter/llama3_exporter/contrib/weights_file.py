@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ class WeightsFile:
     shard_size: int | None = None
     sizes: dict[str, int] = field(default_factory=lambda: {NAME: 0})
     source_bytes: int = 0
-    _arrays: list[tuple[ir.ExternalTensor, Array]] = field(default_factory=list)
+    _arrays: list[tuple[ir.ExternalTensor, Callable[[], Array]]] = field(default_factory=list)
     _packings: list[_Packing] = field(default_factory=list)
     _fills: dict[int, ir.ExternalTensor] = field(default_factory=dict)
 
@@ -62,10 +63,12 @@ class WeightsFile:
         """Bytes of all files."""
         return sum(self.sizes.values())
 
-    def add_array(self, name: str, array: Array) -> ir.ExternalTensor:
-        """Place a small array that is already there (a norm, a bias)."""
-        tensor = self._place(name, ir.DataType.from_numpy(array.dtype), array.shape)
-        self._arrays.append((tensor, array))
+    def add_array(
+        self, name: str, dtype: ir.DataType, shape: Sequence[int], make: Callable[[], Array]
+    ) -> ir.ExternalTensor:
+        """Place a small array (a norm, a bias), which `make` returns when it is written."""
+        tensor = self._place(name, dtype, shape)
+        self._arrays.append((tensor, make))
         return tensor
 
     def add_packing(
@@ -88,7 +91,8 @@ class WeightsFile:
         length = int(math.prod(shape))
         known = self._fills.get(byte)
         if known is None or (known.length or 0) < length:
-            known = self._fills[byte] = self.add_array(name, np.full(shape, byte, dtype=np.uint8))
+            make = partial(np.full, shape, byte, dtype=np.uint8)
+            known = self._fills[byte] = self.add_array(name, ir.DataType.UINT8, shape, make)
         return ir.ExternalTensor(
             known.location, known.offset, length, ir.DataType.UINT8, shape=ir.Shape(shape), name=name
         )
@@ -122,8 +126,8 @@ class WeightsFile:
         """
         for name, size in self.sizes.items():
             os.ftruncate(descriptors[name], size)
-        for tensor, array in self._arrays:
-            _write(descriptors, tensor, array)
+        for tensor, make in self._arrays:
+            _write(descriptors, tensor, make())
         workers = os.cpu_count() or 1
         pending: deque[Future[int]] = deque()
         pool = ThreadPoolExecutor(workers)

@@ -21,7 +21,17 @@ from onnx import TensorProto
 from llama3_exporter.contrib.modules import CONTRIB, CORRECTION
 from llama3_exporter.facts import read_graph
 from llama3_exporter.host_files import read_tokenizer, unusable
-from llama3_exporter.inspect.inspection import Architecture, Inspection, Memory, Role, TokenizerFacts, Weight, memory
+from llama3_exporter.inspect.inspection import (
+    Architecture,
+    Inspection,
+    Memory,
+    Role,
+    TokenizerFacts,
+    Weight,
+    block_form,
+    memory,
+    sum_form,
+)
 from llama3_exporter.native.modules import DOMAIN
 
 # The graph's tensors are called after the modules of `llama.py`; several make one weight.
@@ -201,7 +211,7 @@ def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Wei
             continue
         form, shape = matrices[held[0].name]
         corrected = any(tensor.name.endswith(f".{CORRECTION}") for tensor in group)
-        form = f"{'two ' * (len(held) > 1)}{form}{' + sums' * corrected}"
+        form = sum_form(form, parts=len(held), corrected=corrected)
         own = {tensor.place for tensor in group if owners[tensor.place] == name}
         yield Weight(name, *_place(name), form, shape, sum(lengths[place] for place in own))
     if zero_points := [place for place, owner in owners.items() if owner == _ZERO_POINTS]:
@@ -224,7 +234,7 @@ def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
             name = node.input[1 if node.op_type == "MatMulNBits" else 0]
             dims, bits = tensors[name].dims, values["bits"]
             columns = dims[-1] * 8 // bits * (dims[1] if len(dims) > 2 else 1)
-            yield name, _Matrix(f"{bits}-bit blocks of {values['block_size']}", (dims[0], columns))
+            yield name, _Matrix(block_form(bits, values["block_size"]), (dims[0], columns))
         elif node.op_type in ("BlockQuantizedMatMul", "BlockQuantizedGather", "BlockQuantizedMatMuls"):
             names = [name for name in node.input if name in tensors and name.endswith(".weight")]
             formats = values["formats" if "formats" in values else "format"].decode().split(",")

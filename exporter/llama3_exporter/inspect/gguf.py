@@ -1,31 +1,38 @@
-"""What there is to know about a GGUF: its header says it all, so no weight is read."""
+"""What there is to know about a GGUF: its header says it all, so no weight is read.
+
+What a weight becomes in a contrib graph is asked of that graph's backend: it places every weight, and none is written.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import gguf
-import onnx_ir as ir
 from llama3_models.config import Hyperparameters
-from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.gguf.file import GGUFFile
 from llama3_models.units import format_bytes
+from onnxscript import nn
 
+from llama3_exporter.contrib.backend import ContribBackend
 from llama3_exporter.contrib.weights_file import WeightsFile
-from llama3_exporter.formats import FLOAT_TYPES, FORMATS
 from llama3_exporter.host_files import read_tokenizer
-from llama3_exporter.inspect.inspection import Architecture, Inspection, Role, TokenizerFacts, Weight, memory
+from llama3_exporter.inspect.inspection import (
+    Architecture,
+    Inspection,
+    Role,
+    TokenizerFacts,
+    Weight,
+    block_form,
+    memory,
+    sum_form,
+)
+from llama3_exporter.llama import Llama
+from llama3_exporter.options import ExportOptions
 
-_EMBEDDING = "token_embd.weight"
 _ROPE_FACTORS = "rope_freqs.weight"
 _ROLES: dict[str, Role] = {"token_embd": "embedding", "output": "head", "output_norm": "norms", "rope_freqs": "other"}
-# The parts of a layer in the order in which `llama.py` declares them, and the exporter places their weights.
-_LAYER_ORDER = (
-    "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down",
-)  # fmt: skip
-_FLOAT_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def inspect_gguf(path: Path) -> Inspection:
@@ -37,17 +44,17 @@ def inspect_gguf(path: Path) -> Inspection:
     with GGUFFile.open(path) as file:
         config = Hyperparameters.from_gguf(file)
         architecture = architecture_of(config)
-        weights = tuple(_weights(file, config))
+        plan = _Plan(file, config)
         vocabulary, warnings = read_tokenizer(file)
         return Inspection(
             path=path,
             about=_about(file),
             facts=None,
             architecture=architecture,
-            weights=weights,
+            weights=tuple(_weights(file, plan)),
             memory=(
                 memory(architecture, "native", file.size, "float16"),
-                memory(architecture, "contrib", _contrib_memory(file, config), "float32"),
+                memory(architecture, "contrib", plan.memory_bytes, str(plan.kv_type.numpy())),
             ),
             tokenizer=None if vocabulary is None else TokenizerFacts.of(vocabulary),
             warnings=warnings,
@@ -82,17 +89,17 @@ def _about(file: GGUFFile) -> dict[str, str]:
     return about
 
 
-def _weights(file: GGUFFile, config: Hyperparameters) -> Iterator[Weight]:
+def _weights(file: GGUFFile, plan: _Plan) -> Iterator[Weight]:
     """The weights in the order of the file, without the tables of old converters, which `Hyperparameters` ignores."""
-    used = {_ROPE_FACTORS, *(tensor.name for tensor in _in_order(file, config))}
     for tensor in file.tensors.values():
-        if tensor.name not in used:
+        if tensor.name in plan.placed:
+            form, n_bytes = plan.form(tensor.name), sum(array.nbytes for array in plan.placed[tensor.name])
+        elif tensor.name == _ROPE_FACTORS:  # part of the rotary frequencies, which are in the graph itself
+            form, n_bytes = "float32", 4 * math.prod(tensor.shape)
+        else:
             continue
         layer, role = _place(tensor.name)
-        packed = _packed(tensor)
-        yield Weight(
-            tensor.name, layer, role, tensor.type.name, tensor.shape, tensor.n_bytes, packed.form, sum(packed.arrays)
-        )
+        yield Weight(tensor.name, layer, role, tensor.type.name, tensor.shape, tensor.n_bytes, form, n_bytes)
 
 
 def _place(name: str) -> tuple[int | None, Role]:
@@ -104,59 +111,30 @@ def _place(name: str) -> tuple[int | None, Role]:
     return int(parts[1]), role
 
 
-class _Packed(NamedTuple):
-    """What a contrib graph holds of a tensor: a word for it, and the bytes of its arrays.
+class _Plan(ContribBackend):
+    """What an export with the default options would place.
 
-    Zero points that are the same in all blocks are no array of its own, because weights share them in the file: they
-    are `fill_bytes` times the byte `fill`.
+    Positions and attention, which hold no weights, are left out, and with them what ONNX Runtime refuses of them.
     """
 
-    form: str
-    arrays: tuple[int, ...]
-    fill: int = 0
-    fill_bytes: int = 0
+    def __init__(self, file: GGUFFile, config: Hyperparameters) -> None:
+        options = ExportOptions("contrib", "int8", "fp32", "last", config.context_length)
+        super().__init__(file, config, WeightsFile(), options)
+        Llama(config, self)
 
+    def positions(self) -> nn.Module:
+        """Nothing."""
+        return nn.Module()
 
-def _packed(tensor: GGUFTensor) -> _Packed:
-    """With the options that `llama3-export` has unless told. See docs/quantization.md."""
-    size = math.prod(tensor.shape)
-    if len(tensor.shape) < 2:
-        return _Packed("float32", (4 * size,))
-    if tensor.type in FLOAT_TYPES:
-        return _Packed(_FLOAT_NAMES[tensor.type.name], (tensor.n_bytes,))
-    form = FORMATS[tensor.type]
-    rows, blocks = tensor.shape[0], size // form.block_size
-    codes, scales = size * form.bits // 8, 4 * blocks
-    zero_points = rows * math.ceil(blocks // rows * form.bits / 8)
-    name = f"{form.bits}-bit blocks of {form.block_size}"
-    if form.zero_point is None:
-        return _Packed(
-            f"{name} + sums", (codes, scales, zero_points, scales)
-        )  # the sums' factors are as many as scales
-    return _Packed(name, (codes, scales), form.zero_point * (0x11 if form.bits == 4 else 1), zero_points)
+    def attention(self) -> nn.Module:
+        """Nothing."""
+        return nn.Module()
 
-
-def _contrib_memory(file: GGUFFile, config: Hyperparameters) -> int:
-    """What ONNX Runtime holds: the file of weights, and of float matrices that it multiplies by a float32 copy.
-
-    The file is planned as for an export, and never written.
-    """
-    plan, copies = WeightsFile(), 0
-    for tensor in _in_order(file, config):
-        packed = _packed(tensor)
-        arrays = [(tensor.name, ir.DataType.UINT8, (n_bytes,)) for n_bytes in packed.arrays]
-        plan.add_packing(tensor, lambda rows: [rows], arrays)
-        if packed.fill_bytes:
-            plan.add_fill(tensor.name, packed.fill, (packed.fill_bytes,))
-        if tensor.type in FLOAT_TYPES and len(tensor.shape) == 2 and (config.tied or tensor.name != _EMBEDDING):
-            copies += 4 * math.prod(tensor.shape)
-    return plan.size + copies
-
-
-def _in_order(file: GGUFFile, config: Hyperparameters) -> Iterator[GGUFTensor]:
-    """The tensors that an export places, in its order."""
-    layers = (f"blk.{layer}.{module}" for layer in range(config.num_layers) for module in _LAYER_ORDER)
-    for module in ("token_embd", *layers, "output_norm", "output"):
-        for name in (f"{module}.bias", f"{module}.weight"):
-            if name in file.tensors:
-                yield file.tensors[name]
+    def form(self, name: str) -> str:
+        """What a tensor becomes, in words."""
+        if name not in self.quantized:
+            return str(self.placed[name][0].dtype.numpy())
+        weight = next(iter(self.quantized[name].values()))
+        part = weight.parts[0]
+        form = block_form(part.bits, part.block_size)
+        return sum_form(form, parts=len(weight.parts), corrected=weight.correction is not None)

@@ -69,6 +69,16 @@ class Total:
         return None if self.contrib_bytes is None else 8 * self.contrib_bytes / max(self.parameters, 1)
 
 
+def block_form(bits: int, block_size: int) -> str:
+    """What a contrib graph holds of a part of a quantized weight, in words."""
+    return f"{bits}-bit blocks of {block_size}"
+
+
+def sum_form(form: str, *, parts: int, corrected: bool) -> str:
+    """The same for the sum of its parts, each of one form, and perhaps a correction."""
+    return f"{'two ' * (parts > 1)}{form}{' + sums' * corrected}"
+
+
 def total(weights: Iterable[Weight]) -> Total:
     """All of some weights."""
     weights = list(weights)
