@@ -10,26 +10,23 @@ is run once more with its linears switched to float32 activations: over the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import llama3_custom_ops
 import numpy as np
 import numpy.typing as npt
 import onnx
-from llama3_models.divergence import kl_divergence, log_softmax
-from llama3_models.errors import Llama3Error
+from llama3_models.divergence import Distance, log_softmax
 from llama3_models.exports import GRAPH
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
+from llama3_runtime.model import Model
 
 from llama3_exporter.facts import read_graph
 from llama3_exporter.native.modules import DOMAIN
 
 Rows = npt.NDArray[np.float32]
-Run = Callable[[list[int], int, Any], tuple[Rows, Any]]
 
 # Mean KL in nats above which an export counts as wrong: as it is, and with float32 activations.
 BOUND = 2e-2
@@ -37,29 +34,27 @@ EXACT_BOUNDS = {"fp32": 1e-6, "fp16": 1e-3}
 
 _NUM_TOKENS = 48
 _NUM_CHUNKS = 3
-_NUMPY_TYPES: dict[str, npt.DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 @dataclass(frozen=True)
-class Distance:
-    """How far logits are from the reference's over `positions`; the KL divergence is in nats."""
+class Check:
+    """How far logits are from the reference's, and how far they may be: the mean KL divergence in nats."""
 
-    positions: int
-    mean_kl: float
-    max_logit_difference: float
-    top1_agreement: float
+    distance: Distance
     bound: float
 
     @property
     def passed(self) -> bool:
         """Whether the mean KL divergence is within the bound (a NaN is not)."""
-        return self.mean_kl <= self.bound
+        return self.distance.mean_kl <= self.bound
 
     def describe(self) -> str:
         """The figures in a line."""
+        distance = self.distance
         return (
-            f"mean KL divergence {self.mean_kl:.2e} nats (bound {self.bound:.0e}), largest logit difference "
-            f"{self.max_logit_difference:.2e}, top-1 agreement {self.top1_agreement:.1%} of {self.positions} positions"
+            f"mean KL divergence {distance.mean_kl:.2e} nats (bound {self.bound:.0e}), largest logit difference "
+            f"{distance.max_logit_difference:.2e}, top-1 agreement {distance.top1_agreement:.1%} of "
+            f"{len(distance.same_top_token)} positions"
         )
 
 
@@ -67,8 +62,8 @@ class Distance:
 class Verification:
     """The graph as it is, and its weights with float32 activations."""
 
-    graph: Distance
-    weights: Distance
+    graph: Check
+    weights: Check
 
     @property
     def passed(self) -> bool:
@@ -88,90 +83,50 @@ def verify(export: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKEN
         Llama3Error: the export or the GGUF cannot be loaded.
     """
     graph = Path(export) / GRAPH if Path(export).is_dir() else Path(export)
-    model, facts = read_graph(graph)
+    proto, facts = read_graph(graph)
     options = facts["options"]
     exact = EXACT_BOUNDS[options["precision"]]
-    ids, from_graph = _draw(_runner(model, graph), min(num_tokens, int(options["max_length"])))
-    _use_float32_activations(model)
-    positions, from_weights = _last_of_chunks(_runner(model, graph), ids)
+    ids, from_graph = _draw(Model.from_folder(graph, max_length=min(num_tokens, int(options["max_length"]))))
+    _use_float32_activations(proto)
+    positions, from_weights = _last_of_chunks(_load(proto, graph.parent, len(ids)), ids)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids)
     return Verification(
-        graph=compare(expected, from_graph, bound=BOUND if options["activations"] == "int8" else exact),
-        weights=compare(expected[positions], from_weights, bound=exact),
+        graph=Check(Distance.between(expected, from_graph), BOUND if options["activations"] == "int8" else exact),
+        weights=Check(Distance.between(expected[positions], from_weights), exact),
     )
 
 
-def compare(expected: Rows, found: Rows, *, bound: float) -> Distance:
-    """Compare logits [positions, vocab_size] of the reference and of a graph."""
-    return Distance(
-        positions=len(expected),
-        mean_kl=float(np.mean(kl_divergence(expected, found))),
-        max_logit_difference=float(np.max(np.abs(expected - found))),
-        top1_agreement=float(np.mean(expected.argmax(-1) == found.argmax(-1))),
-        bound=bound,
-    )
+def _load(proto: onnx.ModelProto, weights_folder: Path, max_length: int) -> Model:
+    """A changed graph over the weights of an export."""
+    with TemporaryDirectory() as folder:
+        graph = Path(folder, GRAPH)
+        graph.write_bytes(proto.SerializeToString())
+        return Model.from_folder(graph, max_length=max_length, weights_folder=weights_folder)
 
 
-def _draw(run: Run, num_tokens: int) -> tuple[list[int], Rows]:
-    """Tokens drawn from the graph's own distribution after token 0, and the logits at each of them."""
+def _draw(model: Model) -> tuple[list[int], Rows]:
+    """Tokens drawn from the graph's own distribution after token 0, to the cache's end, and the logits at each."""
     random = np.random.default_rng(0)
-    ids, rows, cache = [0], [], None
-    for position in range(num_tokens):
-        logits, cache = run(ids[-1:], position, cache)
-        rows.append(logits[-1])
-        probabilities = np.exp(log_softmax(logits[-1]))
+    ids, rows = [0], []
+    for _ in range(model.max_length):
+        logits = model.forward(ids[-1:])[-1].copy()
+        rows.append(logits)
+        probabilities = np.exp(log_softmax(logits))
         if not np.isfinite(probabilities).all():
             break  # compared as they are: the divergence is then NaN
         ids.append(int(random.choice(probabilities.size, p=probabilities / probabilities.sum())))
     return ids[: len(rows)], np.stack(rows)
 
 
-def _last_of_chunks(run: Run, ids: list[int]) -> tuple[list[int], Rows]:
+def _last_of_chunks(model: Model, ids: list[int]) -> tuple[list[int], Rows]:
     """Run `ids` in a few chunks, as hosts run prompts; the position and the logits of each one's last token."""
     ends = sorted({len(ids) * (i + 1) // _NUM_CHUNKS for i in range(_NUM_CHUNKS)} - {0})
-    rows, cache, start = [], None, 0
+    rows, start = [], 0
     for end in ends:
-        logits, cache = run(ids[start:end], start, cache)
-        rows.append(logits[-1])
+        rows.append(model.forward(ids[start:end])[-1].copy())
         start = end
     return [end - 1 for end in ends], np.stack(rows)
-
-
-def _runner(model: onnx.ModelProto, graph: Path) -> Run:
-    import onnxruntime as ort  # the exporter alone needs none
-    from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
-
-    # What ONNX Runtime raises shares no base class but Exception.
-    errors: tuple[type[Exception], ...] = tuple(
-        kind for kind in vars(ort_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
-    )
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-    try:
-        if any(entry.domain == DOMAIN for entry in model.opset_import):
-            llama3_custom_ops.register(options)
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except errors as error:
-        raise Llama3Error(
-            f"{graph}: ONNX Runtime {ort.__version__} cannot load the export; export the GGUF again ({error})"
-        ) from error
-    past_nodes = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
-    empty = [np.zeros((1, node.shape[1], 0, node.shape[3]), dtype=_NUMPY_TYPES[node.type]) for node in past_nodes]
-    outputs = ["logits", *(node.name.replace("past_key_values", "present") for node in past_nodes)]
-
-    def run(ids: list[int], position: int, cache: Any) -> tuple[Rows, Any]:
-        feed = {
-            "input_ids": np.array([ids], dtype=np.int64),
-            "attention_mask": np.ones((1, position + len(ids)), dtype=np.int64),
-            **{node.name: value for node, value in zip(past_nodes, cache or empty, strict=True)},
-        }
-        logits, *present = session.run(outputs, feed)
-        return logits[0], present
-
-    return run
 
 
 def _use_float32_activations(model: onnx.ModelProto) -> None:

@@ -1,6 +1,9 @@
-"""How far one model's next-token distribution is from another's."""
+"""How far one model's next-token distributions are from another's: `--verify` and `llama3-bench --kl` measure alike."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,3 +22,40 @@ def kl_divergence(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float
     """
     log_p, log_q = log_softmax(expected), log_softmax(found)
     return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far logits are from those that are expected at the same n positions."""
+
+    kl_divergences: npt.NDArray[np.float64]  # [n], in nats
+    same_top_token: npt.NDArray[np.bool_]  # [n]
+    max_logit_difference: float
+
+    @classmethod
+    def between(cls, expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> Distance:
+        """Compare logits, [n, vocab] both."""
+        return cls(
+            kl_divergences=kl_divergence(expected, found),
+            same_top_token=expected.argmax(axis=-1) == found.argmax(axis=-1),
+            max_logit_difference=float(np.max(np.abs(expected - found))),
+        )
+
+    @classmethod
+    def joined(cls, distances: Sequence[Distance]) -> Distance:
+        """Those over several windows as one."""
+        return cls(
+            kl_divergences=np.concatenate([distance.kl_divergences for distance in distances]),
+            same_top_token=np.concatenate([distance.same_top_token for distance in distances]),
+            max_logit_difference=max(distance.max_logit_difference for distance in distances),
+        )
+
+    @property
+    def mean_kl(self) -> float:
+        """Mean KL divergence over the positions, in nats."""
+        return float(self.kl_divergences.mean())
+
+    @property
+    def top1_agreement(self) -> float:
+        """The share of positions whose likeliest token is the expected one."""
+        return float(self.same_top_token.mean())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from llama3_models import reference
-from llama3_models.divergence import kl_divergence, log_softmax
+from llama3_models.divergence import Distance, log_softmax
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 
@@ -72,8 +72,7 @@ def evaluate(
     """
     names = [*([REFERENCE] if gguf is not None else []), *engines]
     losses: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
-    divergences: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in engines}
-    agreements: dict[str, list[npt.NDArray[np.bool_]]] = {name: [] for name in engines}
+    distances: dict[str, list[Distance]] = {name: [] for name in names}
     gives_rows = {name: _gives_rows(engine, windows[0]) for name, engine in engines.items()}
     for ids in windows:
         count = len(ids) - 1 - len(ids) // 2
@@ -87,12 +86,8 @@ def evaluate(
             _check_numbers(name, found)
             losses[name].append(_losses(found, targets))
             if expected is not None:
-                divergences[name].append(kl_divergence(expected, found))
-                agreements[name].append(expected.argmax(axis=-1) == found.argmax(axis=-1))
-        yield [
-            _summarize(name, np.concatenate(losses[name]), divergences.get(name), agreements.get(name))
-            for name in names
-        ]
+                distances[name].append(Distance.between(expected, found))
+        yield [_summarize(name, np.concatenate(losses[name]), distances[name]) for name in names]
 
 
 def _check_numbers(name: str, logits: Logits) -> None:
@@ -124,17 +119,13 @@ def _losses(logits: Logits, targets: npt.NDArray[np.int64]) -> npt.NDArray[np.fl
     return np.asarray(-log_softmax(logits)[np.arange(len(targets)), targets])
 
 
-def _summarize(
-    name: str,
-    losses: npt.NDArray[np.float64],
-    divergences: Sequence[npt.NDArray[np.float64]] | None,
-    agreements: Sequence[npt.NDArray[np.bool_]] | None,
-) -> Quality:
+def _summarize(name: str, losses: npt.NDArray[np.float64], distances: Sequence[Distance]) -> Quality:
     perplexity = math.exp(losses.mean())
+    distance = Distance.joined(distances) if distances else None
     return Quality(
         engine=name,
         perplexity=perplexity,
         standard_error=perplexity * float(losses.std(ddof=1)) / math.sqrt(len(losses)),
-        mean_kl=float(np.concatenate(divergences).mean()) if divergences else None,
-        top1_agreement=float(np.concatenate(agreements).mean()) if agreements else None,
+        mean_kl=distance.mean_kl if distance is not None else None,
+        top1_agreement=distance.top1_agreement if distance is not None else None,
     )

@@ -53,6 +53,15 @@ def test_help_fits_a_terminal_and_shows_defaults(
         assert phrase in text
 
 
+def test_exporting_loads_no_runtime() -> None:
+    """Only --verify does."""
+    code = (
+        "import sys; from llama3_exporter import export;"
+        "sys.exit(any(name in sys.modules for name in ('onnxruntime', 'llama3_runtime')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_help_does_not_wait_for_onnx() -> None:
     code = (
         "import sys; from llama3_exporter.commands import export;"
