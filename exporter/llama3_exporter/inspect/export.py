@@ -22,13 +22,14 @@ from llama3_exporter.contrib.modules import CONTRIB, CORRECTION
 from llama3_exporter.facts import read_graph
 from llama3_exporter.host_files import read_tokenizer, unusable
 from llama3_exporter.inspect.inspection import (
+    ITEM_BYTES,
     Architecture,
     Inspection,
     Memory,
-    Role,
     TokenizerFacts,
     Weight,
     block_form,
+    layer_and_role,
     memory,
     sum_form,
 )
@@ -37,14 +38,11 @@ from llama3_exporter.native.modules import DOMAIN
 # The graph's tensors are called after the modules of `llama.py`; several make one weight.
 _TENSOR_NAME = re.compile(rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._]bias")
 _ZERO_POINTS = "zero_points"  # what those are called that are no weight's own
-_LAYER_NAME = re.compile(r"layers\.(?P<layer>\d+)\.(?P<module>.+)")
-_ROLES: dict[str, Role] = {"embed_tokens": "embedding", "norm": "norms", "lm_head": "head"}
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
 }
-_ITEM_BYTES = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
 _COUNTS = {"K", "N", "bits", "block_size"}  # attributes of the ops that multiply by quantized weights
 _TOO_MANY = 1 << 63  # of anything: what ONNX counts by has 64 bits
 
@@ -213,7 +211,7 @@ def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Wei
         corrected = any(tensor.name.endswith(f".{CORRECTION}") for tensor in group)
         form = sum_form(form, parts=len(held), corrected=corrected)
         own = {tensor.place for tensor in group if owners[tensor.place] == name}
-        yield Weight(name, *_place(name), form, shape, sum(lengths[place] for place in own))
+        yield Weight(name, *layer_and_role(name), form, shape, sum(lengths[place] for place in own))
     if zero_points := [place for place, owner in owners.items() if owner == _ZERO_POINTS]:
         n_bytes = sum(lengths[place] for place in zero_points)
         yield Weight(_ZERO_POINTS, None, "other", "shared zero points", (0,), n_bytes)
@@ -245,16 +243,6 @@ def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _place(name: str) -> tuple[int | None, Role]:
-    """The layer and the role of a weight: `layers.N.self_attn.q_proj` is attention's."""
-    match = _LAYER_NAME.fullmatch(name)
-    if match is None:
-        return None, _ROLES.get(name.removesuffix(".bias"), "other")
-    module = match["module"]
-    role: Role = "norms" if "layernorm" in module else "attention" if module.startswith("self_attn") else "MLP"
-    return int(match["layer"]), role
 
 
 def _architecture(graph: onnx.GraphProto, weights: Sequence[Weight], *, context_length: int) -> Architecture:
@@ -294,7 +282,8 @@ def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
             tensor = tensors[cast.input[0] if cast is not None else name]
             if tensor.name.endswith(".weight"):
                 rows, columns = tensor.dims
-                yield rows * columns * _ITEM_BYTES[_attributes(cast)["to"] if cast is not None else tensor.data_type]
+                data_type = _attributes(cast)["to"] if cast is not None else tensor.data_type
+                yield rows * columns * ITEM_BYTES[_FLOATS[data_type]]
 
 
 def _tokenizer(folder: Path, facts: Mapping[str, Any]) -> tuple[TokenizerFacts | None, tuple[str, ...]]:

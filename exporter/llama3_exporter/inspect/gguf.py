@@ -21,10 +21,10 @@ from llama3_exporter.host_files import read_tokenizer
 from llama3_exporter.inspect.inspection import (
     Architecture,
     Inspection,
-    Role,
     TokenizerFacts,
     Weight,
     block_form,
+    layer_and_role,
     memory,
     sum_form,
 )
@@ -32,7 +32,6 @@ from llama3_exporter.llama import Llama
 from llama3_exporter.options import ExportOptions
 
 _ROPE_FACTORS = "rope_freqs.weight"
-_ROLES: dict[str, Role] = {"token_embd": "embedding", "output": "head", "output_norm": "norms", "rope_freqs": "other"}
 
 
 def inspect_gguf(path: Path) -> Inspection:
@@ -98,17 +97,8 @@ def _weights(file: GGUFFile, plan: _Plan) -> Iterator[Weight]:
             form, n_bytes = "float32", 4 * math.prod(tensor.shape)
         else:
             continue
-        layer, role = _place(tensor.name)
+        layer, role = layer_and_role(tensor.name)
         yield Weight(tensor.name, layer, role, tensor.type.name, tensor.shape, tensor.n_bytes, form, n_bytes)
-
-
-def _place(name: str) -> tuple[int | None, Role]:
-    """The layer and the role of a tensor: `blk.N.attn_q.weight` is attention's."""
-    parts = name.split(".")
-    if parts[0] != "blk":
-        return None, _ROLES.get(parts[0], "other")
-    role: Role = "norms" if parts[2].endswith("_norm") else "attention" if parts[2].startswith("attn") else "MLP"
-    return int(parts[1]), role
 
 
 class _Plan(ContribBackend):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,18 @@ from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, Voca
 Role = Literal["embedding", "attention", "MLP", "norms", "head", "other"]
 """The part of a model that a weight belongs to."""
 
+ITEM_BYTES = {"float16": 2, "float32": 4}
+"""Of the types in which the ops attend and multiply."""
+
 K = TypeVar("K", bound=Hashable)
+
+# How a GGUF and a graph call what lies outside of the layers, and the layers.
+_ROLES: dict[str, Role] = {
+    **dict.fromkeys(("token_embd", "embed_tokens"), "embedding"),
+    **dict.fromkeys(("output_norm", "norm"), "norms"),
+    **dict.fromkeys(("output", "lm_head"), "head"),
+}
+_IN_LAYER = re.compile(r"(?:blk|layers)\.(?P<layer>\d+)\.(?P<module>.+)")
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,16 @@ class Total:
     def contrib_bits(self) -> float | None:
         """Bits a weight in a contrib graph."""
         return None if self.contrib_bytes is None else 8 * self.contrib_bytes / max(self.parameters, 1)
+
+
+def layer_and_role(name: str) -> tuple[int | None, Role]:
+    """The layer and the role of a weight: `blk.N.attn_q.weight` and `layers.N.self_attn.q_proj` are attention's."""
+    match = _IN_LAYER.fullmatch(name)
+    if match is None:
+        return None, _ROLES.get(name.split(".")[0], "other")
+    module = match["module"]
+    role: Role = "norms" if "norm" in module else "attention" if "attn" in module else "MLP"
+    return int(match["layer"]), role
 
 
 def block_form(bits: int, block_size: int) -> str:
@@ -132,8 +154,7 @@ class Memory:
 
 def memory(architecture: Architecture, ops: Ops, weights: int, kv_cache_type: str) -> Memory:
     """`kv_cache_type` is float16 or float32."""
-    item_bytes = {"float16": 2, "float32": 4}[kv_cache_type]
-    per_layer = 2 * architecture.num_key_value_heads * architecture.head_dim * item_bytes
+    per_layer = 2 * architecture.num_key_value_heads * architecture.head_dim * ITEM_BYTES[kv_cache_type]
     return Memory(ops, weights, kv_cache_type, architecture.num_layers * per_layer)
 
 
