@@ -23,6 +23,7 @@ from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 from llama3_runtime.model import Model
 
+from llama3_exporter.contrib.backend import ACCURACY_LEVEL
 from llama3_exporter.facts import read_graph
 from llama3_exporter.native.modules import DOMAIN
 
@@ -134,7 +135,7 @@ def _use_float32_activations(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
-                attribute.i = 1
+                attribute.i = ACCURACY_LEVEL["float32"]
             elif node.domain == DOMAIN and attribute.name == "activations":
                 attribute.s = b"float32"
     if any(entry.domain == DOMAIN for entry in model.opset_import):  # whose float32 also means a float32 cache

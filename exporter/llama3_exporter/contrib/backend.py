@@ -36,14 +36,14 @@ from llama3_exporter.contrib.modules import (
     SwiGLU,
 )
 from llama3_exporter.contrib.weights_file import Array, WeightsFile
-from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, split_nibbles
+from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
 from llama3_exporter.modules import FLOAT, parameter
 from llama3_exporter.options import ExportOptions
 
 FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 
 # MatMulNBits's attribute: 4 quantizes its input to int8 by blocks, 1 computes in float32.
-_ACCURACY_LEVEL = {"int8": 4, "float32": 1}
+ACCURACY_LEVEL = {"int8": 4, "float32": 1}
 
 # Two million positions of Llama 3, whose own context takes 67 MB. ONNX Runtime takes several times as much meanwhile.
 _MAX_ROTARY_BYTES = 1 << 30
@@ -106,7 +106,7 @@ class ContribBackend:
             return FloatLinear(self._place_floats(tensor), bias, compute)
         scale_type = self._linear_scale_type(tensor)
         weight = self._place_quantized(tensor, [scale_type])[scale_type]
-        level = _ACCURACY_LEVEL[self._activations]
+        level = ACCURACY_LEVEL[self._activations]
         # What fp16 is for, CUDA, rounds no activations to int8.
         twice = high_precision and self._activations == "int8" and self._precision == "fp32"
         parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
@@ -128,7 +128,7 @@ class ContribBackend:
         weight = self._place_quantized(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
         parts = []
         for part in weight.parts:
-            matrix = self._weights.same_bytes(part.weight, (part.num_rows, part.row_size * part.bits // 8))
+            matrix = self._weights.same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
             parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
         return Embedding(parts, weight.correction)
 
@@ -204,12 +204,12 @@ class ContribBackend:
         # In 8 bits, ONNX Runtime's float32 kernel rebuilds the matrix at every call; two of 4 bits are 20 times faster.
         split = form.bits == 8 and self._activations == "float32"
         bits = 4 if split else form.bits
-        zero_point_shape = (num_rows, -(-num_blocks * bits // 8))
+        zero_point_shape = (num_rows, packed_size(num_blocks, bits))
         constants = _constant_zero_points(form.zero_point, form.bits, split=split)
 
         destinations: list[tuple[str, ir.DataType, tuple[int, ...]]] = []
         for _ in constants:
-            destinations.append((tensor.name, UINT8, (num_rows, num_blocks, form.block_size * bits // 8)))
+            destinations.append((tensor.name, UINT8, (num_rows, num_blocks, packed_size(form.block_size, bits))))
             destinations += [(tensor.name, scale_type, (num_rows, num_blocks)) for scale_type in scale_types]
             if form.zero_point is None:
                 destinations.append((tensor.name, UINT8, zero_point_shape))
@@ -247,5 +247,5 @@ def _constant_zero_points(zero_point: int | None, bits: int, *, split: bool) -> 
     if zero_point is None:
         return (None, None) if split else (None,)
     if split:
-        return (zero_point >> 4) * 0x11, (zero_point & 15) * 0x11
-    return (zero_point * 0x11 if bits == 4 else zero_point,)
+        return repeated(zero_point >> 4, 4), repeated(zero_point & 15, 4)
+    return (repeated(zero_point, bits),)

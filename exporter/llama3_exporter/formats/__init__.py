@@ -5,7 +5,7 @@ decoded blocks into the operators' arrays.
 """
 
 from llama3_exporter.formats.blocks import Format
-from llama3_exporter.formats.packing import PackedWeight, pack, split_nibbles
+from llama3_exporter.formats.packing import PackedWeight, pack, packed_size, repeated, split_nibbles
 from llama3_exporter.formats.table import FLOAT_TYPES, FORMATS
 
-__all__ = ["FLOAT_TYPES", "FORMATS", "Format", "PackedWeight", "pack", "split_nibbles"]
+__all__ = ["FLOAT_TYPES", "FORMATS", "Format", "PackedWeight", "pack", "packed_size", "repeated", "split_nibbles"]

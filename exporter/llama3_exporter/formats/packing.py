@@ -35,6 +35,16 @@ class PackedWeight(NamedTuple):
     correction: Float32 | None  # [N, n_blocks]; None where it would be zero
 
 
+def packed_size(count: int, bits: int) -> int:
+    """The bytes of so many codes or zero points of a row."""
+    return -(-count * bits // 8)
+
+
+def repeated(code: int, bits: int) -> int:
+    """The byte that is this code or zero point over and over."""
+    return code * 0x11 if bits == 4 else code
+
+
 def pack(fmt: Format, rows: UInt8) -> PackedWeight:
     """Repack rows of a GGUF tensor, uint8 [n, row bytes]. Rows are independent: call it on chunks, from any thread."""
     n_rows, row_bytes = rows.shape
@@ -42,13 +52,13 @@ def pack(fmt: Format, rows: UInt8) -> PackedWeight:
     row_weights = row_bytes // ggml_bytes * ggml_size
     n_blocks = row_weights // fmt.block_size
 
-    B = np.empty((n_rows, n_blocks, fmt.block_size * fmt.bits // 8), np.uint8)
+    B = np.empty((n_rows, n_blocks, packed_size(fmt.block_size, fmt.bits)), np.uint8)
     scales = np.empty((n_rows, n_blocks), np.float32)
     # ONNX Runtime 1.23's GatherBlockQuantized does not expect padding at the end of a row of 4-bit zero points, and
     # reads the next rows shifted by a nibble (onnxruntime#26506). With an odd number of blocks it must find the same
     # value everywhere, padding included, which costs Q4_1 and Q5_1 their nearest zero points: 0 serves as well.
-    constant = (fmt.zero_point or 0) * (0x11 if fmt.bits == 4 else 1)
-    zero_points = np.full((n_rows, -(-n_blocks * fmt.bits // 8)), constant, np.uint8)
+    constant = repeated(fmt.zero_point or 0, fmt.bits)
+    zero_points = np.full((n_rows, packed_size(n_blocks, fmt.bits)), constant, np.uint8)
     nearest = n_blocks % 2 == 0
     correction = np.empty_like(scales) if fmt.has_minimum else None
 
