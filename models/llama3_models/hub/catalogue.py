@@ -31,6 +31,9 @@ class Source:
     repository: str
     file: str
 
+    def __str__(self) -> str:
+        return f"{self.repository}/{self.file}"
+
 
 @dataclass(frozen=True)
 class HubFile:

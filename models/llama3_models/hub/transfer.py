@@ -52,7 +52,7 @@ class SourceRefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class _HubFile:
+class _RemoteFile:
     """What the hub says of a file; `size` is in bytes."""
 
     source: Source
@@ -68,7 +68,6 @@ def download(source: Source) -> Path:
         SourceRefusedError: this source does not give the file; another one may.
         Llama3Error: no source would help: no network, no room, a cache that cannot be written.
     """
-    name = f"{source.repository}/{source.file}"
     try:
         _bring_into_cache(_ask(source))
         # The blob lies in the cache under its own name now, so this makes the links to it and transfers nothing.
@@ -77,7 +76,7 @@ def download(source: Source) -> Path:
         status = error.response.status_code
         if status in _TRANSIENT_STATUSES:
             raise Llama3Error(
-                f"{constants.ENDPOINT} is overloaded or down (HTTP {status} for {name}): "
+                f"{constants.ENDPOINT} is overloaded or down (HTTP {status} for {source}): "
                 f"try again later (what has come so far is kept), or use {INSTEAD}"
             ) from error
         if isinstance(error, GatedRepoError) or status in (401, 403):
@@ -85,12 +84,12 @@ def download(source: Source) -> Path:
             unsure = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
             refused = "does not exist or is refused" if unsure else "is refused"
             to_whom = "to your token" if get_token() else "without a token"
-            raise SourceRefusedError(f"{name} {refused} {to_whom} (HTTP {status})", needs_token=True) from error
-        raise SourceRefusedError(f"{name} is not offered by the hub (HTTP {status})") from error
+            raise SourceRefusedError(f"{source} {refused} {to_whom} (HTTP {status})", needs_token=True) from error
+        raise SourceRefusedError(f"{source} is not offered by the hub (HTTP {status})") from error
     except (HTTPError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise Llama3Error(
-            f"cannot reach {constants.ENDPOINT} for {name} ({reason}): check the network and try again "
+            f"cannot reach {constants.ENDPOINT} for {source} ({reason}): check the network and try again "
             f"(what has come so far is kept), or use {INSTEAD}"
         ) from error
     except OSError as error:
@@ -98,12 +97,12 @@ def download(source: Source) -> Path:
             raise _no_room(source, "the disk is full") from error
         reason = error.strerror or " ".join(str(error).split())
         raise Llama3Error(
-            f"cannot write {name} to the cache {constants.HF_HUB_CACHE} ({reason}): "
+            f"cannot write {source} to the cache {constants.HF_HUB_CACHE} ({reason}): "
             "set HF_HOME to a folder that can be written"
         ) from error
 
 
-def _ask(source: Source) -> _HubFile:
+def _ask(source: Source) -> _RemoteFile:
     url = hf_hub_url(source.repository, source.file)
     for delay in (*RETRY_DELAYS, None):
         try:
@@ -117,10 +116,10 @@ def _ask(source: Source) -> _HubFile:
     # The SHA-256 becomes a file's name: nothing but a SHA-256 will do.
     if commit is None or etag is None or size is None or not re.fullmatch("[0-9a-f]{64}", etag):
         raise SourceRefusedError(f"{url} does not answer as a hub does, with a commit, a SHA-256 and a size")
-    return _HubFile(source, commit, etag, size)
+    return _RemoteFile(source, commit, etag, size)
 
 
-def _bring_into_cache(file: _HubFile) -> None:
+def _bring_into_cache(file: _RemoteFile) -> None:
     """Makes a file's blob, going on from what an earlier attempt left, and verifies it.
 
     A second process that wants the same file waits for the first one, under huggingface_hub's own lock.
@@ -143,13 +142,13 @@ def _bring_into_cache(file: _HubFile) -> None:
         if digest != file.sha256:
             partial.unlink()
             raise SourceRefusedError(
-                f"{file.source.repository}/{file.source.file} came with other content than the hub names "
+                f"{file.source} came with other content than the hub names "
                 f"({came:,} of {file.size:,} bytes, SHA-256 {digest[:12]}... for {file.sha256[:12]}...) and was removed"
             )
         partial.replace(blob)
 
 
-def _transfer(file: _HubFile, partial: Path) -> None:
+def _transfer(file: _RemoteFile, partial: Path) -> None:
     """Appends to `partial` what it lacks, in as many attempts as it takes while some of them bring something."""
     # Not the address of the file's storage that a redirect gave: that one expires, and the hub gives a fresh one.
     url = hf_hub_url(file.source.repository, file.source.file, revision=file.commit)
@@ -173,7 +172,7 @@ def _transfer(file: _HubFile, partial: Path) -> None:
 
 def _no_room(source: Source, why: str) -> Llama3Error:
     return Llama3Error(
-        f"no room for {source.repository}/{source.file} in {constants.HF_HUB_CACHE}: {why}: "
+        f"no room for {source} in {constants.HF_HUB_CACHE}: {why}: "
         "free some space, or set HF_HOME to a folder on another disk"
     )
 
