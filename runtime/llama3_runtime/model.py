@@ -43,7 +43,7 @@ class Model:
         kv_cache_bytes: Memory that the cache takes.
         device: `cpu` or `cuda`.
         threads: For the work inside of an op.
-        remark: Why it does not run where `auto` tried first, if so.
+        warning: Why it does not run where `auto` tried first, if so.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Model:
         self.position = 0
         self.device = session.device
         self.threads = session.threads
-        self.remark = session.remark
+        self.warning = session.warning
         self._chunk_size = chunk_size
         self._ort = session.ort
         self._takes_logits_to_keep = any(

@@ -56,13 +56,13 @@ class Session:
         ort: The onnxruntime.InferenceSession.
         device: Where it computes.
         threads: For the work inside of an op.
-        remark: Why it does not run where `auto` tried first, if so.
+        warning: Why it does not run where `auto` tried first, if so.
     """
 
     ort: Any
     device: Literal["cpu", "cuda"]
     threads: int
-    remark: str | None = None
+    warning: str | None = None
 
 
 def open_session(
@@ -78,7 +78,7 @@ def open_session(
 
     Args:
         graph: A .onnx file; its weights lie beside it.
-        provider: `cuda` fails where there is no CUDA; `auto` then takes the CPU and leaves a remark.
+        provider: `cuda` fails where there is no CUDA; `auto` then takes the CPU and leaves a warning.
         threads: For the work inside of an op; None for one for each CPU that this process may use.
         custom_ops_path: A library of custom ops to register before.
         weights_folder: Where the graph's external weights lie, if not beside it.
@@ -107,15 +107,15 @@ def open_session(
     if weights_folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _utf8(weights_folder))
         source = graph.read_bytes()  # the option is for graphs that come as bytes
-    remark = None
+    warning = None
     if provider != "cpu":
         session, problem = _load_on_cuda(graph, source, options)
         if session is not None:
             return Session(session, "cuda", threads)
         if provider == "cuda":
             raise _no_cuda(problem)
-        remark = f"{problem}; running on the CPU"
-    return Session(_load_on_cpu(graph, source, options), "cpu", threads, remark)
+        warning = f"{problem}; running on the CPU"
+    return Session(_load_on_cpu(graph, source, options), "cpu", threads, warning)
 
 
 def has_cuda(provider: Provider) -> bool:

@@ -70,14 +70,14 @@ def test_auto_without_cuda_runs_on_the_cpu_and_says_so(monkeypatch: pytest.Monke
     without_cuda(monkeypatch)
     session = open_session(folder / "model.onnx", provider="auto")
     assert session.device == "cpu"
-    assert session.remark is not None
-    assert "running on the CPU" in session.remark
+    assert session.warning is not None
+    assert "running on the CPU" in session.warning
     assert not has_cuda("auto")
 
 
 def test_cpu_asks_for_nothing_else(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     cuda = WithCuda(monkeypatch, works=True)
-    assert open_session(folder / "model.onnx", provider="cpu").remark is None
+    assert open_session(folder / "model.onnx", provider="cpu").warning is None
     assert cuda.asked == [["CPUExecutionProvider"]]
     assert not has_cuda("cpu")
 
@@ -86,7 +86,7 @@ def test_cpu_asks_for_nothing_else(monkeypatch: pytest.MonkeyPatch, folder: Path
 def test_cuda_that_works_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path, provider: str) -> None:
     cuda = WithCuda(monkeypatch, works=True)
     session = open_session(folder / "model.onnx", provider=provider)
-    assert (session.device, session.remark) == ("cuda", None)
+    assert (session.device, session.warning) == ("cuda", None)
     assert cuda.asked == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
     assert has_cuda(provider)
 
@@ -98,7 +98,7 @@ def test_cuda_that_does_not_start(monkeypatch: pytest.MonkeyPatch, folder: Path)
         open_session(folder / "model.onnx", provider="cuda")
     session = open_session(folder / "model.onnx", provider="auto")
     assert session.device == "cpu"
-    assert session.remark is not None
+    assert session.warning is not None
 
 
 def test_cuda_that_fails_with_an_error(monkeypatch: pytest.MonkeyPatch, folder: Path, capfd) -> None:
@@ -107,7 +107,7 @@ def test_cuda_that_fails_with_an_error(monkeypatch: pytest.MonkeyPatch, folder: 
     session = open_session(folder / "model.onnx", provider="auto")
     assert session.device == "cpu"
     assert cuda.asked == [["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]]
-    assert "(CUDA failure 100: no CUDA-capable device is detected); running on the CPU" in str(session.remark)
+    assert "(CUDA failure 100: no CUDA-capable device is detected); running on the CPU" in str(session.warning)
     with pytest.raises(Llama3Error, match=r"^provider cuda: [^\n]*no CUDA-capable device[^\n]*--provider cpu[^\n]*$"):
         open_session(folder / "model.onnx", provider="cuda")
     assert capfd.readouterr() == ("", "")

@@ -147,8 +147,8 @@ def run_model(
         tokenizer=Tokenizer.from_path(tokenizer_path) if tokenizer_path is not None else None,
     )
     startup_seconds = time.perf_counter() - start
-    if generator.model.remark is not None:
-        logger.warning("%s", generator.model.remark)
+    if generator.model.warning is not None:
+        logger.warning("%s", generator.model.warning)
     warmup_seconds = None
     if warmup_pipeline:
         start = time.perf_counter()

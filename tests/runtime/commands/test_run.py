@@ -44,7 +44,7 @@ class FakeGenerator:
     options: dict[str, object]
     tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
     finish_reason: str | None = None
-    model: object = field(default_factory=lambda: types.SimpleNamespace(kv_cache_bytes=1_500_000, remark=None))
+    model: object = field(default_factory=lambda: types.SimpleNamespace(kv_cache_bytes=1_500_000, warning=None))
     warmed: bool = False
     asked: SamplingParams | None = None
 
@@ -354,14 +354,14 @@ def test_the_two_models_exclude_each_other(generators, monkeypatch, capsys):
     assert "exclude each other" in capsys.readouterr().err
 
 
-def test_a_remark_of_the_session_is_said_once(monkeypatch, generators, caplog):
+def test_a_warning_of_the_session_is_said_once(monkeypatch, generators, caplog):
     """As of `--provider auto` on a machine without CUDA."""
-    remark = "no CUDA here; running on the CPU"
+    warning = "no CUDA here; running on the CPU"
     loader = sys.modules["llama3_runtime.generator"].Generator
-    model = types.SimpleNamespace(kv_cache_bytes=0, remark=remark)
+    model = types.SimpleNamespace(kv_cache_bytes=0, warning=warning)
     monkeypatch.setattr(loader, "from_folder", lambda path, **options: FakeGenerator(options, model=model))
     assert call("--provider", "auto") == 0
-    assert caplog.messages == [remark]
+    assert caplog.messages == [warning]
 
 
 ENDLESS = """
@@ -374,7 +374,7 @@ class Tokenizer:
 
 class Generator:
     tokenizer, finish_reason = Tokenizer, None
-    model = types.SimpleNamespace(kv_cache_bytes=0, remark=None)
+    model = types.SimpleNamespace(kv_cache_bytes=0, warning=None)
 
     @staticmethod
     def from_folder(path, **options):
