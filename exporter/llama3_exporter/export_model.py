@@ -8,25 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llama3_models.config import Hyperparameters
 from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import FACTS, GRAPH, Activations, Logits, Ops, Precision
+from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Precision
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.unfinished import refuse_unfinished
+from llama3_models.manifest import ExportOptions, Manifest, Part, Shard, types_of
 from llama3_models.units import format_bytes
 
 from llama3_exporter.contrib.backend import ContribBackend
 from llama3_exporter.contrib.weights_file import WeightsFile
-from llama3_exporter.facts import facts_of, serialized, types_of
 from llama3_exporter.folder import Content, check_output, publish_file, publish_folder, unnamed_file
 from llama3_exporter.graph import build_graph
+from llama3_exporter.graph_file import serialized
 from llama3_exporter.host_files import host_files, read_tokenizer, to_json
 from llama3_exporter.native.backend import NativeBackend
 from llama3_exporter.native.placement import graph_beside, place_gguf
-from llama3_exporter.options import ExportOptions, check_combination
+from llama3_exporter.options import check_combination
 from llama3_exporter.progress import Progress
 from llama3_exporter.summary import ExportSummary
 from llama3_exporter.tokenizers.graphs import tokenizer_graphs
@@ -164,7 +164,8 @@ def _write_native_graph(
     file: GGUFFile, config: Hyperparameters, options: ExportOptions, path: Path, names: Mapping[Path, str]
 ) -> _Written:
     backend = NativeBackend(file, config, options.activations, names)
-    graph = serialized(build_graph(config, backend, options.logits), facts_of(file, options, _fingerprints(names)))
+    manifest = Manifest.of_gguf(file, options, _fingerprints(names))
+    graph = serialized(build_graph(config, backend, options.logits), manifest)
     publish_file(path, graph)
     return _Written(len(graph), file.size, backend.kv_type.itemsize)
 
@@ -193,7 +194,7 @@ def _export_contrib(
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         # Each asks for the room of all: what has no bytes yet takes none from the next.
         shards = {name: stack.enter_context(unnamed_file(output, weights.size)) for name in weights.sizes}
-        digests = pool.submit(lambda: [{"name": part.name, "sha256": sha256(part)} for part in file.parts])
+        digests = pool.submit(lambda: [Part(part.name, sha256=sha256(part)) for part in file.parts])
         done = 0
 
         def packed(n_bytes: int) -> None:
@@ -203,13 +204,14 @@ def _export_contrib(
                 progress(done, weights.source_bytes)
 
         weights.write({name: shard.descriptor for name, shard in shards.items()}, packed)
-        facts = facts_of(file, options, digests.result())
-        if weights.shard_size is not None:  # of several files, a host has to know the names
-            facts["weights"] = [{"name": name, "size": size} for name, size in weights.sizes.items()]
+        # Of several files of weights, a host has to know the names.
+        sizes = weights.sizes if weights.shard_size is not None else {}
+        shard_files = [Shard(name, size) for name, size in sizes.items()]
+        manifest = Manifest.of_gguf(file, options, digests.result(), shard_files)
         files: dict[str, Content] = {
-            GRAPH: serialized(model, facts),
+            GRAPH: serialized(model, manifest),
             **{name: shard.publish for name, shard in shards.items()},
-            FACTS: to_json(facts),
+            MANIFEST: to_json(manifest.to_dict()),
             **hosts,
             **graphs,
         }
@@ -239,7 +241,7 @@ def _export_native(
 ) -> _Written:
     names = {part: part.name for part in file.parts}
     backend = NativeBackend(file, config, options.activations, names)
-    facts = facts_of(file, options, _fingerprints(names))
+    manifest = Manifest.of_gguf(file, options, _fingerprints(names))
     model = build_graph(config, backend, options.logits)
     hosts, host_warnings = host_files(file, config, options.max_length, native=True)
     warnings = list(host_warnings)
@@ -253,8 +255,8 @@ def _export_native(
         return place
 
     files: dict[str, Content] = {
-        GRAPH: serialized(model, facts),
-        FACTS: to_json(facts),
+        GRAPH: serialized(model, manifest),
+        MANIFEST: to_json(manifest.to_dict()),
         **hosts,
         **graphs,
     }
@@ -287,10 +289,8 @@ def _positions(file: GGUFFile, config: Hyperparameters, max_length: int | None) 
     return max_length
 
 
-def _fingerprints(names: Mapping[Path, str]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "size": part.stat().st_size, "fingerprint": fingerprint(part)} for part, name in names.items()
-    ]
+def _fingerprints(names: Mapping[Path, str]) -> list[Part]:
+    return [Part(name, size=part.stat().st_size, fingerprint=fingerprint(part)) for part, name in names.items()]
 
 
 def _small_bytes(files: dict[str, Content]) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -20,16 +19,14 @@ from pathlib import Path
 
 from llama3_custom_ops import LIBRARY
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import FACTS, GRAPH
-from llama3_models.regular_files import read_regular
+from llama3_models.exports import GRAPH, MANIFEST
+from llama3_models.manifest import Manifest, NotAnExportError
 from llama3_models.units import format_bytes
-
-from llama3_exporter.facts import is_ours
 
 _NAMES = (
     GRAPH,
     "model.onnx.data",
-    FACTS,
+    MANIFEST,
     "config.json",
     "generation_config.json",
     "genai_config.json",
@@ -86,13 +83,11 @@ def _check_replaceable(output: Path, found: set[str], *, force: bool) -> None:
 def _written_names(folder: Path) -> set[str] | None:
     """The names of all files that an export writes into `folder`, its GGUF's among them; None if it is no export."""
     try:
-        facts = json.loads(read_regular(folder / FACTS))
-        if not is_ours(facts):
-            return None
-        named = [*facts["source"]["parts"], *facts.get("weights", [])]
-        return {*_NAMES, *(str(file["name"]) for file in named)}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        manifest = Manifest.of_folder(folder)
+    except NotAnExportError:
         return None
+    parts, weights = manifest.source.parts, manifest.weights
+    return {*_NAMES, *(part.name for part in parts), *(file.name for file in weights)}
 
 
 @contextmanager

@@ -1,23 +1,11 @@
-"""What was chosen about an export; all of it is written into the graph's metadata."""
+"""Which options of an export go together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from llama3_models.errors import UsageError
-from llama3_models.exports import Activations, Logits, Ops, Precision
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """The choices of one export; `max_length` is how many positions the graph can reach."""
-
-    ops: Ops
-    activations: Activations
-    precision: Precision
-    logits: Logits
-    max_length: int
+from llama3_models.exports import Ops, Precision
 
 
 def check_combination(

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama3_models.exports import DEFAULT_MAX_LENGTH
+from llama3_models.manifest import TypeUse
 from llama3_models.units import format_bytes
-
-from llama3_exporter.facts import TypeUse
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from llama3_models.reference import forward
 from llama3_runtime.model import Model
 
 from llama3_exporter.contrib.backend import ACCURACY_LEVEL
-from llama3_exporter.facts import read_graph
+from llama3_exporter.graph_file import read_graph
 from llama3_exporter.native.modules import DOMAIN
 
 Rows = npt.NDArray[np.float32]
@@ -84,16 +84,16 @@ def verify(export: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKEN
         Llama3Error: the export or the GGUF cannot be loaded.
     """
     graph = Path(export) / GRAPH if Path(export).is_dir() else Path(export)
-    proto, facts = read_graph(graph)
-    options = facts["options"]
-    exact = EXACT_BOUNDS[options["precision"]]
-    ids, from_graph = _draw(Model.from_folder(graph, max_length=min(num_tokens, int(options["max_length"]))))
+    proto, manifest = read_graph(graph)
+    options = manifest.options
+    exact = EXACT_BOUNDS[options.precision]
+    ids, from_graph = _draw(Model.from_folder(graph, max_length=min(num_tokens, options.max_length)))
     _use_float32_activations(proto)
     positions, from_weights = _last_of_chunks(_load(proto, graph.parent, len(ids)), ids)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids)
     return Verification(
-        graph=Check(Distance.between(expected, from_graph), BOUND if options["activations"] == "int8" else exact),
+        graph=Check(Distance.between(expected, from_graph), BOUND if options.activations == "int8" else exact),
         weights=Check(Distance.between(expected[positions], from_weights), exact),
     )
 

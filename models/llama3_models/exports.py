@@ -7,11 +7,11 @@ from typing import Final, Literal, TypeAlias
 GRAPH: Final = "model.onnx"
 """The graph in an export folder."""
 
-FACTS: Final = "llama3.json"
+MANIFEST: Final = "llama3.json"
 """What an export says of itself, as a file in its folder."""
 
 METADATA_KEY: Final = "llama3"
-"""Under which the graph's own metadata have the same facts."""
+"""Under which the graph's own metadata have the same manifest (`manifest.py`)."""
 
 DEFAULT_MAX_LENGTH: Final = 512
 """Positions of a KV cache, unless told otherwise: enough for a short text, whatever the model's context."""

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import DEFAULT_MAX_LENGTH, FACTS, GRAPH
+from llama3_models.exports import DEFAULT_MAX_LENGTH, GRAPH, MANIFEST
+from llama3_models.manifest import Manifest
 
 from llama3_runtime import defaults
-from llama3_runtime.facts import Facts
 from llama3_runtime.kv_cache import KV_TYPES, KVCache
 from llama3_runtime.session import ORT_ERRORS, Provider, Session, open_session
+from llama3_runtime.weights import check_weights
 
 Logits = npt.NDArray[np.float32]
 
@@ -120,17 +121,17 @@ class Model:
             )
         except Llama3Error:
             # Of weights that are gone or not yet copied the export knows more than ONNX Runtime says.
-            if (facts_beside := Facts.of_folder(graph.parent)) is not None:
-                facts_beside.check_weights(weights)
+            if (beside := _manifest_beside(graph)) is not None:
+                check_weights(beside.source.parts, weights)
             raise
-        facts = Facts.of_session(graph, session.ort)
-        facts.check_weights(weights)
+        manifest = _manifest_within(graph, session)
+        check_weights(manifest.source.parts, weights)
         _check_contract(graph, session)
         # Without a folder of its own; beside model.gguf it has the name that it has in a folder.
-        stands_alone = weights_folder is not None or graph.name != GRAPH or not (graph.parent / FACTS).is_file()
-        gguf = weights / facts.parts[0].name
+        stands_alone = weights_folder is not None or graph.name != GRAPH or not (graph.parent / MANIFEST).is_file()
+        gguf = weights / manifest.source.parts[0].name
         source = gguf if stands_alone and gguf.is_file() else graph.parent
-        return cls(session, source, facts.max_length, max_length, chunk_size)
+        return cls(session, source, manifest.options.max_length, max_length, chunk_size)
 
     def prefill(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
         """Append `ids` in chunks and return the last one's logits, [vocab_size], valid until the next call."""
@@ -208,6 +209,22 @@ def find_graph(path: Path) -> Path:
     if not path.is_file():
         raise Llama3Error(f"{path}: no such file or folder")
     return path
+
+
+def _manifest_within(graph: Path, session: Session) -> Manifest:
+    try:
+        metadata = session.ort.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise Llama3Error(f"{graph}: damaged metadata (no UTF-8); export the GGUF again") from error
+    return Manifest.of_graph(metadata, graph)
+
+
+def _manifest_beside(graph: Path) -> Manifest | None:
+    """The one in the graph's folder, where there is one that can be read."""
+    try:
+        return Manifest.of_folder(graph.parent)
+    except Llama3Error:
+        return None
 
 
 def _check_contract(graph: Path, session: Session) -> None:

@@ -18,6 +18,7 @@ from llama3_exporter.folder import unnamed_file
 from llama3_models.errors import Llama3Error
 
 from tests.support.llama_gguf import write_llama_gguf
+from tests.support.manifests import described
 from tests.support.processes import take_interrupts
 
 
@@ -198,12 +199,13 @@ from pathlib import Path
 from llama3_exporter.folder import publish_folder
 
 output = Path(sys.argv[1]) / "out"
+MANIFEST = sys.argv[2]
 EVENTS = ("open", "os.", "shutil.", "ctypes.call_function", "ctypes.dlsym")
 
 def publish(content):
-    facts = json.dumps({"producer": "llama3-onnx", "source": {"parts": []}, "content": content}).encode()
+    manifest = json.dumps({**json.loads(MANIFEST), "content": content}).encode()
     files = {"model.onnx": content.encode(), "model.onnx.data": lambda path: path.write_bytes(content.encode() * 1000)}
-    publish_folder(output, {**files, "llama3.json": facts}, force=True)
+    publish_folder(output, {**files, "llama3.json": manifest}, force=True)
 
 def found():
     names = sorted(path.name for path in output.iterdir())
@@ -244,7 +246,10 @@ while status != 0:
 def test_a_kill_while_publishing_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
     """Whole, and nothing that the next export does not remove."""
     result = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_PUBLISHING, tmp_path], capture_output=True, text=True, check=False
+        [sys.executable, "-c", KILLED_WHILE_PUBLISHING, tmp_path, described()],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     contents = [line.split()[0] for line in result.stdout.splitlines()]

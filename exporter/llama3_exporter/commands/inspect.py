@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama3_models.cli import command_line
 from llama3_models.errors import UsageError
-from llama3_models.exports import FACTS, GRAPH
+from llama3_models.exports import GRAPH, MANIFEST
 from llama3_models.hub.locate import locate_model
 
 _PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -76,7 +76,7 @@ def llama3_inspect(
 
 def _is_export(path: Path) -> bool:
     """Whether it is the folder of an export, be its graph a broken link or gone."""
-    return path.is_dir() and any(os.path.lexists(path / name) for name in (GRAPH, FACTS))
+    return path.is_dir() and any(os.path.lexists(path / name) for name in (GRAPH, MANIFEST))
 
 
 def main() -> int:

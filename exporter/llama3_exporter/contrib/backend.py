@@ -17,6 +17,7 @@ from gguf.constants import GGMLQuantizationType
 from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.manifest import ExportOptions
 from llama3_models.units import format_bytes
 from onnxscript import nn
 
@@ -38,7 +39,6 @@ from llama3_exporter.contrib.modules import (
 from llama3_exporter.contrib.weights_file import Array, WeightsFile
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
 from llama3_exporter.modules import FLOAT, parameter
-from llama3_exporter.options import ExportOptions
 
 FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 

@@ -6,20 +6,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import gguf
 import onnx
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH, Ops
+from llama3_models.exports import GRAPH
 from llama3_models.gguf.file import GGUFFile
+from llama3_models.manifest import Manifest
 from llama3_models.tokenizer.files import read_vocabulary
 from llama3_models.units import format_bytes
 from onnx import TensorProto
 
 from llama3_exporter.contrib.modules import CONTRIB, CORRECTION
-from llama3_exporter.facts import read_graph
+from llama3_exporter.graph_file import read_graph
 from llama3_exporter.host_files import read_tokenizer, unusable
 from llama3_exporter.inspect.inspection import (
     ITEM_BYTES,
@@ -76,48 +78,41 @@ def inspect_export(path: Path) -> Inspection:
         Llama3Error: there is no graph of ours, or it is damaged.
     """
     graph_path = path / GRAPH if path.is_dir() else path
-    model, facts = read_graph(graph_path)
+    model, manifest = read_graph(graph_path)
     try:
-        return _inspect(path, graph_path, model.graph, facts)
+        return _inspect(path, graph_path, model.graph, manifest)
     except Llama3Error:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
         raise Llama3Error(f"{graph_path}: a damaged graph ({repr(error)[:200]}); export the GGUF again") from error
 
 
-def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, facts: dict[str, Any]) -> Inspection:
+def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, manifest: Manifest) -> Inspection:
     tensors = list(_tensors(graph))
     weights = tuple(_weights(graph, tensors))
-    architecture = _architecture(graph, weights, context_length=facts["options"]["max_length"])
+    architecture = _architecture(graph, weights, context_length=manifest.options.max_length)
     files = _file_sizes(tensors)
-    tokenizer, warnings = _tokenizer(graph_path.parent, facts)
+    tokenizer, warnings = _tokenizer(graph_path.parent, manifest)
     found = Inspection(
         path=path,
-        about=_about(graph_path, graph, facts, sum(files.values())),
-        facts=facts,
+        about=_about(graph_path, graph, manifest, sum(files.values())),
+        manifest=manifest,
         architecture=architecture,
         weights=weights,
-        memory=(_memory(graph, architecture, facts, sum(files.values())),),
+        memory=(_memory(graph, architecture, manifest, sum(files.values())),),
         tokenizer=tokenizer,
         warnings=(*warnings, *_warnings(graph_path.parent, files)),
     )
-    _check(found, facts)
+    _check(found)
     return found
 
 
-def _check(found: Inspection, facts: Mapping[str, Any]) -> None:
+def _check(found: Inspection) -> None:
     """Refuse what a graph can say but no model can be.
 
     Raises:
-        ValueError: a number is out of range, or a fact of another type.
+        ValueError: a number is out of range.
     """
-    options, source = facts["options"], facts["source"]
-    if options["ops"] not in get_args(Ops):
-        raise ValueError(f"ops are {options['ops']!r}")
-    _check_count("max_length", options["max_length"])
-    _check_count("size", source["size"])
-    if not isinstance(source["name"], str) or not isinstance(facts["types"], dict):
-        raise TypeError("its source has no name or no types")
     for name, number in vars(found.architecture).items():
         if number is not None and not isinstance(number, bool):
             _check_count(name, number)
@@ -152,15 +147,15 @@ def _warnings(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
             yield f"{name} has {size:,} of the {needed:,} bytes of weights that the graph needs; export the GGUF again"
 
 
-def _about(path: Path, graph: onnx.GraphProto, facts: Mapping[str, Any], weight_bytes: int) -> dict[str, str]:
-    options, source = dict(facts["options"]), facts["source"]
+def _about(path: Path, graph: onnx.GraphProto, manifest: Manifest, weight_bytes: int) -> dict[str, str]:
+    options, source = asdict(manifest.options), manifest.source
     special = Counter(node.op_type for node in graph.node if node.domain in (CONTRIB, DOMAIN))
     counts = [f"{name}:{count}" for name, count in special.most_common()]
     sizes = f"a graph of {format_bytes(path.stat().st_size)}, {format_bytes(weight_bytes)} of weights"
     return {
         "format": f"export with {options.pop('ops')} ops: {sizes}",
-        "made of": f"{source['name']}, {format_bytes(source['size'])} of {', '.join(facts['types'])}",
-        "made by": f"{facts['producer']} {facts['version']}",
+        "made of": f"{source.name}, {format_bytes(source.size)} of {', '.join(manifest.types)}",
+        "made by": f"{manifest.producer} {manifest.version}",
         "options": ", ".join(f"{name} {value}" for name, value in options.items()),
         "ops": ", ".join([*counts, f"and {len(graph.node) - special.total():,} of ONNX's own"]),
     }
@@ -263,10 +258,10 @@ def _architecture(graph: onnx.GraphProto, weights: Sequence[Weight], *, context_
     )
 
 
-def _memory(graph: onnx.GraphProto, architecture: Architecture, facts: Mapping[str, Any], weight_bytes: int) -> Memory:
+def _memory(graph: onnx.GraphProto, architecture: Architecture, manifest: Manifest, weight_bytes: int) -> Memory:
     cache = next(value for value in graph.input if value.name.startswith("past_key_values."))
     cache_type = _FLOATS[cache.type.tensor_type.elem_type]
-    ops = facts["options"]["ops"]
+    ops = manifest.options.ops
     copies = sum(_float_copies(graph)) if ops == "contrib" else 0
     return memory(architecture, ops, weight_bytes + copies, cache_type)
 
@@ -286,10 +281,10 @@ def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
                 yield rows * columns * ITEM_BYTES[_FLOATS[data_type]]
 
 
-def _tokenizer(folder: Path, facts: Mapping[str, Any]) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
+def _tokenizer(folder: Path, manifest: Manifest) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
     """The tokenizer in the folder (tokenizer.json, or that of a GGUF beside its graph), and warnings about it."""
     path = folder / "tokenizer.json"
-    source = folder / str(facts["source"]["parts"][0]["name"])
+    source = folder / manifest.source.parts[0].name
     if not path.is_file() and not source.is_file():
         return None, ("there is no tokenizer beside the graph; llama3-run needs --tokenizer-path",)
     try:

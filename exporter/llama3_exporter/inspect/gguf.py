@@ -48,7 +48,7 @@ def inspect_gguf(path: Path) -> Inspection:
         return Inspection(
             path=path,
             about=_about(file),
-            facts=None,
+            manifest=None,
             architecture=architecture,
             weights=tuple(_weights(file, plan)),
             memory=(

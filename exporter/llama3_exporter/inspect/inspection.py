@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import Ops
+from llama3_models.manifest import Manifest
 from llama3_models.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, Vocabulary
 
@@ -201,7 +202,7 @@ class Inspection:
     Attributes:
         path: The file or folder.
         about: What it is and where it comes from, in words, by headings of a few letters.
-        facts: An export's own facts; None for a GGUF.
+        manifest: An export's; None for a GGUF.
         architecture: Its numbers.
         weights: Every weight, in the order of the file.
         memory: For each kind of ops that can run it.
@@ -211,7 +212,7 @@ class Inspection:
 
     path: Path
     about: Mapping[str, str]
-    facts: Mapping[str, Any] | None
+    manifest: Manifest | None
     architecture: Architecture
     weights: tuple[Weight, ...]
     memory: tuple[Memory, ...]

@@ -113,7 +113,7 @@ def _picture(found: Inspection, file_format: str) -> bytes:
 
 
 def _label(found: Inspection) -> str:
-    return "in the GGUF" if found.facts is None else "in the export"
+    return "in the GGUF" if found.manifest is None else "in the export"
 
 
 def _column(weight: Weight) -> int | Role:

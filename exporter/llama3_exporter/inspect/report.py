@@ -47,7 +47,7 @@ def as_json(found: Inspection, context: int, *, tensors: bool) -> dict[str, Any]
     data = {
         "path": str(found.path),
         "about": dict(found.about),
-        "export": found.facts,
+        "export": None if found.manifest is None else found.manifest.to_dict(),
         "architecture": asdict(found.architecture),
         "weights": _total(total(found.weights)),
         "forms": [_form(form, own) for form, own in _by_form(found.weights).items()],

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
+from llama3_models.manifest import NotAnExportError
 
-from llama3_exporter.facts import read_graph
+from llama3_exporter.graph_file import read_graph
 from llama3_exporter.progress import Progress
 
 _FICLONE = 0x40049409  # <linux/fs.h>: share the blocks of another file
@@ -48,7 +49,7 @@ def graph_beside(file: GGUFFile, *, force: bool) -> Path:
 def _is_our_graph(path: Path) -> bool:
     try:
         read_graph(path)
-    except Llama3Error:
+    except NotAnExportError:
         return False
     return True
 

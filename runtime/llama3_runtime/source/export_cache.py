@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from llama3_models.digests import sha256
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import FACTS, GRAPH, Logits, Ops, Precision
+from llama3_models.exports import GRAPH, Logits, Ops, Precision
 from llama3_models.regular_files import read_regular
 
 if TYPE_CHECKING:
@@ -106,13 +106,15 @@ def _file_sizes(folder: Path) -> dict[str, int] | None:
 
 def _holds_content(folder: Path, file: GGUFFile) -> bool:
     """Whether an export, by its own account, is this exporter's of just these bytes."""
-    facts = _read_json(folder / FACTS)
-    if facts.get("version") != importlib.metadata.version("llama3-onnx"):
+    from llama3_models.manifest import Manifest, Part
+
+    try:
+        manifest = Manifest.of_folder(folder)
+    except Llama3Error:
         return False
-    source = facts.get("source")
-    if not isinstance(source, dict) or source.get("size") != file.size:
+    if manifest.version != importlib.metadata.version("llama3-onnx") or manifest.source.size != file.size:
         return False
-    return source.get("parts") == [{"name": path.name, "sha256": sha256(path)} for path in file.parts]
+    return manifest.source.parts == tuple(Part(path.name, sha256=sha256(path)) for path in file.parts)
 
 
 def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, logits: Logits) -> None:

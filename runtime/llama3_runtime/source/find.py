@@ -5,7 +5,6 @@ An encoding chooses a download; of a file that is given it is a claim, which has
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 import llama3_custom_ops
 from llama3_models.errors import Llama3Error, UsageError
-from llama3_models.exports import FACTS, Logits, Ops, Precision
+from llama3_models.exports import Logits, Ops, Precision
 from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub import catalogue, download
-from llama3_models.regular_files import read_regular
 
 from llama3_runtime.source.export_cache import Export, cached_export
 
 if TYPE_CHECKING:
-    from llama3_models.gguf.file import GGUFFile
+    from llama3_models.manifest import TypeUse
 
 Encoding = Literal["q4_0", "q4_k", "q6_k", "float32"]
 Version = Literal["3.0", "3.1"]
@@ -91,51 +89,39 @@ def find_export(
         Llama3Error: Its encoding or its ops are others, or it cannot be exported.
     """
     if is_export(path):
+        from llama3_models.manifest import Manifest
+
         folder = path if path.is_dir() else path.parent
         if encoding is not None:
-            _check_encoding(encoding, _exported_bytes(folder), path)
+            _check_encoding(encoding, Manifest.of_folder(folder).types, path)
         if ops is not None:
             _check_ops(ops, folder, path)
         return Export(path)
     # Late, since the commands' --help imports this module and need not wait for gguf.
     from llama3_models.gguf.file import GGUFFile
+    from llama3_models.manifest import types_of
 
     with GGUFFile.open(path) as file:
         if encoding is not None:
-            _check_encoding(encoding, _bytes_by_type(file), path)
+            _check_encoding(encoding, types_of(file), path)
         return cached_export(file, ops or _best_ops(), precision, logits)
-
-
-def _bytes_by_type(file: GGUFFile) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for tensor in file.tensors.values():
-        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.n_bytes
-    return sizes
-
-
-def _exported_bytes(folder: Path) -> dict[str, int]:
-    try:
-        types = json.loads(read_regular(folder / FACTS))["types"]
-        return {name: int(use["bytes"]) for name, use in types.items()}
-    except FileNotFoundError:
-        raise Llama3Error(f"{folder}: no {FACTS} there; give a folder that llama3-export made") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise Llama3Error(f"{folder / FACTS}: damaged; export the model again") from None
 
 
 def _check_ops(ops: Ops, folder: Path, path: Path) -> None:
     """Compares the ops asked for with what an export says of its own; a graph that stands alone says nothing here."""
+    from llama3_models.manifest import Manifest, NotAnExportError
+
     try:
-        found = json.loads(read_regular(folder / FACTS))["options"]["ops"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = Manifest.of_folder(folder).options.ops
+    except NotAnExportError:
         return
     if found != ops:
-        raise Llama3Error(f"{path}: an export with {found!s:.20} ops; give the GGUF for {ops} ones, or leave --ops out")
+        raise Llama3Error(f"{path}: an export with {found} ops; give the GGUF for {ops} ones, or leave --ops out")
 
 
-def _check_encoding(encoding: Encoding, sizes: Mapping[str, int], path: Path) -> None:
+def _check_encoding(encoding: Encoding, types: Mapping[str, TypeUse], path: Path) -> None:
     """Compares an encoding with the type that most of the bytes have: a Q4_K_M file also holds Q6_K and F32."""
-    found = max(sizes, key=sizes.__getitem__, default="F32").lower().replace("f32", "float32")
+    found = max(types, key=lambda name: types[name].bytes, default="F32").lower().replace("f32", "float32")
     if found != encoding:
         raise Llama3Error(
             f"{path}: its weights are {found}, not {encoding}; leave --quantization-encoding out, or give another file"

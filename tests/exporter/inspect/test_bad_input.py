@@ -30,7 +30,7 @@ def graph_without(kind: str) -> Callable[[Path], object]:
         elif kind == "attributes":
             for node in model.graph.node:
                 del node.attribute[:]
-        elif kind == "facts":
+        elif kind == "options":
             model.metadata_props[0].value = '{"producer": "llama3-onnx", "options": 3}'
         else:
             model.metadata_props[0].value = "{}"
@@ -53,14 +53,14 @@ def changed(change: Callable[[onnx.GraphProto], object]) -> Callable[[Path], obj
     return spoil
 
 
-def with_fact(name: str, value: object) -> Callable[[Path], object]:
-    """With another option in the facts."""
+def with_option(name: str, value: object) -> Callable[[Path], object]:
+    """With another option in the manifest."""
 
     def spoil(path: Path) -> None:
         model = onnx.load(path / "model.onnx", load_external_data=False)
-        facts = json.loads(model.metadata_props[0].value)
-        facts["options"][name] = value
-        model.metadata_props[0].value = json.dumps(facts)
+        manifest = json.loads(model.metadata_props[0].value)
+        manifest["options"][name] = value
+        model.metadata_props[0].value = json.dumps(manifest)
         (path / "model.onnx").write_bytes(model.SerializeToString())
 
     return spoil
@@ -109,9 +109,9 @@ def resize_caches(graph: onnx.GraphProto, heads: int) -> None:
 BAD_EXPORTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "without inputs": (graph_without("inputs"), "damaged graph"),
     "without attributes": (graph_without("attributes"), "damaged graph"),
-    "with other facts": (graph_without("facts"), "damaged graph"),
-    "of somebody else": (graph_without("producer"), "no graph that llama3-export wrote"),
-    "no ONNX": (lambda path: (path / "model.onnx").write_bytes(b"GGUF\xff"), "no graph that llama3-export wrote"),
+    "without options": (graph_without("options"), "damaged metadata"),
+    "of somebody else": (graph_without("producer"), "not written by llama3-export"),
+    "no ONNX": (lambda path: (path / "model.onnx").write_bytes(b"GGUF\xff"), "no graph of ONNX, or a damaged one"),
     "without a graph": (lambda path: (path / "model.onnx").unlink(), "model.onnx: cannot be read (No such file"),
     "with a pipe for a graph": (lambda path: replaced(path / "model.onnx", os.mkfifo), "cannot be read (Not a regular"),
     "with a folder for a graph": (lambda path: replaced(path / "model.onnx", os.mkdir), "cannot be read (Is a dir"),
@@ -119,14 +119,14 @@ BAD_EXPORTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: replaced(path / "model.onnx", lambda name: name.symlink_to(name)),
         "model.onnx: cannot be read (Too many levels",
     ),
-    "without ops": (with_fact("ops", None), "damaged graph (ValueError('ops are None'))"),
-    "with unknown ops": (with_fact("ops", "foo"), "damaged graph (ValueError(\"ops are 'foo'\"))"),
-    "with no positions": (with_fact("max_length", 0), "max_length is 0"),
-    "with negative positions": (with_fact("max_length", -5), "max_length is -5"),
-    "with positions of text": (with_fact("max_length", "512"), "max_length is 512"),
-    "with too many positions": (with_fact("max_length", 10**400), "max_length is 1000"),
-    "with a number that is none": (with_fact("more", math.nan), "or a damaged one"),
-    "with an infinite number": (with_fact("more", -math.inf), "or a damaged one"),
+    "without ops": (with_option("ops", None), "damaged metadata (ValueError(\"'None' is none of contrib, native"),
+    "with unknown ops": (with_option("ops", "foo"), "damaged metadata (ValueError(\"'foo' is none of contrib, native"),
+    "with no positions": (with_option("max_length", 0), "max_length is 0"),
+    "with negative positions": (with_option("max_length", -5), "max_length is -5"),
+    "with positions of text": (with_option("max_length", "512"), "max_length is 512"),
+    "with too many positions": (with_option("max_length", 10**400), "max_length is 1000"),
+    "with a number that is none": (with_option("more", math.nan), "NaN is no number of JSON"),
+    "with an infinite number": (with_option("more", -math.inf), "-Infinity is no number of JSON"),
     "without bytes": (changed(lambda graph: [clear_data(tensor) for tensor in graph.initializer]), "is 0"),
     "with negative bytes": (changed(lambda graph: place(graph, "length", "-5")), "bytes of"),
     "with bytes before the file": (changed(lambda graph: place(graph, "offset", "-64")), "starts at byte -64"),

@@ -1,6 +1,5 @@
 """Which model a command line means, and what an encoding may claim of it."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from llama3_runtime.source.export_cache import Export
 from llama3_runtime.source.find import find_export, find_model
 
 from tests.support.llama_gguf import write_llama_gguf
+from tests.support.manifests import described
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +54,8 @@ def q4_k(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.onnx").write_bytes(b"")
-    types = {"Q6_K": {"bytes": 100}, "F32": {"bytes": 10}}
-    (tmp_path / "llama3.json").write_text(json.dumps({"types": types}))
+    types = {name: {"tensors": 1, "parameters": 1, "bytes": size} for name, size in (("F32", 10), ("Q6_K", 100))}
+    (tmp_path / "llama3.json").write_text(described(types=types))
     return tmp_path
 
 
@@ -90,11 +90,18 @@ def test_an_encoding_and_an_export_folder(folder):
         find_export(folder, encoding="q4_k")
 
 
-@pytest.mark.parametrize("facts", ["", "[]", "{}", '{"types": 1}', '{"types": {"F32": 1}}'])
-def test_damaged_facts_are_one_line(folder, facts):
-    (folder / "llama3.json").write_text(facts)
-    with pytest.raises(Llama3Error, match=r"llama3\.json: damaged"):
+@pytest.mark.parametrize("text", ["", "[]", "{}", described(types={"F32": 1})])
+def test_a_damaged_manifest_is_one_line(folder, text):
+    (folder / "llama3.json").write_text(text)
+    with pytest.raises(Llama3Error, match=r"llama3\.json: .*damaged"):
         find_export(folder, encoding="q4_k")
+
+
+def test_a_newer_export_is_one_line(folder):
+    (folder / "llama3.json").write_text(described(format_version=99, version="9.0"))
+    for asked in ({"encoding": "q4_k"}, {"ops": "native"}):
+        with pytest.raises(Llama3Error, match=r"llama3\.json: llama3-onnx 9\.0 wrote this export"):
+            find_export(folder, **asked)
 
 
 def test_a_folder_that_is_no_export(tmp_path):
@@ -165,5 +172,5 @@ def test_a_pipe_is_no_model(tmp_path):
         os.mkfifo(tmp_path / name)
     with pytest.raises(Llama3Error, match="not a regular file"):
         find_export(find_model(model_path=tmp_path / "model.gguf"))
-    with pytest.raises(OSError, match="Not a regular file"):
+    with pytest.raises(Llama3Error, match=r"llama3\.json: cannot be read \(Not a regular file\)"):
         find_export(tmp_path, encoding="q4_k")

@@ -1,0 +1,39 @@
+"""The graph as a file: written with the manifest in its metadata, and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from llama3_models.exports import METADATA_KEY
+from llama3_models.manifest import Manifest, NotAnExportError
+from llama3_models.regular_files import read_regular
+
+
+def serialized(model: ir.Model, manifest: Manifest) -> bytes:
+    """The graph as a file, with the manifest in its metadata."""
+    model.metadata_props[METADATA_KEY] = manifest.to_json()
+    for node in model.graph:
+        for key in [key for key in node.metadata_props if key.startswith("pkg.onnxscript.")]:
+            del node.metadata_props[key]  # the builder's notes to itself, half of the file
+    data: bytes = ir.to_proto(model).SerializeToString()
+    return data
+
+
+def read_graph(path: Path) -> tuple[onnx.ModelProto, Manifest]:
+    """Read a graph back, without its weights, and its manifest.
+
+    Raises:
+        NotAnExportError: there is no graph that can be read, or none of ours.
+        Llama3Error: a newer version of this package wrote it.
+    """
+    try:
+        model = onnx.ModelProto.FromString(read_regular(path))
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+    except OSError as error:
+        raise NotAnExportError(f"{path}: cannot be read ({error.strerror}); export the GGUF again") from error
+    except (DecodeError, ValueError) as error:
+        raise NotAnExportError(f"{path}: no graph of ONNX, or a damaged one; export the GGUF again") from error
+    return model, Manifest.of_graph(metadata, path)

@@ -1,0 +1,292 @@
+"""What an export says of itself: of what it was made, how, and by which version. It is in llama3.json and in the graph.
+
+A manifest is read without trust: a damaged or forged one is one line, like one that a newer version wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, NoReturn, get_args
+
+from llama3_models.errors import Llama3Error
+from llama3_models.exports import MANIFEST, METADATA_KEY, Activations, Logits, Ops, Precision
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.regular_files import read_regular
+
+PRODUCER: Final = "llama3-onnx"
+
+FORMAT_VERSION: Final = 1
+"""Grows when a reader of the old form would misunderstand the new one; new keys alone do not change it."""
+
+_UNVERSIONED_ARCHITECTURE: Final = "llama"  # before format 1 there was no other
+_MAX_COUNT: Final = 1 << 63  # of anything: what ONNX counts by has 64 bits
+
+
+class NotAnExportError(Llama3Error):
+    """There is no manifest of this package, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of the GGUF, by its name alone.
+
+    A contrib export holds the weights itself and has the `sha256` of what it was made of. A native one reads the file
+    in every run, and has its `size` and its `fingerprint` (`digests.fingerprint`), which take no time to compare.
+    """
+
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The GGUF: `name` is that of its first part, `size` the bytes of all."""
+
+    name: str
+    size: int
+    parts: tuple[Part, ...]  # one or more
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The choices of one export; `max_length` is how many positions the graph can reach."""
+
+    ops: Ops
+    activations: Activations
+    precision: Precision
+    logits: Logits
+    max_length: int
+
+
+@dataclass(frozen=True)
+class TypeUse:
+    """How much of a model one GGML type holds."""
+
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several files of weights."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An export's account of itself.
+
+    Attributes:
+        source: The GGUF.
+        options: How it was exported.
+        types: What each GGML type of the GGUF holds, by its name, the one with most bytes first.
+        architecture: The GGUF's `general.architecture`.
+        weights: The files of weights where there are several (`--shard-size`), else none.
+        producer: This package.
+        version: The version of this package that exported.
+        format_version: The form of the manifest, `FORMAT_VERSION` or older.
+    """
+
+    source: Source
+    options: ExportOptions
+    types: Mapping[str, TypeUse]
+    architecture: str
+    weights: tuple[Shard, ...] = ()
+    producer: str = PRODUCER
+    version: str = version("llama3-onnx")
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def of_gguf(
+        cls, file: GGUFFile, options: ExportOptions, parts: Sequence[Part], weights: Sequence[Shard] = ()
+    ) -> Manifest:
+        """The manifest of an export of `file`."""
+        source = Source(file.path.name, file.size, tuple(parts))
+        return cls(source, options, types_of(file), file.get_str("general.architecture"), tuple(weights))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as data for JSON; what there is none of is left out."""
+        parts = [{key: value for key, value in asdict(part).items() if value is not None} for part in self.source.parts]
+        data: dict[str, Any] = {
+            "producer": self.producer,
+            "version": self.version,
+            "format_version": self.format_version,
+            "architecture": self.architecture,
+            "source": {"name": self.source.name, "size": self.source.size, "parts": parts},
+            "options": asdict(self.options),
+            "types": {name: asdict(use) for name, use in self.types.items()},
+        }
+        if self.weights:
+            data["weights"] = [asdict(file) for file in self.weights]
+        return data
+
+    def to_json(self) -> str:
+        """The manifest as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: Path) -> Manifest:
+        """Read a manifest back.
+
+        Args:
+            text: The JSON.
+            where: The file that it is from, for messages.
+
+        Raises:
+            NotAnExportError: it is damaged, or of another program.
+            Llama3Error: a newer version of this package wrote it.
+        """
+        try:
+            return cls._from_dict(json.loads(text, parse_constant=_not_json, parse_float=_finite), where)
+        except Llama3Error:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            problem = " ".join(repr(error)[:200].split())
+            raise NotAnExportError(f"{where}: damaged metadata ({problem}); export the GGUF again") from error
+
+    @classmethod
+    def of_graph(cls, metadata: Mapping[str, str], graph: Path) -> Manifest:
+        """Read the manifest in a graph's metadata.
+
+        Raises:
+            NotAnExportError: there is none, or a damaged one.
+            Llama3Error: a newer version of this package wrote it.
+        """
+        if METADATA_KEY not in metadata:
+            raise NotAnExportError(
+                f"{graph}: no graph of llama3-export (its metadata do not say so); export the GGUF with llama3-export"
+            )
+        return cls.from_json(metadata[METADATA_KEY], graph)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Manifest:
+        """Read the manifest of an export folder, without its graph.
+
+        Raises:
+            NotAnExportError: there is none, or a damaged one.
+            Llama3Error: a newer version of this package wrote it.
+        """
+        path = folder / MANIFEST
+        try:
+            text = read_regular(path)
+        except FileNotFoundError:
+            raise NotAnExportError(f"{folder}: no {MANIFEST} there; give a folder that llama3-export made") from None
+        except OSError as error:
+            raise NotAnExportError(f"{path}: cannot be read ({error.strerror})") from error
+        return cls.from_json(text, path)
+
+    @classmethod
+    def _from_dict(cls, data: Any, where: Path) -> Manifest:
+        if not isinstance(data, dict):
+            raise TypeError(f"a {type(data).__name__} and no object")
+        if data.get("producer") != PRODUCER:
+            raise NotAnExportError(f"{where}: not written by llama3-export, or damaged; export the GGUF again")
+        format_version = data.get("format_version", 0)
+        if _count(format_version, "format_version", least=0) > FORMAT_VERSION:
+            raise Llama3Error(
+                f"{where}: llama3-onnx {str(data.get('version'))[:20]} wrote this export, and this is "
+                f"{version('llama3-onnx')}, which cannot read it; upgrade llama3-onnx, or export the GGUF again"
+            )
+        source, options = data["source"], data["options"]
+        parts = tuple(_part(part) for part in _list(source["parts"], "parts"))
+        if not parts:
+            raise ValueError("no names of its GGUF")
+        return cls(
+            source=Source(_text(source["name"], "name"), _count(source["size"], "size"), parts),
+            options=ExportOptions(
+                ops=_choice(options["ops"], Ops),
+                activations=_choice(options["activations"], Activations),
+                precision=_choice(options["precision"], Precision),
+                logits=_choice(options["logits"], Logits),
+                max_length=_count(options["max_length"], "max_length"),
+            ),
+            types={
+                name: TypeUse(*(_count(use[key], key, least=0) for key in ("tensors", "parameters", "bytes")))
+                for name, use in data["types"].items()
+            },
+            architecture=_text(data.get("architecture", _UNVERSIONED_ARCHITECTURE), "architecture"),
+            weights=tuple(
+                Shard(_file_name(file["name"]), _count(file["size"], "size", least=0))
+                for file in _list(data.get("weights", []), "weights")
+            ),
+            version=_text(data["version"], "version"),
+            format_version=format_version,
+        )
+
+
+def types_of(file: GGUFFile) -> dict[str, TypeUse]:
+    """How many tensors, weights and bytes each GGML type has, largest first."""
+    uses: dict[str, TypeUse] = {}
+    for tensor in file.tensors.values():
+        use = uses.get(tensor.type.name, TypeUse(0, 0, 0))
+        parameters = use.parameters + math.prod(tensor.shape)
+        uses[tensor.type.name] = TypeUse(use.tensors + 1, parameters, use.bytes + tensor.n_bytes)
+    return dict(sorted(uses.items(), key=lambda item: -item[1].bytes))
+
+
+def _part(data: Any) -> Part:
+    size = data.get("size")
+    return Part(
+        name=_file_name(data["name"]),
+        size=None if size is None else _count(size, "size"),
+        sha256=_optional_text(data.get("sha256"), "sha256"),
+        fingerprint=_optional_text(data.get("fingerprint"), "fingerprint"),
+    )
+
+
+def _file_name(value: Any) -> str:
+    """A name is one of a file beside the others: a path would lead out of the folder."""
+    name = _text(value, "name")
+    if name in ("", "..") or name != Path(name).name:
+        raise ValueError(f"{name[:40]!r} is no name of a file")
+    return name
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {str(value)[:40]} and no text")
+    return value
+
+
+def _optional_text(value: Any, key: str) -> str | None:
+    return None if value is None else _text(value, key)
+
+
+def _count(value: Any, key: str, *, least: int = 1) -> int:
+    if type(value) is not int or not least <= value < _MAX_COUNT:
+        raise ValueError(f"{key} is {str(value)[:40]}")
+    return value
+
+
+def _choice(value: Any, choices: Any) -> Any:
+    if value not in get_args(choices):
+        raise ValueError(f"{str(value)[:40]!r} is none of {', '.join(get_args(choices))}")
+    return value
+
+
+def _list(value: Any, key: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{key} is no list")
+    return value
+
+
+def _not_json(text: str) -> NoReturn:
+    """Python reads `NaN` and `Infinity` as well, which are not JSON."""
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        _not_json(text)
+    return value
