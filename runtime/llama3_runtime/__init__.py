@@ -6,17 +6,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama3_runtime.generator import Generator
+    from llama3_models.errors import Llama3Error
+
+    from llama3_runtime.generator import Generation, GenerationResult, Generator
+    from llama3_runtime.loading import load
     from llama3_runtime.sampling.params import SamplingParams
+    from llama3_runtime.sequence import FinishReason, Piece
     from llama3_runtime.text.tokenizer import Tokenizer
 
-__all__ = ["Generator", "SamplingParams", "Tokenizer"]
+__all__ = [
+    "FinishReason",
+    "Generation",
+    "GenerationResult",
+    "Generator",
+    "Llama3Error",
+    "Piece",
+    "SamplingParams",
+    "Tokenizer",
+    "load",
+]
 
-_MODULES = {"Generator": "generator", "SamplingParams": "sampling.params", "Tokenizer": "text.tokenizer"}
+_MODULES = {
+    "FinishReason": "llama3_runtime.sequence",
+    "Generation": "llama3_runtime.generator",
+    "GenerationResult": "llama3_runtime.generator",
+    "Generator": "llama3_runtime.generator",
+    "Llama3Error": "llama3_models.errors",
+    "Piece": "llama3_runtime.sequence",
+    "SamplingParams": "llama3_runtime.sampling.params",
+    "Tokenizer": "llama3_runtime.text.tokenizer",
+    "load": "llama3_runtime.loading",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that a command's --help does not wait for onnxruntime.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)

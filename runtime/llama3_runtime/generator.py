@@ -1,41 +1,135 @@
-"""The generation loop: a prompt through the model in chunks, then a token at a time through sampler and text stream."""
+"""The generation loop: a sequence's waiting tokens through the model, its next token, a piece of text; again."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from llama3_models.errors import Llama3Error
 
 from llama3_runtime.model import Model, ModelOptions
 from llama3_runtime.sampling.params import SamplingParams
-from llama3_runtime.sampling.sampler import Sampler
-from llama3_runtime.text.stream import TextStream
+from llama3_runtime.sequence import FinishReason, Ids, Piece, Sequence
+from llama3_runtime.session import has_cuda
+from llama3_runtime.source.find import Encoding, find_export, find_model
 from llama3_runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from types import TracebackType
 
-FinishReason: TypeAlias = Literal["eos", "stop", "length"]
-Ids: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+    from llama3_models.exports import Ops
+    from typing_extensions import Self, Unpack
 
 _DEFAULT_PARAMS = SamplingParams()
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A generated text; times are in seconds, None where no token came.
+
+    Attributes:
+        text: The text, without the prompt, the end-of-generation token and a stop text.
+        ids: Its tokens; those of a stop text are the last ones.
+        finish_reason: Why it ended; None if it has not.
+        stop: The stop text that ended it, if one did.
+        prompt_size: Tokens of the prompt.
+        tokenization_seconds: Turning the prompt into tokens; 0 for a prompt of ids.
+        prompt_seconds: From the start of the prompt's evaluation to the first token.
+        generation_seconds: From the first token to the last.
+    """
+
+    text: str
+    ids: list[int]
+    finish_reason: FinishReason | None
+    stop: str | None
+    prompt_size: int
+    tokenization_seconds: float
+    prompt_seconds: float | None
+    generation_seconds: float | None
+
+
+class Generation(Iterator[Piece]):
+    """One text as it is generated: an iterator over its pieces, which `Generator.stream` makes.
+
+    The model runs when a piece is asked for. The last piece has a `finish_reason`.
+    """
+
+    def __init__(self, generator: Generator, sequence: Sequence, tokenization_seconds: float) -> None:
+        self.sequence = sequence
+        self.thread: threading.Thread | None = None  # the last that asked for a piece
+        self._generator = generator
+        self._texts: list[str] = []
+        self._broken = False
+        self._tokenization_seconds = tokenization_seconds
+        self._started: float | None = None
+        self._first = self._last = 0.0  # when tokens came
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no piece will come."""
+        return self._broken or self.sequence.finish_reason is not None
+
+    def __next__(self) -> Piece:
+        """The next piece.
+
+        Raises:
+            Llama3Error: the model cannot be run.
+            RuntimeError: the generator was closed, another thread is using it, or another generation has begun since.
+        """
+        if self.is_over:
+            raise StopIteration
+        with self._generator.reserved(self):
+            if self._started is None:
+                self._started = time.perf_counter()
+            try:
+                piece = self._generator.step(self.sequence)
+            except BaseException:  # Ctrl-C among them: the cache is in an unknown state
+                self._broken = True
+                raise
+            if piece.ids:
+                self._last = time.perf_counter()
+                self._first = self._first or self._last
+            self._texts.append(piece.text)
+            return piece
+
+    def interrupt(self) -> Piece:
+        """End the text here; the last piece has what was held back."""
+        piece = self.sequence.finish(self.sequence.finish_reason or "interrupt")
+        self._texts.append(piece.text)
+        return piece
+
+    def result(self) -> GenerationResult:
+        """All that has come so far."""
+        sequence = self.sequence
+        ids = sequence.ids[sequence.prompt_size :]
+        return GenerationResult(
+            text="".join(self._texts),
+            ids=ids,
+            finish_reason=sequence.finish_reason,
+            stop=sequence.stop,
+            prompt_size=sequence.prompt_size,
+            tokenization_seconds=self._tokenization_seconds,
+            prompt_seconds=self._first - self._started if ids and self._started is not None else None,
+            generation_seconds=self._last - self._first if ids else None,
+        )
 
 
 class Generator:
     """Generates text from an exported model, one text at a time: there is one KV cache.
 
-    A stream that is continued after a later one was begun raises a RuntimeError.
+    A generation that is continued after a later one began raises a RuntimeError. So does one that begins in a thread
+    while another thread's is unfinished; load a Generator for each thread, or use a lock of your own.
 
     Attributes:
         model: The graph with its KV cache.
         tokenizer: Text to ids and back.
-        finish_reason: Why the last generation ended: `eos` (an end-of-generation token), `stop` (a stop text) or
-            `length` (max_new_tokens, or the cache is full); None while it goes on.
+        load_seconds: How long loading both took, without an export or a download before.
     """
 
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
@@ -46,99 +140,156 @@ class Generator:
             )
         self.model = model
         self.tokenizer = tokenizer
-        self.finish_reason: FinishReason | None = None
-        self._generations = 0
+        self.load_seconds = 0.0
+        self._lock = threading.Lock()
+        self._latest: weakref.ref[Generation] | None = None
+        self._closed = False
 
     @classmethod
     def from_folder(
-        cls, path: str | Path, *, tokenizer: Tokenizer | None = None, **options: Unpack[ModelOptions]
-    ) -> Generator:
-        """Load an export: its folder, or the .onnx file in it.
+        cls,
+        path: str | Path,
+        *,
+        encoding: Encoding | None = None,
+        ops: Ops | None = None,
+        tokenizer: Tokenizer | str | Path | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> Self:
+        """Load an export, or a GGUF, which is exported into the cache the first time.
 
         Args:
-            path: The folder or the file.
-            tokenizer: Another tokenizer than the export's.
+            path: The export folder, the .onnx file in it, or the .gguf.
+            encoding: How the weights must be encoded; None takes what is there.
+            ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
+                built.
+            tokenizer: Another tokenizer than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
             options: See `Model.from_folder`.
 
         Raises:
-            Llama3Error: there is no export there, or it cannot be loaded or not run there.
+            Llama3Error: there is no model there, or it cannot be exported, loaded or run.
         """
-        model = Model.from_folder(path, **options)
-        return cls(model, tokenizer or Tokenizer.from_path(model.path))
+        cuda = has_cuda(options.get("provider", "cpu"))
+        export = find_export(
+            find_model(model_path=Path(path)),
+            encoding=encoding,
+            # CUDA knows stock ops only, and its attention only float16.
+            ops="contrib" if cuda else ops,
+            precision="fp16" if cuda else "fp32",
+        )
+        if export.weights_folder is not None:
+            options = {"weights_folder": export.weights_folder, **options}
+        start = time.perf_counter()
+        model = Model.from_folder(export.path, **options)
+        if not isinstance(tokenizer, Tokenizer):
+            tokenizer = Tokenizer.from_path(Path(tokenizer) if tokenizer is not None else model.path)
+        generator = cls(model, tokenizer)
+        generator.load_seconds = time.perf_counter() - start
+        return generator
 
-    def stream(self, prompt: str, params: SamplingParams = _DEFAULT_PARAMS) -> Iterator[str]:
-        """Generate from a text, with the BOS token before it where the model wants one.
+    def stream(self, prompt: str | Ids, params: SamplingParams = _DEFAULT_PARAMS) -> Generation:
+        """Generate a text piece by piece.
 
-        Yields:
-            Pieces of text as they come, never a part of a character or of a stop text.
-
-        Raises:
-            Llama3Error: the prompt does not fit.
-            RuntimeError: another generation has begun since this one did.
-        """
-        return self.stream_text(self.tokenizer.encode(prompt), params)
-
-    def stream_text(self, ids: Ids, params: SamplingParams = _DEFAULT_PARAMS) -> Iterator[str]:
-        """`stream` from a prompt's ids."""
-        text = TextStream(self.tokenizer.token_bytes, params.stop)
-        for piece in text.pieces(self.stream_ids(ids, params)):
-            if text.stopped:
-                self.finish_reason = "stop"
-            if piece:
-                yield piece
-
-    def stream_ids(self, ids: Ids, params: SamplingParams = _DEFAULT_PARAMS) -> Iterator[int]:
-        """Generate from a prompt's ids; stop texts play no part.
-
-        Nothing runs before the first token is asked for, but a prompt that cannot be run is refused at once.
+        Args:
+            prompt: A text, which gets the BOS token where the model wants one and whose special tokens stay text; or
+                token ids, which go in as they are.
+            params: How tokens are chosen, and when the text ends.
 
         Returns:
-            Token ids as they come; the end-of-generation token itself only with `ignore_eos`.
+            An iterator of pieces. Nothing runs before the first is asked for, but a prompt that cannot be run is
+            refused at once.
 
         Raises:
             Llama3Error: the prompt has no token, one that the model does not know, or more than fit.
-            RuntimeError: another generation has begun since this one did.
         """
-        tokens = [operator.index(token) for token in ids]
-        self._check_prompt(tokens)
-        self.finish_reason = None
-        self._generations += 1
-        return self._generate(tokens, params, self._generations)
+        start = time.perf_counter()
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        seconds = time.perf_counter() - start if isinstance(prompt, str) else 0.0
+        sequence = Sequence(ids, params, self.tokenizer, self.model.max_length)
+        self._check_prompt(sequence.ids)
+        return Generation(self, sequence, seconds)
 
-    def _generate(self, tokens: list[int], params: SamplingParams, generation: int) -> Iterator[int]:
-        model, sampler = self.model, Sampler(params)
-        room = model.max_length - len(tokens)
-        limit = room if params.max_new_tokens < 0 else min(params.max_new_tokens, room)
-        self._require_latest(generation)
-        model.rewind()
-        chunk = tokens
-        for _ in range(limit):
-            logits = model.prefill(chunk)
-            try:
-                token = sampler.sample(logits, tokens)
-            except Llama3Error as error:
-                raise Llama3Error(f"{model.path}: {error}") from error
-            if token in self.tokenizer.eog_ids and not params.ignore_eos:
-                self.finish_reason = "eos"
-                return
-            tokens.append(token)
-            chunk = [token]
-            yield token
-            self._require_latest(generation)
-        self.finish_reason = "length"
+    def generate(self, prompt: str | Ids, params: SamplingParams = _DEFAULT_PARAMS) -> GenerationResult:
+        """Generate a whole text; see `stream` for the arguments and errors.
 
-    def _require_latest(self, generation: int) -> None:
-        if generation != self._generations:
-            raise RuntimeError("a later generation has taken this Generator's KV cache; use a Generator for each")
+        Raises:
+            Llama3Error: the prompt cannot be run, or the model.
+            RuntimeError: the generator was closed, or another thread is using it.
+        """
+        generation = self.stream(prompt, params)
+        for _ in generation:
+            pass
+        return generation.result()
 
     def warm_up(self) -> None:
-        """Run the graph once, so that first-time costs (pages, thread pools, allocations) are paid."""
-        self._generations += 1
-        self.model.rewind()
-        self.model.forward([0])
-        self.model.rewind()
+        """Run the graph once, so that first-time costs (pages, thread pools, allocations) are paid.
 
-    def _check_prompt(self, ids: Sequence[int]) -> None:
+        Raises:
+            RuntimeError: the generator was closed, or another thread is using it.
+        """
+        with self.reserved(None):
+            self.model.rewind()
+            self.model.forward([0])
+            self.model.rewind()
+
+    def close(self) -> None:
+        """Release the model and its memory; waits for a step that another thread is in. May be called again."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def reserved(self, generation: Generation | None) -> Iterator[None]:
+        """Keep other threads away while the model runs, and the cache for this generation; None ends the latest one.
+
+        Raises:
+            RuntimeError: another thread or a later generation has it.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is using this Generator; load one for each thread")
+        try:
+            if self._closed:
+                raise RuntimeError("this Generator was closed")
+            self._hand_over(generation)
+            yield
+        finally:
+            self._lock.release()
+
+    def _hand_over(self, generation: Generation | None) -> None:
+        """Give the cache to a generation that begins; one that has it keeps it, and one that had it fails."""
+        latest = self._latest() if self._latest is not None else None
+        thread = threading.current_thread()
+        if generation is None or generation is not latest:
+            if generation is not None and generation.thread is not None:
+                raise RuntimeError("a later generation has taken this Generator's KV cache; use a Generator for each")
+            if latest is not None and not latest.is_over and latest.thread is not thread and _is_alive(latest.thread):
+                raise RuntimeError(
+                    "another thread's generation is unfinished; load a Generator for each thread, or end it first"
+                )
+            self.model.rewind()
+            self._latest = weakref.ref(generation) if generation is not None else None
+        if generation is not None:
+            generation.thread = thread
+
+    def step(self, sequence: Sequence) -> Piece:
+        """Run the model on what a sequence waits for, and give it its next token. Its cache must be reserved."""
+        if sequence.is_full:
+            return sequence.finish("length")
+        logits = self.model.prefill(sequence.waiting)
+        try:
+            return sequence.accept(logits)
+        except Llama3Error as error:
+            raise Llama3Error(f"{self.model.path}: {error}") from error
+
+    def _check_prompt(self, ids: list[int]) -> None:
         if not ids:
             raise Llama3Error("the prompt has no tokens; give at least one")
         if min(ids) < 0 or max(ids) >= self.model.vocab_size:
@@ -148,3 +299,7 @@ class Generator:
                 f"the prompt has {len(ids)} tokens, more than max-length {self.model.max_length} "
                 f"(the model's context is {self.model.context_length}): shorten it or raise --max-length"
             )
+
+
+def _is_alive(thread: threading.Thread | None) -> bool:
+    return thread is not None and thread.is_alive()

@@ -184,6 +184,11 @@ class Model:
             raise ValueError(f"position {position} is not in 0 .. {self.position}")
         self.position = position
 
+    def close(self) -> None:
+        """Release the session and the cache, with their memory; nothing can be run after that."""
+        del self._ort, self._cache, self._binding, self._one_row
+        self._bound.clear()
+
     def end_profile(self) -> Path:
         """The file with what ONNX Runtime's profiler noted, for a model that was loaded with a `profile_prefix`."""
         return Path(self._ort.end_profiling())

@@ -76,7 +76,7 @@ def test_greedy_text_is_llama_cpp_s(exports: dict[str, Path]) -> None:
     same = 0
     for prompt in PROMPTS:
         prompt_ids = generator.tokenizer.encode(prompt)
-        ours = list(generator.stream_ids(prompt_ids, params))
+        ours = generator.generate(prompt_ids, params).ids
         theirs = llama_cpp_oracle.greedy(smollm2_gguf(), prompt_ids, 64)
         if ours == theirs:
             same += 1

@@ -37,7 +37,7 @@ def generator(contrib: Path) -> Generator:
 def texts(generator: Generator) -> dict[str, str]:
     """Each prompt's greedy continuation."""
     params = SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS)
-    return {prompt: "".join(generator.stream(prompt, params)) for prompt in PROMPTS}
+    return {prompt: generator.generate(prompt, params).text for prompt in PROMPTS}
 
 
 @pytest.fixture(scope="session")
@@ -45,4 +45,4 @@ def ids(generator: Generator) -> dict[str, list[int]]:
     """Each prompt's ids and those of its greedy continuation, which goes on over an end of the text."""
     params = SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS, ignore_eos=True)
     encoded = {prompt: generator.tokenizer.encode(prompt) for prompt in PROMPTS}
-    return {prompt: [*ids, *generator.stream_ids(ids, params)] for prompt, ids in encoded.items()}
+    return {prompt: [*ids, *generator.generate(ids, params).ids] for prompt, ids in encoded.items()}

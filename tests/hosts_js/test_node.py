@@ -35,7 +35,7 @@ def test_greedy_ids_are_our_generator_s(folder: Path, generator: Generator, prom
     ids, *text = run_node(tmp_path / "program.mjs", folder, prompt, 48).splitlines()
 
     prompt_ids = generator.tokenizer.encode(prompt)
-    expected = [*prompt_ids, *generator.stream_ids(prompt_ids, SamplingParams(temperature=0, max_new_tokens=48))]
+    expected = [*prompt_ids, *generator.generate(prompt_ids, SamplingParams(temperature=0, max_new_tokens=48)).ids]
     assert [int(i) for i in ids.split()] == expected
     assert "\n".join(text) == generator.tokenizer.decode(expected)
 

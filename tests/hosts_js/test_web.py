@@ -67,7 +67,7 @@ def test_progress_grows_with_the_weights(report: dict[str, Any]) -> None:
 
 
 def test_the_text_is_our_generator_s(report: dict[str, Any], generator: Generator) -> None:
-    text = "".join(generator.stream(PROMPT, SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS)))
+    text = generator.generate(PROMPT, SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS)).text
     assert report["output"] == PROMPT + text
 
 
@@ -80,7 +80,7 @@ def test_the_text_comes_token_by_token(report: dict[str, Any]) -> None:
 
 def test_stop_ends_the_text(report: dict[str, Any], generator: Generator) -> None:
     """A few tokens after the click at the latest, of the thousand that were asked for."""
-    text = "".join(generator.stream(PROMPT, SamplingParams(temperature=0, max_new_tokens=200)))
+    text = generator.generate(PROMPT, SamplingParams(temperature=0, max_new_tokens=200)).text
     assert (PROMPT + text).startswith(report["stopped"])
     assert PROMPT < report["stopped"] < PROMPT + text
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 from llama3_runtime import Generator, SamplingParams, Tokenizer
+from llama3_runtime.model import Model
 
 from tests.support.llama_gguf import write_llama_gguf
 
@@ -53,16 +57,16 @@ def greedy(**options: object) -> SamplingParams:
 def test_greedy_tokens_are_the_reference_s(generator: Generator, greedy_ids: list[int]) -> None:
     """A prompt in chunks, then a token at a time, to the last position of the context."""
     ids = generator.tokenizer.encode(PROMPT)
-    assert list(generator.stream_ids(ids, greedy())) == greedy_ids
-    assert generator.finish_reason == "length"
+    result = generator.generate(ids, greedy())
+    assert (result.ids, result.finish_reason) == (greedy_ids, "length")
     assert generator.model.position == CONTEXT - 1  # the last token is not evaluated, since nothing follows it
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_max_new_tokens_are_exact(generator: Generator, greedy_ids: list[int], count: int) -> None:
     ids = generator.tokenizer.encode(PROMPT)
-    assert list(generator.stream_ids(ids, greedy(max_new_tokens=count))) == greedy_ids[:count]
-    assert generator.finish_reason == "length"
+    result = generator.generate(ids, greedy(max_new_tokens=count))
+    assert (result.ids, result.finish_reason) == (greedy_ids[:count], "length")
 
 
 def test_each_end_of_generation_token_ends_it(
@@ -75,9 +79,9 @@ def test_each_end_of_generation_token_ends_it(
         token = greedy_ids[position]
         before = greedy_ids[: greedy_ids.index(token)]
         monkeypatch.setattr(Tokenizer, "eog_ids", frozenset({999, token}))
-        assert list(generator.stream_ids(ids, greedy(ignore_eos=False))) == before
-        assert generator.finish_reason == "eos"
-        assert list(generator.stream_ids(ids, greedy())) == greedy_ids
+        result = generator.generate(ids, greedy(ignore_eos=False))
+        assert (result.ids, result.finish_reason) == (before, "eos")
+        assert generator.generate(ids, greedy()).ids == greedy_ids
 
 
 def test_the_end_tokens_are_those_of_the_file(generator: Generator) -> None:
@@ -89,29 +93,28 @@ def test_the_end_tokens_are_those_of_the_file(generator: Generator) -> None:
 
 def test_a_stop_text_across_tokens(generator: Generator, greedy_ids: list[int]) -> None:
     """The text ends before it, however the tokens cut it."""
-    whole = "".join(generator.stream(PROMPT, greedy()))
+    whole = generator.generate(PROMPT, greedy()).text
     assert whole == generator.tokenizer.decode(greedy_ids)
     starts = (i for i in range(4, len(whole)) if whole.find(whole[i : i + 4]) == i)
     start = next(i for i in starts if whole[i : i + 4].isprintable())
     stop = whole[start : start + 4]
-    pieces = list(generator.stream(PROMPT, greedy(stop=("never there", stop))))
-    assert "".join(pieces) == whole[:start]
-    assert generator.finish_reason == "stop"
+    result = generator.generate(PROMPT, greedy(stop=("never there", stop)))
+    assert (result.text, result.finish_reason, result.stop) == (whole[:start], "stop", stop)
 
 
 def test_a_prompt_that_fills_the_context_and_one_token_more(generator: Generator) -> None:
     """All positions can be used; beyond, the message has the three numbers and nothing is generated."""
-    assert list(generator.stream_ids([5] * CONTEXT, greedy())) == []
-    assert generator.finish_reason == "length"
-    assert len(list(generator.stream_ids([5] * (CONTEXT - 1), greedy()))) == 1
+    result = generator.generate([5] * CONTEXT, greedy())
+    assert (result.ids, result.finish_reason) == ([], "length")
+    assert len(generator.generate([5] * (CONTEXT - 1), greedy()).ids) == 1
     with pytest.raises(Llama3Error, match=f"{CONTEXT + 1} tokens.*max-length {CONTEXT} .*context is {CONTEXT}"):
-        generator.stream_ids([5] * (CONTEXT + 1), greedy())
+        generator.stream([5] * (CONTEXT + 1), greedy())
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [320], [3, 10**9]])
 def test_ids_that_are_no_prompt(generator: Generator, ids: list[int]) -> None:
     with pytest.raises(Llama3Error, match="the prompt has"):
-        generator.stream_ids(ids, greedy())
+        generator.stream(ids, greedy())
 
 
 def test_an_option_that_there_is_not(folder: Path) -> None:
@@ -121,41 +124,135 @@ def test_an_option_that_there_is_not(folder: Path) -> None:
 
 def test_numpy_ids_and_no_params(generator: Generator) -> None:
     """Token ids come from anywhere, and the defaults are defaults."""
-    tokens = list(generator.stream_ids(np.array([5, 6, 7])))
-    assert all(type(token) is int for token in tokens)
-    assert isinstance("".join(generator.stream("a")), str)
+    result = generator.generate(np.array([5, 6, 7]))
+    assert all(type(token) is int for token in result.ids)
+    assert isinstance(generator.generate("a").text, str)
 
 
-def test_a_stream_whose_cache_was_taken_says_so(generator: Generator, greedy_ids: list[int]) -> None:
+def test_a_piece_for_each_token(generator: Generator, greedy_ids: list[int]) -> None:
+    """The pieces' tokens and texts are those of the whole, and the last one says why the text ended."""
+    generation = generator.stream(PROMPT, greedy())
+    pieces = list(generation)
+    assert [token for piece in pieces for token in piece.ids] == greedy_ids
+    assert all(len(piece.ids) == 1 for piece in pieces)
+    assert "".join(map(str, pieces)) == generator.tokenizer.decode(greedy_ids)
+    assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + ["length"]
+    assert list(generation) == []
+    result = generation.result()
+    assert (result.text, result.ids) == ("".join(map(str, pieces)), greedy_ids)
+    assert result.prompt_size == len(generator.tokenizer.encode(PROMPT))
+    assert 0 < result.tokenization_seconds < result.prompt_seconds + result.generation_seconds
+
+
+def test_a_later_generation_takes_the_cache(generator: Generator, greedy_ids: list[int]) -> None:
     """Two texts at once would mix in the one cache: the earlier one ends with an error, the later one is right."""
     ids = generator.tokenizer.encode(PROMPT)
-    first = generator.stream_ids([9, 8, 7], greedy())
+    first = generator.stream([9, 8, 7], greedy())
     next(first)
-    unstarted = generator.stream_ids([9, 8], greedy())
-    second = generator.stream_ids(ids, greedy())
-    assert next(second) == greedy_ids[0]
-    for earlier in (first, unstarted):
+    second = generator.stream(ids, greedy())
+    assert next(second).ids == (greedy_ids[0],)
+    for _ in range(2):
         with pytest.raises(RuntimeError, match="a later generation has taken"):
-            next(earlier)
-    assert list(second) == greedy_ids[1:]
+            next(first)
+    assert [token for piece in second for token in piece.ids] == greedy_ids[1:]
 
 
-def test_a_stream_that_was_overtaken_says_nothing_of_the_later_one(generator: Generator) -> None:
-    """Also after its last token: how it ended is no news of the other."""
-    first = generator.stream_ids([9, 8, 7], greedy(max_new_tokens=1))
-    next(first)
-    generator.stream_ids([9, 8], greedy())
-    with pytest.raises(RuntimeError, match="a later generation has taken"):
-        next(first)
-    assert generator.finish_reason is None
-
-
-def test_an_unfinished_stream_leaves_the_generator_as_good_as_new(generator: Generator, greedy_ids: list[int]) -> None:
+def test_an_unfinished_generation_leaves_the_generator_as_good_as_new(
+    generator: Generator, greedy_ids: list[int]
+) -> None:
     ids = generator.tokenizer.encode(PROMPT)
-    stream = generator.stream_ids(ids[::-1], greedy())
+    generation = generator.stream(ids[::-1], greedy())
     for _ in range(5):
-        next(stream)
-    assert list(generator.stream_ids(ids, greedy())) == greedy_ids
+        next(generation)
+    assert generator.generate(ids, greedy()).ids == greedy_ids
+
+
+def test_an_interrupted_generation_keeps_what_had_come(generator: Generator, greedy_ids: list[int]) -> None:
+    generation = generator.stream(PROMPT, greedy())
+    texts = [next(generation).text for _ in range(3)]
+    rest = generation.interrupt()
+    assert (rest.ids, rest.finish_reason) == ((), "interrupt")
+    assert list(generation) == []
+    result = generation.result()
+    assert (result.text, result.finish_reason) == ("".join([*texts, rest.text]), "interrupt")
+    assert result.ids == greedy_ids[:3]
+    assert generator.generate(PROMPT, greedy()).ids == greedy_ids
+
+
+def in_a_thread(function: Callable[[], object]) -> object:
+    """What a function returns, or the error that it raises, in a thread of its own that has ended."""
+    found: list[object] = []
+
+    def run() -> None:
+        try:
+            found.append(function())
+        except RuntimeError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_a_second_thread_while_the_first_is_between_two_tokens(generator: Generator, greedy_ids: list[int]) -> None:
+    """The second one gets an error, whether it begins a text or goes on with the first one's."""
+    generation = generator.stream(PROMPT, greedy())
+    ids = list(next(generation).ids)
+    for attempt in (lambda: generator.generate("a"), lambda: next(generator.stream([5], greedy()))):
+        assert "another thread's generation is unfinished" in str(in_a_thread(attempt))
+    ids += [token for piece in generation for token in piece.ids]
+    assert ids == greedy_ids
+    assert in_a_thread(lambda: generator.generate(PROMPT, greedy()).ids) == greedy_ids
+
+
+@pytest.mark.parametrize("attempt", ["generate", "warm_up", "next"])
+def test_a_second_thread_while_the_first_computes(
+    generator: Generator, greedy_ids: list[int], monkeypatch: pytest.MonkeyPatch, attempt: str
+) -> None:
+    """Whatever it asks for is an error, and the first one's text is right."""
+    generation = generator.stream(PROMPT, greedy())
+    attempts = {
+        "generate": lambda: generator.generate([5]),
+        "warm_up": generator.warm_up,
+        "next": lambda: next(generation),
+    }
+    errors: list[object] = []
+    forward = Model.forward
+
+    def computing(self: Model, ids: list[int]) -> object:
+        if threading.current_thread() is threading.main_thread():
+            errors.append(in_a_thread(attempts[attempt]))
+        return forward(self, ids)
+
+    monkeypatch.setattr(Model, "forward", computing)
+    assert [token for piece in generation for token in piece.ids] == greedy_ids
+    assert len(errors) >= len(greedy_ids)
+    assert all("another thread is using this Generator" in str(error) for error in errors)
+
+
+def test_a_thread_that_ended_leaves_its_unfinished_text(generator: Generator, greedy_ids: list[int]) -> None:
+    generation = generator.stream([9, 8, 7], greedy())
+    in_a_thread(lambda: next(generation))
+    assert generator.generate(PROMPT, greedy()).ids == greedy_ids
+
+
+def test_a_generation_that_is_gone_is_in_nobody_s_way(generator: Generator, greedy_ids: list[int]) -> None:
+    for _ in generator.stream([9, 8, 7], greedy()):
+        break
+    assert in_a_thread(lambda: generator.generate(PROMPT, greedy()).ids) == greedy_ids
+
+
+def test_closing_releases_the_model(folder: Path) -> None:
+    with Generator.from_folder(folder, threads=1) as generator:
+        session = weakref.ref(generator.model._ort)
+        generation = generator.stream(PROMPT, greedy())
+        next(generation)
+    assert session() is None
+    for attempt in (lambda: next(generation), lambda: generator.generate("a"), generator.warm_up):
+        with pytest.raises(RuntimeError, match="this Generator was closed"):
+            attempt()
+    generator.close()
 
 
 def test_logits_that_are_no_numbers_name_the_model(tmp_path: Path) -> None:
@@ -168,18 +265,18 @@ def test_logits_that_are_no_numbers_name_the_model(tmp_path: Path) -> None:
     export(gguf, tmp_path / "out", activations="float32")
     generator = Generator.from_folder(tmp_path / "out", threads=1)
     with pytest.raises(Llama3Error, match=f"^{tmp_path / 'out'}: the model's logits are NaN"):
-        list(generator.stream("a", greedy()))
+        generator.generate("a", greedy())
 
 
 def test_warming_up_leaves_no_trace(generator: Generator, greedy_ids: list[int]) -> None:
     generator.warm_up()
     assert generator.model.position == 0
-    assert list(generator.stream_ids(generator.tokenizer.encode(PROMPT), greedy())) == greedy_ids
+    assert generator.generate(PROMPT, greedy()).ids == greedy_ids
 
 
 def test_a_seed_repeats_the_text(generator: Generator) -> None:
     """And another one gives another text."""
-    texts = ["".join(generator.stream(PROMPT, SamplingParams(temperature=2.0, seed=seed))) for seed in (1, 1, 2)]
+    texts = [generator.generate(PROMPT, SamplingParams(temperature=2.0, seed=seed)).text for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 

@@ -9,19 +9,24 @@ from llama3_models.errors import Llama3Error
 from llama3_models.hub import catalogue, download
 
 
+def is_name(model: str) -> bool:
+    """Whether a model of the catalogue is meant: what exists, has a slash or ends in .gguf or .onnx is a path."""
+    path = Path(model)
+    return not (path.exists() or path.suffix in (".gguf", ".onnx") or os.sep in model)
+
+
 def locate_model(model: str, encoding: str | None = None) -> Path:
     """Give the GGUF file that `model` names, downloading it where it is a name of the catalogue.
 
     Args:
-        model: A path, or a name of the catalogue. Whatever exists, ends in .gguf or has a slash is a path.
+        model: A path, or a name of the catalogue.
         encoding: Which of a catalogue model's files; None for its default one.
 
     Raises:
         Llama3Error: there is no such file or name, or it cannot be had.
     """
-    path = Path(model)
-    if path.exists() or path.suffix == ".gguf" or os.sep in model:
-        if encoding is not None:
-            raise Llama3Error(f"{model}: a file has its own encoding; leave --quantization-encoding {encoding} out")
-        return path
-    return download.fetch(catalogue.find(model), encoding)
+    if is_name(model):
+        return download.fetch(catalogue.find(model), encoding)
+    if encoding is not None:
+        raise Llama3Error(f"{model}: a file has its own encoding; leave --quantization-encoding {encoding} out")
+    return Path(model)

@@ -5,8 +5,6 @@ import json as json_format
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,11 +15,10 @@ from llama3_models.exports import Ops
 from llama3_runtime import defaults
 from llama3_runtime.metrics import Metrics, peak_memory_bytes
 from llama3_runtime.sampling.params import SamplingParams
-from llama3_runtime.source.find import Encoding, Version, find_export, find_model
-from llama3_runtime.text.stream import TextStream
+from llama3_runtime.source.find import Encoding, Version, find_model
 
 if TYPE_CHECKING:
-    from llama3_runtime.generator import FinishReason, Generator
+    from llama3_runtime.generator import Generation, GenerationResult
 
 DEFAULT_PROMPT = "I believe the meaning of life is"
 
@@ -124,29 +121,19 @@ def run_model(
     _write_utf8()
 
     # Late, so that --help and a wrong option need not wait for onnxruntime.
-    from llama3_runtime.generator import Generator
-    from llama3_runtime.session import has_cuda
-    from llama3_runtime.text.tokenizer import Tokenizer
+    from llama3_runtime.loading import load
 
-    export = find_export(
+    generator = load(
         find_model(model_path=model_path, model=model, encoding=quantization_encoding, version=version),
         encoding=quantization_encoding,
-        # CUDA knows stock ops only, and its attention only float16.
-        ops="contrib" if has_cuda(provider) else ops,
-        precision="fp16" if has_cuda(provider) else "fp32",
-    )
-    start = time.perf_counter()
-    generator = Generator.from_folder(
-        export.path,
+        ops=ops,
+        tokenizer=tokenizer_path,
         provider=provider,
         threads=threads,
         max_length=max_length,
         chunk_size=chunk_size,
         custom_ops_path=custom_ops_path,
-        weights_folder=export.weights_folder,
-        tokenizer=Tokenizer.from_path(tokenizer_path) if tokenizer_path is not None else None,
     )
-    startup_seconds = time.perf_counter() - start
     if generator.model.warning is not None:
         logger.warning("%s", generator.model.warning)
     warmup_seconds = None
@@ -155,11 +142,11 @@ def run_model(
         generator.warm_up()
         warmup_seconds = time.perf_counter() - start
 
-    output = generate(generator, prompt, params, echo=stream and not json)
+    output = _print_generation(generator.stream(prompt, params), prompt if stream and not json else None)
     metrics = Metrics(
         prompt_size=output.prompt_size,
         output_size=len(output.ids),
-        startup_seconds=startup_seconds,
+        startup_seconds=generator.load_seconds,
         warmup_seconds=warmup_seconds,
         tokenization_seconds=output.tokenization_seconds,
         prompt_seconds=output.prompt_seconds,
@@ -182,69 +169,19 @@ def run_model(
     return INTERRUPTED if output.finish_reason == "interrupt" else 0
 
 
-@dataclass(frozen=True)
-class Output:
-    """What one prompt gave; times are in seconds, None where no token came."""
-
-    prompt_size: int
-    ids: list[int]
-    text: str
-    finish_reason: "FinishReason | Literal['interrupt'] | None"
-    tokenization_seconds: float
-    prompt_seconds: float | None
-    generation_seconds: float | None
-
-
-def generate(generator: "Generator", prompt: str, params: SamplingParams, *, echo: bool) -> Output:
-    """Continues a prompt, keeping times; Ctrl-C ends it with what has come by then.
-
-    Args:
-        generator: The model.
-        prompt: The text, which never becomes special tokens.
-        params: How tokens are chosen and when it ends.
-        echo: Whether to print the prompt and then each piece of text as it comes.
-    """
-    arrivals: list[float] = []
-    ids: list[int] = []
-    pieces: list[str] = []
-
-    def noted(tokens: Iterable[int]) -> Iterator[int]:
-        for token in tokens:
-            arrivals.append(time.perf_counter())
-            ids.append(token)
-            yield token
-
-    def show(piece: str) -> None:
-        if echo and piece:
-            print(piece, end="", flush=True)
-        pieces.append(piece)
-
-    start = time.perf_counter()
-    prompt_ids = generator.tokenizer.encode(prompt)
-    tokenized = time.perf_counter()
-    text = TextStream(generator.tokenizer.token_bytes, params.stop)
-    # A prompt that does not fit is an error here, before the echo; the model runs when the first token is asked for.
-    tokens = generator.stream_ids(prompt_ids, params)
-    if echo:
+def _print_generation(generation: "Generation", prompt: str | None) -> "GenerationResult":
+    """Runs it, printing `prompt` and each piece as it comes, or nothing for None; Ctrl-C ends it with what has come."""
+    if prompt is not None:
         print(prompt, end="", flush=True)
-    evaluation = time.perf_counter()
-    finish_reason: FinishReason | Literal["interrupt"] | None
     try:
-        for piece in text.pieces(noted(tokens)):
-            show(piece)
-        finish_reason = "stop" if text.stopped else generator.finish_reason
+        for piece in generation:
+            if prompt is not None and piece.text:
+                print(piece, end="", flush=True)
     except KeyboardInterrupt:
-        finish_reason = "interrupt"
-        show(text.finish())
-    return Output(
-        prompt_size=len(prompt_ids),
-        ids=ids,
-        text="".join(pieces),
-        finish_reason=finish_reason,
-        tokenization_seconds=tokenized - start,
-        prompt_seconds=arrivals[0] - evaluation if arrivals else None,
-        generation_seconds=arrivals[-1] - arrivals[0] if arrivals else None,
-    )
+        rest = generation.interrupt()
+        if prompt is not None:
+            print(rest, end="", flush=True)
+    return generation.result()
 
 
 def main() -> int:

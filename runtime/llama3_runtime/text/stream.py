@@ -5,40 +5,29 @@ become part of either is held back until the next token decides it.
 """
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 
 class TextStream:
-    """Decodes a stream of tokens.
+    """Decodes a stream of tokens' bytes.
 
     The stop string that is complete first ends the stream, the longest of those that end at the same character;
     where tokens begin and end makes no difference. Bytes that are no UTF-8 become U+FFFD.
+
+    Attributes:
+        matched: The stop string that ended the stream: nothing more will come. None before.
     """
 
-    def __init__(self, token_bytes: Callable[[int], bytes], stop: Sequence[str] = ()) -> None:
-        """Starts an empty stream.
-
-        Args:
-            token_bytes: Gives the bytes of a token; none for one that is no text.
-            stop: Texts that end the stream, each at least one character long.
-        """
-        self.stopped = False  # whether a stop string was found: nothing more will come
-        self._token_bytes = token_bytes
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        """Starts an empty stream; `stop` are the texts that end it, each at least one character long."""
+        self.matched: str | None = None
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""  # the end of the text that may be the beginning of a stop string
 
-    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Takes tokens as they come, up to a stop string.
-
-        Yields:
-            The text that is certain after each token, perhaps none, and then what was held back.
-        """
-        for token in tokens:
-            yield self._release(self._decoder.decode(self._token_bytes(token)))
-            if self.stopped:
-                return
-        yield self.finish()
+    def push(self, token: bytes) -> str:
+        """Takes the bytes of the next token, perhaps none, and returns the text that is certain by now."""
+        return self._release(self._decoder.decode(token))
 
     def finish(self) -> str:
         """Ends the stream and returns the text that was still held back."""
@@ -47,13 +36,13 @@ class TextStream:
         return text + rest
 
     def _release(self, text: str) -> str:
-        if self.stopped:
+        if self.matched is not None:
             return ""
         text = self._held + text
-        matches = [(start + len(stop), start) for stop in self._stop if (start := text.find(stop)) >= 0]
+        matches = [(start + len(stop), start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
         if matches:
-            _, start = min(matches)
-            self.stopped, self._held = True, ""
+            _, start, self.matched = min(matches)
+            self._held = ""
             return text[:start]
         certain = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[certain:]

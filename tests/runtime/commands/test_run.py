@@ -1,175 +1,195 @@
-"""`llama3-run`: its options, what it writes where, and how it ends, around a model that says what it is told to."""
+"""`llama3-run`: its options, what it writes where, and how it ends, with a small model whose story is known."""
+
+from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-import textwrap
-import types
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 from llama3_models.cli.arguments import read_signature
 from llama3_models.cli.command_line import run
-from llama3_models.errors import Llama3Error
+from llama3_models.manifest import ExportOptions, Manifest
+from llama3_runtime import Generator, SamplingParams
 from llama3_runtime.commands import run as commands
-from llama3_runtime.sampling.params import SamplingParams
-from llama3_runtime.source import find as model_source
-from llama3_runtime.source.export_cache import Export
+from llama3_runtime.model import Model
+from llama3_runtime.sequence import Sequence
 
 from tests.support.metric_lines import METRIC_LABELS
 from tests.support.processes import take_interrupts
-
-STORY = [b" to", b" be", b" \xf0\x9f", b"\x98\x80", b"\n", b"User", b":", b" x"]
-
-
-class FakeTokenizer:
-    """A token is a byte of the prompt, or a piece of the story from id 256 on."""
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def token_bytes(self, token: int) -> bytes:
-        return STORY[token - 256]
+from tests.support.story import STORY, TOKENS, write_story_gguf
 
 
-@dataclass
-class FakeGenerator:
-    """Tells the story, and notes how it was loaded and asked."""
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_story_gguf(tmp_path_factory.mktemp("story") / "story.gguf")
 
-    options: dict[str, object]
-    tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
-    finish_reason: str | None = None
-    model: object = field(default_factory=lambda: types.SimpleNamespace(kv_cache_bytes=1_500_000, warning=None))
-    warmed: bool = False
-    asked: SamplingParams | None = None
 
-    def warm_up(self) -> None:
-        self.warmed = True
-
-    def stream_ids(self, ids: Sequence[int], params: SamplingParams) -> Iterator[int]:
-        self.asked = params
-        if len(ids) > 40:
-            raise Llama3Error("the prompt is too long")
-        return self._story(params)
-
-    def _story(self, params: SamplingParams) -> Iterator[int]:
-        for index in range(len(STORY)):
-            if index == params.max_new_tokens:
-                self.finish_reason = "length"
-                return
-            if params.seed == 130 and index == 3:
-                raise KeyboardInterrupt
-            yield 256 + index
-        self.finish_reason = "eos"
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model is exported once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("LLAMA3_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture
-def generators(monkeypatch: pytest.MonkeyPatch) -> list[FakeGenerator]:
+def generators(monkeypatch: pytest.MonkeyPatch) -> list[Generator]:
     """Every generator that is loaded."""
-    loaded: list[FakeGenerator] = []
+    loaded: list[Generator] = []
+    original = Generator.__init__
 
-    class Loader:
-        @staticmethod
-        def from_folder(path, **options):
-            loaded.append(FakeGenerator({"path": path, **options}))
-            return loaded[-1]
+    def noted(self: Generator, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        loaded.append(self)
 
-    class Tokenizer:
-        @staticmethod
-        def from_path(path):
-            return f"tokenizer of {path}"
-
-    monkeypatch.setitem(sys.modules, "llama3_runtime.generator", types.SimpleNamespace(Generator=Loader))
-    monkeypatch.setitem(sys.modules, "llama3_runtime.text.tokenizer", types.SimpleNamespace(Tokenizer=Tokenizer))
-    monkeypatch.setattr(commands, "find_model", lambda **options: options)
-    monkeypatch.setattr(commands, "find_export", lambda model, **options: Export({"model": model, **options}))
+    monkeypatch.setattr(Generator, "__init__", noted)
     return loaded
 
 
-def call(*words: str) -> int:
-    return run(commands.run_model, words, name="llama3-run", groups=commands.GROUPS)
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[SamplingParams]:
+    """The parameters of every generation."""
+    found: list[SamplingParams] = []
+    original = Generator.stream
+
+    def noted(self: Generator, prompt: str, params: SamplingParams) -> object:
+        found.append(params)
+        return original(self, prompt, params)
+
+    monkeypatch.setattr(Generator, "stream", noted)
+    return found
 
 
-def test_every_option_with_its_default(generators, capsys):
-    """The predecessor's options have its defaults, and each option reaches what it is for."""
+@pytest.fixture
+def call(gguf: Path) -> Callable[..., int]:
+    def called(*words: str) -> int:
+        words = words if any(word.startswith("--model") for word in words) else ("--model-path", str(gguf), *words)
+        return run(commands.run_model, words, name="llama3-run", groups=commands.GROUPS)
+
+    return called
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the sixth token is computed: two bytes of the story's four-byte character have come."""
+    original = Sequence.accept
+
+    def accept(self: Sequence, logits: object) -> object:
+        if len(self.ids) - self.prompt_size == 5:
+            raise KeyboardInterrupt
+        return original(self, logits)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Sequence, "accept", accept)
+
+
+def test_defaults(call, generators, asked, capsys):
+    """The predecessor's options have its defaults."""
     assert call() == 0
     (generator,) = generators
-    assert generator.options == {
-        "path": {
-            "model": {"model_path": None, "model": None, "encoding": None, "version": None},
-            "encoding": None,
-            "ops": None,
-            "precision": "fp32",
-        },
-        "weights_folder": None,
-        "provider": "cpu",
-        "threads": None,
-        "max_length": None,
-        "chunk_size": 512,
-        "custom_ops_path": None,
-        "tokenizer": None,
-    }
-    assert generator.asked == SamplingParams()
-    assert not generator.warmed
-    assert capsys.readouterr().out.startswith("I believe the meaning of life is to be")
+    assert (generator.model.max_length, generator.model.device) == (512, "cpu")
+    assert generator.model.threads == len(os.sched_getaffinity(0))
+    assert asked == [SamplingParams()]
+    assert capsys.readouterr().out == "I believe the meaning of life iser:x\n"  # what follows an s in the story
 
 
-def test_every_option_is_passed_on(generators):
+def test_options_of_sampling(call, asked):
     assert (
         call(
-            *("--model-path", "m.gguf", "--quantization-encoding", "q6_k", "--version", "3.0"),
-            *("--tokenizer-path", "t.json", "--custom-ops-path", "ops.so", "--threads", "3", "--ops", "native"),
-            *("--max-length", "99", "--chunk-size", "7", "--max-new-tokens", "5", "--stop", "a", "--stop", "b"),
+            *("--max-new-tokens", "5", "--stop", "a", "--stop", "b", "--ignore-eos"),
             *("--temperature", "0", "--top-k", "4", "--top-p", "0.9", "--min-p", "0.1", "--repeat-penalty", "1.1"),
-            *("--seed", "12", "--ignore-eos", "--warmup-pipeline"),
+            *("--seed", "12"),
         )
         == 0
     )
+    assert asked == [
+        SamplingParams(
+            temperature=0.0,
+            top_k=4,
+            top_p=0.9,
+            min_p=0.1,
+            repeat_penalty=1.1,
+            seed=12,
+            max_new_tokens=5,
+            stop=("a", "b"),
+            ignore_eos=True,
+        )
+    ]
+
+
+def test_options_of_the_machine(call, generators, monkeypatch):
+    """A warm-up of one token, then a prompt of BOS and 19 tokens in chunks of 7."""
+    lengths: list[int] = []
+    original = Model.forward
+
+    def noted(self: Model, ids: list[int], **options: object) -> object:
+        lengths.append(len(ids))
+        return original(self, ids, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Model, "forward", noted)
+    options = ("--threads", "3", "--max-length", "99", "--chunk-size", "7", "--warmup-pipeline")
+    assert call(*options, "--prompt", "q" * 19, "--max-new-tokens", "2") == 0
     (generator,) = generators
-    assert generator.options == {
-        "path": {
-            "model": {"model_path": Path("m.gguf"), "model": None, "encoding": "q6_k", "version": "3.0"},
-            "encoding": "q6_k",
-            "ops": "native",
-            "precision": "fp32",
-        },
-        "weights_folder": None,
-        "provider": "cpu",
-        "threads": 3,
-        "max_length": 99,
-        "chunk_size": 7,
-        "custom_ops_path": Path("ops.so"),
-        "tokenizer": "tokenizer of t.json",
-    }
-    assert generator.asked == SamplingParams(
-        temperature=0.0,
-        top_k=4,
-        top_p=0.9,
-        min_p=0.1,
-        repeat_penalty=1.1,
-        seed=12,
-        max_new_tokens=5,
-        stop=("a", "b"),
-        ignore_eos=True,
-    )
-    assert generator.warmed
+    assert (generator.model.threads, generator.model.max_length) == (3, 99)
+    assert lengths == [1, 7, 7, 6, 1]
 
 
-def test_text_on_standard_output_and_metrics_on_standard_error(generators, capsys):
+@pytest.fixture
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], ExportOptions]:
+    """How the one export in an empty cache of its own was made."""
+    monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path))
+
+    def found() -> ExportOptions:
+        (graph,) = tmp_path.glob("exports/*/onnx/model.onnx")
+        metadata = onnx.load(graph, load_external_data=False).metadata_props
+        return Manifest.of_graph({entry.key: entry.value for entry in metadata}, graph).options
+
+    return found
+
+
+@pytest.mark.parametrize("ops", ["native", "contrib"])
+def test_ops(call, exported, ops):
+    assert call("--ops", ops) == 0
+    assert (exported().ops, exported().precision) == (ops, "fp32")
+
+
+def test_another_tokenizer(call, generators, gguf, tmp_path):
+    """The one of a file, whose tokens are the same here."""
+    other = tmp_path / "other.gguf"
+    other.write_bytes(gguf.read_bytes())
+    assert call("--tokenizer-path", str(other), "--prompt", "A") == 0
+    assert call("--tokenizer-path", str(tmp_path / "gone.json"), "--prompt", "A") == 1
+    assert len(generators) == 1
+
+
+def test_a_library_of_ops_that_there_is_not(call, tmp_path, capsys):
+    assert call("--custom-ops-path", str(tmp_path / "ops.so")) == 1
+    assert "no such library of custom ops" in capsys.readouterr().err
+
+
+def test_an_encoding_that_the_file_has_not(call, capsys):
+    assert call("--quantization-encoding", "q6_k") == 1
+    assert "its weights are float32, not q6_k" in capsys.readouterr().err
+
+
+def test_text_on_standard_output_and_metrics_on_standard_error(call, capsys):
     """The prompt as given comes first, and the metrics' lines stand in the predecessor's order."""
     assert call("--prompt", " Not\t", "--warmup-pipeline") == 0
     out, err = capsys.readouterr()
-    assert out == " Not\t to be \U0001f600\nUser: x\n"
+    assert out == f" Not\t{STORY}\n"
     assert [line.split(":")[0] for line in err.splitlines()] == METRIC_LABELS
-    assert err.startswith("Prompt size: 5\nOutput size: 8\n")
+    assert err.startswith(f"Prompt size: 6\nOutput size: {len(TOKENS)}\n")
 
 
-def test_pieces_are_written_as_they_come(generators, monkeypatch):
+def test_pieces_are_written_as_they_come(call, monkeypatch):
     """A piece is flushed before the next token is computed."""
 
     class Terminal(io.StringIO):
@@ -181,78 +201,81 @@ def test_pieces_are_written_as_they_come(generators, monkeypatch):
 
     monkeypatch.setattr(sys, "stdout", Terminal())
     call("--prompt", "A")
-    assert Terminal.flushed[:4] == ["A", "A to", "A to be", "A to be "]
+    assert Terminal.flushed[:5] == ["A", "Ab", "Abc", "Abcd", "Abcd\U0001f600"]
 
 
-def test_without_streaming_all_is_written_at_the_end(generators, capsys):
+def test_without_streaming_all_is_written_at_the_end(call, capsys):
     assert call("--prompt", "A", "--no-stream") == 0
-    assert capsys.readouterr().out == "A to be \U0001f600\nUser: x\n"
+    assert capsys.readouterr().out == f"A{STORY}\n"
 
 
-def test_json_is_the_only_output(generators, capsys):
-    assert call("--prompt", "A", "--json", "--max-new-tokens", "4") == 0
+def test_json_is_the_only_output(call, capsys):
+    assert call("--prompt", "A", "--json", "--max-new-tokens", "7") == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert err == ""
     assert result["prompt"] == "A"
-    assert result["text"] == " to be \U0001f600"
-    assert result["ids"] == [256, 257, 258, 259]
+    assert result["text"] == "bcd\U0001f600"
+    assert result["ids"] == [98, 99, 100, 240, 159, 152, 128]  # the ids of bytes are their values
     assert result["finish_reason"] == "length"
-    assert result["metrics"]["prompt_size"] == 1
-    assert result["metrics"]["output_size"] == 4
-    assert result["metrics"]["kv_cache_bytes"] == 1_500_000
+    assert result["metrics"]["prompt_size"] == 2  # with BOS
+    assert result["metrics"]["output_size"] == 7
+    assert result["metrics"]["kv_cache_bytes"] == 2 * 2 * 512 * 2 * 48 * 2  # layers, k and v, positions, float16
     assert result["metrics"]["warmup_seconds"] is None
 
 
 @pytest.mark.parametrize(
     ("words", "reason", "text"),
     [
-        ([], "eos", " to be \U0001f600\nUser: x"),
+        ([], "eos", STORY),
         (["--max-new-tokens", "0"], "length", ""),
-        (["--max-new-tokens", "3"], "length", " to be \ufffd"),
-        (["--stop", "User:"], "stop", " to be \U0001f600\n"),
-        (["--stop", "xyz", "--stop", "be"], "stop", " to "),
+        (["--max-new-tokens", "5"], "length", "bcd\ufffd"),
+        (["--stop", "User:"], "stop", "bcd\U0001f600\n"),
+        (["--stop", "xyz", "--stop", "cd"], "stop", "b"),
     ],
 )
-def test_finish_reasons(generators, capsys, words, reason, text):
+def test_finish_reasons(call, capsys, words, reason, text):
     assert call("--prompt", "A", "--json", *words) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["finish_reason"], result["text"]) == (reason, text)
 
 
-def test_ctrl_c_keeps_what_was_generated(generators, capsys):
+def test_ctrl_c_keeps_what_was_generated(call, interrupted, capsys):
     """The text so far, a half character included, then the metrics, and the status of an interrupted process."""
-    assert call("--prompt", "A", "--seed", "130") == 130
+    assert call("--prompt", "A") == 130
     out, err = capsys.readouterr()
-    assert out == "A to be \ufffd\n"
-    assert "Output size: 3" in err
-    assert call("--prompt", "A", "--seed", "130", "--json") == 130
-    assert json.loads(capsys.readouterr().out)["finish_reason"] == "interrupt"
+    assert out == "Abcd\ufffd\n"
+    assert "Output size: 5" in err
+    assert call("--prompt", "A", "--json") == 130
+    result = json.loads(capsys.readouterr().out)
+    assert (result["text"], result["finish_reason"]) == ("bcd\ufffd", "interrupt")
 
 
-def test_a_prompt_that_does_not_fit_is_not_echoed(generators, capsys):
-    assert call("--prompt", "x" * 41) == 1
-    assert capsys.readouterr() == ("", "llama3-run: error: the prompt is too long\n")
+def test_a_prompt_that_does_not_fit_is_not_echoed(call, capsys):
+    assert call("--prompt", "q" * 41, "--max-length", "40") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("llama3-run: error: the prompt has 42 tokens, more than max-length 40")
 
 
 @pytest.mark.parametrize(
     ("given", "prompt"),
     [(b"two\nlines\n", "two\nlines"), (b"", ""), (b"\r\n", ""), (b" x \n\n", " x \n"), (b"\xc3\xa9", "\u00e9")],
 )
-def test_prompt_from_standard_input(generators, capsys, monkeypatch, given, prompt):
+def test_prompt_from_standard_input(call, capsys, monkeypatch, given, prompt):
     """As it is, less the line end that `echo` and editors put there."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
     assert call("--prompt", "-", "--json") == 0
     assert json.loads(capsys.readouterr().out)["prompt"] == prompt
 
 
-def test_standard_input_that_is_no_text_is_one_line(generators, capsys, monkeypatch):
+def test_standard_input_that_is_no_text_is_one_line(call, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff")))
     assert call("--prompt", "-") == 1
     assert "not UTF-8 (byte 2)" in capsys.readouterr().err
 
 
-def test_endless_standard_input_is_refused(generators, capsys, monkeypatch):
+def test_endless_standard_input_is_refused(call, capsys, monkeypatch):
     """As of `yes |`: it would take all memory before anything could say that it does not fit."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
     assert call("--prompt", "-") == 1
@@ -269,12 +292,12 @@ class Endless(io.RawIOBase):
         return len(buffer)
 
 
-def test_another_encoding_of_standard_output(generators, capsys, monkeypatch, caplog):
+def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
     """The text stays whole, and a warning says so."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
     assert call("--prompt", "\u20ac") == 0
-    assert raw.getvalue().decode("utf-8").startswith("\u20ac to be \U0001f600")
+    assert raw.getvalue().decode("utf-8").startswith(f"\u20ac{STORY}")
     assert "latin-1" in caplog.text
 
 
@@ -294,7 +317,7 @@ def test_another_encoding_of_standard_output(generators, capsys, monkeypatch, ca
         (["hello"], 2, "unexpected argument 'hello'"),
     ],
 )
-def test_wrong_options_load_nothing(generators, capsys, words, status, message):
+def test_wrong_options_load_nothing(call, generators, capsys, words, status, message):
     assert call(*words) == status
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -302,7 +325,7 @@ def test_wrong_options_load_nothing(generators, capsys, words, status, message):
     assert generators == []
 
 
-def test_help_shows_every_option_once_with_its_default(capsys):
+def test_help_shows_every_option_once_with_its_default(call, capsys):
     options = read_signature(commands.run_model)
     assert sorted(name for names in commands.GROUPS.values() for name in names) == sorted(o.name for o in options)
     assert call("--help") == 0
@@ -331,91 +354,59 @@ print(heavy & sys.modules.keys(), file=sys.stderr)
     assert "usage:" in result.stdout
 
 
-@pytest.mark.parametrize(("provider", "precision"), [("cpu", "fp32"), ("cuda", "fp16"), ("auto", "fp16")])
-def test_precision_of_an_export_follows_the_provider(generators, monkeypatch, provider, precision):
-    """CUDA's attention needs float16."""
+@pytest.mark.parametrize(("provider", "status"), [("cuda", 1), ("auto", 0)])
+def test_an_export_for_cuda(call, exported, monkeypatch, capsys, caplog, provider, status):
+    """Its attention needs stock ops and float16. Where CUDA does not start, `auto` runs what it got on the CPU."""
     import onnxruntime
 
-    asked = []
-
-    def find_export(model, **options):
-        asked.append(options["precision"])
-        return Export(Path("out"))
-
-    monkeypatch.setattr(commands, "find_export", find_export)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    assert call("--provider", provider) == 0
-    assert asked == [precision]
+    assert call("--provider", provider) == status
+    assert (exported().ops, exported().precision) == ("contrib", "fp16")
+    assert "CUDA" in capsys.readouterr().err + caplog.text
 
 
-def test_the_two_models_exclude_each_other(generators, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "find_model", model_source.find_model)
+def test_the_two_models_exclude_each_other(call, capsys):
     assert call("--model", "smollm2-135m", "--model-path", "x.gguf") == 2
     assert "exclude each other" in capsys.readouterr().err
 
 
-def test_a_warning_of_the_session_is_said_once(monkeypatch, generators, caplog):
-    """As of `--provider auto` on a machine without CUDA."""
-    warning = "no CUDA here; running on the CPU"
-    loader = sys.modules["llama3_runtime.generator"].Generator
-    model = types.SimpleNamespace(kv_cache_bytes=0, warning=warning)
-    monkeypatch.setattr(loader, "from_folder", lambda path, **options: FakeGenerator(options, model=model))
+def test_auto_without_cuda_says_once_that_it_runs_on_the_cpu(call, caplog):
     assert call("--provider", "auto") == 0
-    assert caplog.messages == [warning]
+    (message,) = caplog.messages
+    assert re.fullmatch("the installed onnxruntime .* has no CUDA .*; running on the CPU", message)
 
 
-ENDLESS = """
-import sys, time, types
-from llama3_runtime.commands import run as commands
-
-class Tokenizer:
-    encode = staticmethod(lambda text: list(text.encode()))
-    token_bytes = staticmethod(lambda token: b"word ")
-
-class Generator:
-    tokenizer, finish_reason = Tokenizer, None
-    model = types.SimpleNamespace(kv_cache_bytes=0, warning=None)
-
-    @staticmethod
-    def from_folder(path, **options):
-        return Generator
-
-    @staticmethod
-    def stream_ids(ids, params):
-        while True:
-            time.sleep(0.002)
-            yield 0
-
-sys.modules["llama3_runtime.generator"] = types.SimpleNamespace(Generator=Generator)
-sys.modules["llama3_runtime.text.tokenizer"] = types.SimpleNamespace(Tokenizer=Tokenizer)
-commands.find_model = lambda **options: None
-commands.find_export = lambda model, **options: types.SimpleNamespace(path=None, weights_folder=None)
-sys.exit(commands.main())
-"""
+@pytest.fixture(scope="module")
+def endless_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_story_gguf(tmp_path_factory.mktemp("endless") / "endless.gguf", endless=True, context_length=200_000)
 
 
-def endless(*words: str, **options: object) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", textwrap.dedent(ENDLESS), *words]
+def endless(gguf: Path) -> subprocess.Popen[bytes]:
+    """A process that goes on for a minute or so; its export is in the cache."""
+    command = [Path(sys.executable).parent / "llama3-run", "--model-path", gguf]
+    command += ["--prompt", "line\n!", "--max-length", "200000"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, preexec_fn=take_interrupts, **options)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, preexec_fn=take_interrupts)
 
 
-def test_a_closed_pipe_ends_quietly():
+def test_a_closed_pipe_ends_quietly(endless_gguf):
     """`llama3-run | head -1` stops generating, without a word."""
-    with endless("--prompt", "line\n") as process:
+    with endless(endless_gguf) as process:
         assert process.stdout.readline() == b"line\n"
         process.stdout.close()
         assert process.wait(timeout=60) == 141
         assert process.stderr.read() == b""
 
 
-def test_ctrl_c_of_a_real_process():
-    with endless("--prompt", "line\n") as process:
+def test_ctrl_c_of_a_real_process(endless_gguf):
+    with endless(endless_gguf) as process:
         assert process.stdout.readline() == b"line\n"
-        assert process.stdout.read(5) == b"word "
+        assert process.stdout.read(4) == b"!bcd"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.fullmatch(rb"(word )*\n", out)
+    text = "bcd" + out.decode()
+    assert text.endswith("\n")
+    assert (STORY * (len(text) // len(STORY) + 1)).startswith(text[:-1].removesuffix("\ufffd"))
     assert b"Traceback" not in err
-    assert err.startswith(b"Prompt size: 5\nOutput size: ")
+    assert re.match(rb"Prompt size: 6\nOutput size: \d", err)

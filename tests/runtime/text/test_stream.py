@@ -9,8 +9,13 @@ from llama3_runtime.text.stream import TextStream
 
 def stream(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
     """Streams pieces of bytes as if each were a token."""
-    texts = TextStream(pieces.__getitem__, stop)
-    return list(texts.pieces(range(len(pieces)))), texts.stopped
+    texts = TextStream(stop)
+    found = []
+    for piece in pieces:
+        found.append(texts.push(piece))
+        if texts.matched is not None:
+            return found, True
+    return [*found, texts.finish()], texts.matched is not None
 
 
 def whole(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
@@ -81,6 +86,6 @@ def test_special_tokens_are_no_text():
 
 def test_what_was_held_back_is_there_for_whoever_breaks_off():
     """As Ctrl-C does: the half of a stop string that had come was text after all."""
-    texts = TextStream([b"Hi Us", b"er"].__getitem__, ("User:",))
-    assert next(texts.pieces([0, 1])) == "Hi "
+    texts = TextStream(("User:",))
+    assert texts.push(b"Hi Us") == "Hi "
     assert texts.finish() == "Us"

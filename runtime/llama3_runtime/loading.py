@@ -1,0 +1,44 @@
+"""From what a user calls a model to a Generator: a name, a GGUF, an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama3_models.hub.locate import is_name
+
+from llama3_runtime.generator import Generator
+from llama3_runtime.model import ModelOptions
+from llama3_runtime.source.find import Encoding, find_model
+from llama3_runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llama3_models.exports import Ops
+    from typing_extensions import Unpack
+
+
+def load(
+    model: str | Path,
+    *,
+    encoding: Encoding | None = None,
+    ops: Ops | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
+    **options: Unpack[ModelOptions],
+) -> Generator:
+    """Load a model, whatever names it; download or export it first where that has to be.
+
+    Args:
+        model: A name of the catalogue, a .gguf file, an export folder, or the .onnx in one. What exists, has a slash or
+            ends in .gguf or .onnx is a path.
+        encoding: Of a name, which file to download; of a path, what it must be. None takes the default, or what is
+            there.
+        ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
+            built.
+        tokenizer: Another tokenizer than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
+        options: See `Model.from_folder`: provider, threads, max_length, chunk_size.
+
+    Raises:
+        Llama3Error: there is no such model, or it cannot be downloaded, exported, loaded or run.
+    """
+    path = find_model(model=str(model), encoding=encoding) if is_name(str(model)) else Path(model)
+    return Generator.from_folder(path, encoding=encoding, ops=ops, tokenizer=tokenizer, **options)

@@ -1,0 +1,107 @@
+"""One text in the making: its tokens so far, how the next one is chosen, and when it ends.
+
+It runs no model: whoever does gives it the logits that follow `waiting`, and gets a piece of text back.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence as AnySequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from llama3_runtime.sampling.sampler import Sampler
+from llama3_runtime.text.stream import TextStream
+
+if TYPE_CHECKING:
+    from llama3_runtime.sampling.params import SamplingParams
+    from llama3_runtime.text.tokenizer import Tokenizer
+
+Ids: TypeAlias = "AnySequence[int] | npt.NDArray[np.integer[Any]]"
+
+FinishReason: TypeAlias = Literal["eos", "stop", "length", "interrupt"]
+"""Why a text ended: an end-of-generation token, a stop text, no room for more (`max_new_tokens`, or the KV cache is
+full), or the caller."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one token added to the text; as a `str`, the text alone.
+
+    Attributes:
+        text: Whole characters, and no part of a stop text. Empty while what came may still become either.
+        ids: The token; empty if the text ended without one.
+        finish_reason: On the last piece why the text ended; None on the others.
+        stop: On the last piece the stop text that ended it, if one did.
+    """
+
+    text: str
+    ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Sequence:
+    """The state of one text.
+
+    Attributes:
+        prompt_size: Tokens of the prompt.
+        ids: The prompt's tokens and those generated.
+        waiting: Tokens that the model has yet to see before it can give the next logits.
+        finish_reason: Why the text ended; None while it goes on.
+        stop: The stop text that ended it, if one did.
+    """
+
+    def __init__(self, prompt: Ids, params: SamplingParams, tokenizer: Tokenizer, max_length: int) -> None:
+        self.ids = [operator.index(token) for token in prompt]
+        self.prompt_size = len(self.ids)
+        self.waiting = list(self.ids)
+        self.finish_reason: FinishReason | None = None
+        self.stop: str | None = None
+        room = max_length - self.prompt_size
+        self._left = room if params.max_new_tokens < 0 else min(params.max_new_tokens, room)
+        self._sampler = Sampler(params)
+        self._end_ids = frozenset() if params.ignore_eos else tokenizer.eog_ids
+        self._text = TextStream(params.stop)
+        self._token_bytes = tokenizer.token_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another token."""
+        return self._left <= 0
+
+    def accept(self, logits: npt.NDArray[np.float32]) -> Piece:
+        """Choose the next token.
+
+        Args:
+            logits: [vocab_size], those after the last of `waiting`.
+
+        Raises:
+            Llama3Error: they are no numbers.
+        """
+        token = self._sampler.sample(logits, self.ids)
+        if token in self._end_ids:
+            return self.finish("eos")
+        self.ids.append(token)
+        self.waiting = [token]
+        self._left -= 1
+        text = self._text.push(self._token_bytes(token))
+        if self._text.matched is not None:
+            return self.finish("stop", text, (token,))
+        if self.is_full:
+            return self.finish("length", text, (token,))
+        return Piece(text, (token,))
+
+    def finish(self, reason: FinishReason, text: str = "", ids: tuple[int, ...] = ()) -> Piece:
+        """End the text: the last piece, `text` and what was held back."""
+        text += self._text.finish()
+        # What was held back may itself complete a stop text, where bytes turn out to be no character.
+        self.stop = self._text.matched
+        self.finish_reason = "stop" if self.stop is not None else reason
+        return Piece(text, ids, self.finish_reason, self.stop)

@@ -1,0 +1,47 @@
+"""The examples of docs/python.md and of the README run, one after another as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import DOCS, ROOT
+from tests.support.vocabularies import smollm2_gguf
+
+
+def examples(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With the embedded model as model.gguf."""
+    (tmp_path / "model.gguf").symlink_to(smollm2_gguf())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_the_page(work_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    printed = []
+    for code in examples(DOCS / "python.md"):
+        exec(compile(code, "docs/python.md", "exec"), names)
+        printed.append(capsys.readouterr().out)
+    loaded, result, streamed, interrupted, ids, error, exported = printed
+    assert loaded.removesuffix("\n") in streamed
+    assert streamed.endswith("\nlength\n")
+    assert re.match(r"stop '(\\n|\.)' \d+$", result)
+    assert interrupted == "interrupt\n"
+    assert re.fullmatch(r"\[\d+\]\n", ids)
+    assert error.startswith("gone.gguf: no such file")
+    assert re.fullmatch(r"out \d+\n", exported)
+    assert (work_folder / "out" / "model.onnx").is_file()
+
+
+def test_the_readme(work_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = next(code for code in examples(ROOT / "README.md") if "llama3_runtime" in code)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "physics" in capsys.readouterr().out
