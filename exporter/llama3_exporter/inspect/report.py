@@ -56,7 +56,7 @@ def as_json(found: Inspection, context: int, *, tensors: bool) -> dict[str, Any]
         "context": context,
         "memory": [asdict(memory) | {"total": memory.total(context)} for memory in found.memory],
         "tokenizer": None if found.tokenizer is None else asdict(found.tokenizer),
-        "remarks": list(found.warnings),
+        "warnings": list(found.warnings),
     }
     if tensors:
         data["tensors"] = [asdict(weight) for weight in found.weights]
