@@ -12,6 +12,7 @@ from pathlib import Path
 import gguf
 from llama3_models.config import Hyperparameters
 from llama3_models.gguf.file import GGUFFile
+from llama3_models.manifest import ExportOptions
 from llama3_models.units import format_bytes
 from onnxscript import nn
 
@@ -29,7 +30,6 @@ from llama3_exporter.inspect.inspection import (
     sum_form,
 )
 from llama3_exporter.llama import Llama
-from llama3_exporter.options import ExportOptions
 
 _ROPE_FACTORS = "rope_freqs.weight"
 
