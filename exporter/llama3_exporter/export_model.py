@@ -12,7 +12,7 @@ from pathlib import Path
 from llama3_models.config import Hyperparameters
 from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Precision
+from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Precision, check_choice
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.unfinished import refuse_unfinished
 from llama3_models.manifest import ExportOptions, Manifest, Part, Shard, types_of
@@ -89,6 +89,10 @@ def export(
             cannot be written.
     """
     start = time.perf_counter()
+    check_choice("ops", ops, Ops)
+    check_choice("activations", activations, Activations)
+    check_choice("precision", precision, Precision)
+    check_choice("logits", logits, Logits)
     check_combination(
         output=output,
         ops=ops,

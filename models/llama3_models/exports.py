@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from llama3_models.errors import Llama3Error
 
 GRAPH: Final = "model.onnx"
 """The graph in an export folder."""
@@ -27,3 +29,13 @@ Precision: TypeAlias = Literal["fp32", "fp16"]
 
 Logits: TypeAlias = Literal["last", "all", "selected"]
 """Which positions get logits: the last real one of a row, all, or as many last ones as the input `logits_to_keep`."""
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that its type, one of the above or another Literal, does not have.
+
+    Raises:
+        Llama3Error: it is none of them.
+    """
+    if value not in get_args(choices):
+        raise Llama3Error(f"{name} must be one of {', '.join(get_args(choices))}, not {str(value)[:40]!r}")

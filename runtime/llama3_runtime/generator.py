@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llama3_models.errors import Llama3Error
 
+from llama3_runtime.metrics import GenerationFigures
 from llama3_runtime.model import Model, ModelOptions
 from llama3_runtime.sampling.params import SamplingParams
 from llama3_runtime.sequence import FinishReason, Ids, Piece, Sequence
@@ -29,40 +30,36 @@ if TYPE_CHECKING:
 _DEFAULT_PARAMS = SamplingParams()
 
 
-@dataclass(frozen=True)
-class GenerationResult:
-    """A generated text; times are in seconds, None where no token came.
+@dataclass(frozen=True, kw_only=True)
+class GenerationResult(GenerationFigures):
+    """A generated text, and its counts and times.
 
     Attributes:
         text: The text, without the prompt, the end-of-generation token and a stop text.
         ids: Its tokens; those of a stop text are the last ones.
         finish_reason: Why it ended; None if it has not.
         stop: The stop text that ended it, if one did.
-        prompt_size: Tokens of the prompt.
-        tokenization_seconds: Turning the prompt into tokens; 0 for a prompt of ids.
-        prompt_seconds: From the start of the prompt's evaluation to the first token.
-        generation_seconds: From the first token to the last.
     """
 
     text: str
     ids: list[int]
     finish_reason: FinishReason | None
     stop: str | None
-    prompt_size: int
-    tokenization_seconds: float
-    prompt_seconds: float | None
-    generation_seconds: float | None
 
 
 class Generation(Iterator[Piece]):
     """One text as it is generated: an iterator over its pieces, which `Generator.stream` makes.
 
     The model runs when a piece is asked for. The last piece has a `finish_reason`.
+
+    Attributes:
+        sequence: The state of the text.
+        thread: The thread that asked for a piece last.
     """
 
     def __init__(self, generator: Generator, sequence: Sequence, tokenization_seconds: float) -> None:
         self.sequence = sequence
-        self.thread: threading.Thread | None = None  # the last that asked for a piece
+        self.thread: threading.Thread | None = None
         self._generator = generator
         self._texts: list[str] = []
         self._broken = False
@@ -73,7 +70,8 @@ class Generation(Iterator[Piece]):
     @property
     def is_over(self) -> bool:
         """Whether no piece will come."""
-        return self._broken or self.sequence.finish_reason is not None
+        sequence = self.sequence
+        return sequence.finish_reason is not None or (self._broken and not sequence.interrupted)
 
     def __next__(self) -> Piece:
         """The next piece.
@@ -84,6 +82,11 @@ class Generation(Iterator[Piece]):
         """
         if self.is_over:
             raise StopIteration
+        piece = self.sequence.finish("interrupt") if self.sequence.interrupted else self._run()
+        self._texts.append(piece.text)
+        return piece
+
+    def _run(self) -> Piece:
         with self._generator.reserved(self):
             if self._started is None:
                 self._started = time.perf_counter()
@@ -95,14 +98,14 @@ class Generation(Iterator[Piece]):
             if piece.ids:
                 self._last = time.perf_counter()
                 self._first = self._first or self._last
-            self._texts.append(piece.text)
             return piece
 
-    def interrupt(self) -> Piece:
-        """End the text here; the last piece has what was held back."""
-        piece = self.sequence.finish(self.sequence.finish_reason or "interrupt")
-        self._texts.append(piece.text)
-        return piece
+    def interrupt(self) -> None:
+        """End the text: the next piece is the last one and has what was held back.
+
+        Any thread may call it. A prompt that is being evaluated ends after its current chunk.
+        """
+        self.sequence.interrupted = True
 
     def result(self) -> GenerationResult:
         """All that has come so far."""
@@ -114,6 +117,7 @@ class Generation(Iterator[Piece]):
             finish_reason=sequence.finish_reason,
             stop=sequence.stop,
             prompt_size=sequence.prompt_size,
+            output_size=len(ids),
             tokenization_seconds=self._tokenization_seconds,
             prompt_seconds=self._first - self._started if ids and self._started is not None else None,
             generation_seconds=self._last - self._first if ids else None,
@@ -201,6 +205,8 @@ class Generator:
         Raises:
             Llama3Error: the prompt has no token, one that the model does not know, or more than fit.
         """
+        if isinstance(prompt, bytes | bytearray):
+            raise TypeError("a prompt is a str or token ids, not bytes")
         start = time.perf_counter()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         seconds = time.perf_counter() - start if isinstance(prompt, str) else 0.0
@@ -233,9 +239,9 @@ class Generator:
 
     def close(self) -> None:
         """Release the model and its memory; waits for a step that another thread is in. May be called again."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
+        closed, self._closed = self._closed, True
+        if not closed:
+            with self._lock:
                 self.model.close()
 
     def __enter__(self) -> Self:
@@ -254,14 +260,18 @@ class Generator:
             RuntimeError: another thread or a later generation has it.
         """
         if not self._lock.acquire(blocking=False):
+            self._check_open()
             raise RuntimeError("another thread is using this Generator; load one for each thread")
         try:
-            if self._closed:
-                raise RuntimeError("this Generator was closed")
+            self._check_open()
             self._hand_over(generation)
             yield
         finally:
             self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this Generator was closed")
 
     def _hand_over(self, generation: Generation | None) -> None:
         """Give the cache to a generation that begins; one that has it keeps it, and one that had it fails."""
@@ -283,7 +293,10 @@ class Generator:
         """Run the model on what a sequence waits for, and give it its next token. Its cache must be reserved."""
         if sequence.is_full:
             return sequence.finish("length")
-        logits = self.model.prefill(sequence.waiting)
+        for chunk in self.model.chunks(sequence.waiting):
+            if sequence.interrupted:
+                return sequence.finish("interrupt")
+            logits = self.model.forward(chunk)[-1]
         try:
             return sequence.accept(logits)
         except Llama3Error as error:

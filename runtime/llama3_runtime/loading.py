@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llama3_models.errors import Llama3Error
 from llama3_models.hub.locate import is_name
 
 from llama3_runtime.generator import Generator
@@ -40,5 +41,7 @@ def load(
     Raises:
         Llama3Error: there is no such model, or it cannot be downloaded, exported, loaded or run.
     """
+    if not str(model):
+        raise Llama3Error("no model: give a name, a .gguf file or an export folder")
     path = find_model(model=str(model), encoding=encoding) if is_name(str(model)) else Path(model)
     return Generator.from_folder(path, encoding=encoding, ops=ops, tokenizer=tokenizer, **options)

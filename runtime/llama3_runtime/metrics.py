@@ -12,31 +12,23 @@ from pathlib import Path
 from llama3_models.units import format_bytes
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """The figures of one generation; times are in seconds, None where nothing happened that takes time.
+@dataclass(frozen=True, kw_only=True)
+class GenerationFigures:
+    """Counts and times of one generation, in seconds; None where no token came, and so no time passed.
 
     Attributes:
         prompt_size: Tokens of the prompt.
         output_size: Tokens that were generated.
-        startup_seconds: Loading the model, its tokenizer included; an export or a download before that is not.
-        warmup_seconds: The warm-up, where one was asked for.
-        tokenization_seconds: Turning the prompt into tokens.
+        tokenization_seconds: Turning the prompt into tokens; 0 for a prompt of ids.
         prompt_seconds: From the start of the prompt's evaluation to the first token.
         generation_seconds: From the first token to the last.
-        peak_memory_bytes: The most memory that the process has had resident.
-        kv_cache_bytes: What keys and values take, for all of max-length.
     """
 
     prompt_size: int
     output_size: int
-    startup_seconds: float
-    warmup_seconds: float | None
     tokenization_seconds: float
     prompt_seconds: float | None
     generation_seconds: float | None
-    peak_memory_bytes: int
-    kv_cache_bytes: int
 
     @property
     def first_token_seconds(self) -> float | None:
@@ -50,8 +42,25 @@ class Metrics:
 
     @property
     def generated_tokens_per_second(self) -> float | None:
-        """How fast tokens were generated (decode), the first left out."""
+        """How fast tokens were generated (decode), the first left out; None with fewer than two."""
         return _rate(self.output_size - 1, self.generation_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics(GenerationFigures):
+    """The figures of a run with one generation.
+
+    Attributes:
+        startup_seconds: Loading the model, its tokenizer included; an export or a download before that is not.
+        warmup_seconds: The warm-up, where one was asked for.
+        peak_memory_bytes: The most memory that the process has had resident.
+        kv_cache_bytes: What keys and values take, for all of max-length.
+    """
+
+    startup_seconds: float
+    warmup_seconds: float | None
+    peak_memory_bytes: int
+    kv_cache_bytes: int
 
     def lines(self) -> list[str]:
         """The figures in words, one a line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -136,12 +136,17 @@ class Model:
     def prefill(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
         """Append `ids` in chunks and return the last one's logits, [vocab_size], valid until the next call."""
         logits: Logits | None = None
-        for start in range(0, len(ids), self._chunk_size):
-            logits = self.forward(ids[start : start + self._chunk_size])
+        for chunk in self.chunks(ids):
+            logits = self.forward(chunk)
         if logits is None:
             raise Llama3Error("the prompt has no tokens; give at least one")
         last: Logits = logits[-1]
         return last
+
+    def chunks(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[Sequence[int] | npt.NDArray[np.int64]]:
+        """The parts of a prompt that go through the graph one after another, `chunk_size` tokens each."""
+        for start in range(0, len(ids), self._chunk_size):
+            yield ids[start : start + self._chunk_size]
 
     def forward(self, ids: Sequence[int] | npt.NDArray[np.int64], *, keep: int | None = None) -> Logits:
         """Append `ids` in one call.

@@ -56,6 +56,7 @@ class Sequence:
         waiting: Tokens that the model has yet to see before it can give the next logits.
         finish_reason: Why the text ended; None while it goes on.
         stop: The stop text that ended it, if one did.
+        interrupted: Whether the caller wants no more of it; whoever runs the model then finishes it.
     """
 
     def __init__(self, prompt: Ids, params: SamplingParams, tokenizer: Tokenizer, max_length: int) -> None:
@@ -64,6 +65,7 @@ class Sequence:
         self.waiting = list(self.ids)
         self.finish_reason: FinishReason | None = None
         self.stop: str | None = None
+        self.interrupted = False
         room = max_length - self.prompt_size
         self._left = room if params.max_new_tokens < 0 else min(params.max_new_tokens, room)
         self._sampler = Sampler(params)

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import llama3_custom_ops
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import check_choice
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 Provider: TypeAlias = Literal["cpu", "cuda", "auto"]
@@ -87,6 +88,7 @@ def open_session(
     Raises:
         Llama3Error: ONNX Runtime cannot load it, or not where it was asked to.
     """
+    check_choice("provider", provider, Provider)
     if threads is None:
         threads = len(os.sched_getaffinity(0))  # ONNX Runtime's own default knows nothing of a container's share
     if not 1 <= threads <= _MAX_THREADS:
@@ -124,6 +126,7 @@ def has_cuda(provider: Provider) -> bool:
     Raises:
         Llama3Error: `provider` is `cuda`, and it was not.
     """
+    check_choice("provider", provider, Provider)
     missing = None if provider == "cpu" else _missing_cuda()
     if missing is not None and provider == "cuda":
         raise _no_cuda(missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,9 @@ def test_a_piece_for_each_token(generator: Generator, greedy_ids: list[int]) -> 
     result = generation.result()
     assert (result.text, result.ids) == ("".join(map(str, pieces)), greedy_ids)
     assert result.prompt_size == len(generator.tokenizer.encode(PROMPT))
-    assert 0 < result.tokenization_seconds < result.prompt_seconds + result.generation_seconds
+    assert result.output_size == len(result.ids)
+    assert 0 < result.tokenization_seconds < result.first_token_seconds
+    assert result.generated_tokens_per_second == (len(greedy_ids) - 1) / result.generation_seconds
 
 
 def test_a_later_generation_takes_the_cache(generator: Generator, greedy_ids: list[int]) -> None:
@@ -170,12 +173,32 @@ def test_an_unfinished_generation_leaves_the_generator_as_good_as_new(
 def test_an_interrupted_generation_keeps_what_had_come(generator: Generator, greedy_ids: list[int]) -> None:
     generation = generator.stream(PROMPT, greedy())
     texts = [next(generation).text for _ in range(3)]
-    rest = generation.interrupt()
+    generation.interrupt()
+    (rest,) = generation
     assert (rest.ids, rest.finish_reason) == ((), "interrupt")
-    assert list(generation) == []
     result = generation.result()
     assert (result.text, result.finish_reason) == ("".join([*texts, rest.text]), "interrupt")
     assert result.ids == greedy_ids[:3]
+    assert generator.generate(PROMPT, greedy()).ids == greedy_ids
+
+
+def test_a_prompt_may_be_interrupted_between_its_chunks(
+    generator: Generator, greedy_ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = generator.stream([5] * 40, greedy())  # eight chunks
+    lengths: list[int] = []
+    forward = Model.forward
+
+    def interrupted(self: Model, ids: list[int]) -> object:
+        lengths.append(len(ids))
+        if len(lengths) == 3:
+            in_a_thread(generation.interrupt)
+        return forward(self, ids)
+
+    monkeypatch.setattr(Model, "forward", interrupted)
+    (last,) = generation
+    assert (last.text, last.ids, last.finish_reason) == ("", (), "interrupt")
+    assert lengths == [5, 5, 5]
     assert generator.generate(PROMPT, greedy()).ids == greedy_ids
 
 
@@ -253,6 +276,26 @@ def test_closing_releases_the_model(folder: Path) -> None:
         with pytest.raises(RuntimeError, match="this Generator was closed"):
             attempt()
     generator.close()
+
+
+def test_closing_while_another_thread_computes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the step, and the next one says what happened."""
+    generator = Generator.from_folder(folder, threads=1)
+    closing = threading.Thread(target=generator.close)
+    forward = Model.forward
+
+    def closed(self: Model, ids: list[int]) -> object:
+        closing.start()
+        while not generator._closed:
+            time.sleep(0.001)
+        return forward(self, ids)
+
+    monkeypatch.setattr(Model, "forward", closed)
+    generation = generator.stream(PROMPT, greedy())
+    assert len(next(generation).ids) == 1
+    closing.join()
+    with pytest.raises(RuntimeError, match="this Generator was closed"):
+        next(generation)
 
 
 def test_logits_that_are_no_numbers_name_the_model(tmp_path: Path) -> None:

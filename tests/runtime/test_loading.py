@@ -89,13 +89,16 @@ def test_another_tokenizer(folder: Path, gguf: Path, as_path: bool) -> None:
         (None, {"max_length": 513}, "max-length must be in 1 .. 512"),
         (None, {"tokenizer": "gone.json"}, "gone.json"),
         (None, {"provider": "cuda"}, "has no CUDA"),
+        (None, {"provider": "gpu"}, "provider must be one of cpu, cuda, auto, not 'gpu'"),
+        (None, {"ops": "x"}, "ops must be one of contrib, native, not 'x'"),
+        ("", {}, "no model: give a name"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(
     folder: Path, model: str | None, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(Llama3Error) as caught:
-        load(model or folder, **options)  # type: ignore[arg-type]
+        load(folder if model is None else model, **options)  # type: ignore[arg-type]
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+from llama3_runtime import SamplingParams
 
 from tests.support.paths import DOCS, ROOT
 from tests.support.vocabularies import smollm2_gguf
@@ -34,11 +36,17 @@ def test_the_page(work_folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert loaded.removesuffix("\n") in streamed
     assert streamed.endswith("\nlength\n")
     assert re.match(r"stop '(\\n|\.)' \d+$", result)
-    assert interrupted == "interrupt\n"
+    assert interrupted == "interrupt 8\n"
     assert re.fullmatch(r"\[\d+\]\n", ids)
     assert error.startswith("gone.gguf: no such file")
     assert re.fullmatch(r"out \d+\n", exported)
     assert (work_folder / "out" / "model.onnx").is_file()
+
+
+def test_the_defaults_of_sampling() -> None:
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| .* \|$", page.split("| field | default |")[1], flags=re.MULTILINE)
+    assert {name: ast.literal_eval(default) for name, default in rows} == vars(SamplingParams())
 
 
 def test_the_readme(work_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,9 +178,10 @@ def _print_generation(generation: "Generation", prompt: str | None) -> "Generati
             if prompt is not None and piece.text:
                 print(piece, end="", flush=True)
     except KeyboardInterrupt:
-        rest = generation.interrupt()
-        if prompt is not None:
-            print(rest, end="", flush=True)
+        generation.interrupt()
+        for rest in generation:
+            if prompt is not None:
+                print(rest, end="", flush=True)
     return generation.result()
 
 

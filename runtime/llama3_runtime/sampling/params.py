@@ -1,7 +1,9 @@
 """What a user asks of a generation; apart from how it is done, since a command's --help need not wait for numpy."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from llama3_models.errors import Llama3Error
 
@@ -32,11 +34,15 @@ class SamplingParams:
     repeat_penalty: float = 1.0
     seed: int | None = None
     max_new_tokens: int = -1
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         _require(not isinstance(self.stop, str), "stop", self.stop, "a tuple of texts")
+        object.__setattr__(self, "stop", tuple(self.stop))
+        for name in ("top_k", "max_new_tokens", "seed"):
+            value = getattr(self, name)
+            _require(value is None or isinstance(value, Integral), name.replace("_", "-"), value, "a whole number")
         _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 or more")
         _require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 and 1")
         _require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")

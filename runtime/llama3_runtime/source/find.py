@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import llama3_custom_ops
 from llama3_models.errors import Llama3Error, UsageError
-from llama3_models.exports import Logits, Ops, Precision
+from llama3_models.exports import Logits, Ops, Precision, check_choice
 from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub import catalogue, download
 
@@ -88,6 +88,8 @@ def find_export(
     Raises:
         Llama3Error: Its encoding or its ops are others, or it cannot be exported.
     """
+    if ops is not None:
+        check_choice("ops", ops, Ops)
     if is_export(path):
         from llama3_models.manifest import Manifest
 
