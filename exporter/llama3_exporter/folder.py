@@ -20,7 +20,7 @@ from pathlib import Path
 from llama3_custom_ops import LIBRARY
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH, MANIFEST
-from llama3_models.manifest import Manifest, NotAnExportError
+from llama3_models.manifest import Manifest, NewerExportError, NotAnExportError
 from llama3_models.units import format_bytes
 
 _NAMES = (
@@ -86,6 +86,8 @@ def _written_names(folder: Path) -> set[str] | None:
         manifest = Manifest.of_folder(folder)
     except NotAnExportError:
         return None
+    except NewerExportError as error:
+        raise Llama3Error(f"{folder}: a newer llama3-onnx wrote this export; give another --output") from error
     parts, weights = manifest.source.parts, manifest.weights
     return {*_NAMES, *(part.name for part in parts), *(file.name for file in weights)}
 

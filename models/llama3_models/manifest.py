@@ -1,4 +1,4 @@
-"""What an export says of itself: of what it was made, how, and by which version. It is in llama3.json and in the graph.
+"""An export's manifest: which GGUF it was made from, how, and by which version. llama3.json and the graph have it.
 
 A manifest is read without trust: a damaged or forged one is one line, like one that a newer version wrote.
 """
@@ -24,11 +24,16 @@ FORMAT_VERSION: Final = 1
 """Grows when a reader of the old form would misunderstand the new one; new keys alone do not change it."""
 
 _UNVERSIONED_ARCHITECTURE: Final = "llama"  # before format 1 there was no other
+_MAX_TEXT: Final = 255  # as long as a file's name may be
 _MAX_COUNT: Final = 1 << 63  # of anything: what ONNX counts by has 64 bits
 
 
 class NotAnExportError(Llama3Error):
     """There is no manifest of this package, or a damaged one."""
+
+
+class NewerExportError(Llama3Error):
+    """A later version of this package wrote the manifest, in a form that this one does not know."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,6 @@ class Manifest:
         types: What each GGML type of the GGUF holds, by its name, the one with most bytes first.
         architecture: The GGUF's `general.architecture`.
         weights: The files of weights where there are several (`--shard-size`), else none.
-        producer: This package.
         version: The version of this package that exported.
         format_version: The form of the manifest, `FORMAT_VERSION` or older.
     """
@@ -102,7 +106,6 @@ class Manifest:
     types: Mapping[str, TypeUse]
     architecture: str
     weights: tuple[Shard, ...] = ()
-    producer: str = PRODUCER
     version: str = version("llama3-onnx")
     format_version: int = FORMAT_VERSION
 
@@ -118,7 +121,7 @@ class Manifest:
         """The manifest as data for JSON; what there is none of is left out."""
         parts = [{key: value for key, value in asdict(part).items() if value is not None} for part in self.source.parts]
         data: dict[str, Any] = {
-            "producer": self.producer,
+            "producer": PRODUCER,
             "version": self.version,
             "format_version": self.format_version,
             "architecture": self.architecture,
@@ -144,7 +147,7 @@ class Manifest:
 
         Raises:
             NotAnExportError: it is damaged, or of another program.
-            Llama3Error: a newer version of this package wrote it.
+            NewerExportError: a later version of this package wrote it.
         """
         try:
             return cls._from_dict(json.loads(text, parse_constant=_not_json, parse_float=_finite), where)
@@ -160,7 +163,7 @@ class Manifest:
 
         Raises:
             NotAnExportError: there is none, or a damaged one.
-            Llama3Error: a newer version of this package wrote it.
+            NewerExportError: a later version of this package wrote it.
         """
         if METADATA_KEY not in metadata:
             raise NotAnExportError(
@@ -174,7 +177,7 @@ class Manifest:
 
         Raises:
             NotAnExportError: there is none, or a damaged one.
-            Llama3Error: a newer version of this package wrote it.
+            NewerExportError: a later version of this package wrote it.
         """
         path = folder / MANIFEST
         try:
@@ -193,16 +196,17 @@ class Manifest:
             raise NotAnExportError(f"{where}: not written by llama3-export, or damaged; export the GGUF again")
         format_version = data.get("format_version", 0)
         if _count(format_version, "format_version", least=0) > FORMAT_VERSION:
-            raise Llama3Error(
-                f"{where}: llama3-onnx {str(data.get('version'))[:20]} wrote this export, and this is "
-                f"{version('llama3-onnx')}, which cannot read it; upgrade llama3-onnx, or export the GGUF again"
+            its_version = ascii(data.get("version"))[:20].strip("'")
+            raise NewerExportError(
+                f"{where}: llama3-onnx {its_version} wrote this export, and this is {version('llama3-onnx')}, which "
+                "cannot read it; upgrade llama3-onnx, or export the GGUF again"
             )
         source, options = data["source"], data["options"]
         parts = tuple(_part(part) for part in _list(source["parts"], "parts"))
         if not parts:
             raise ValueError("no names of its GGUF")
         return cls(
-            source=Source(_text(source["name"], "name"), _count(source["size"], "size"), parts),
+            source=Source(_file_name(source["name"]), _count(source["size"], "size"), parts),
             options=ExportOptions(
                 ops=_choice(options["ops"], Ops),
                 activations=_choice(options["activations"], Activations),
@@ -255,6 +259,8 @@ def _file_name(value: Any) -> str:
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{key} is {str(value)[:40]} and no text")
+    if len(value) > _MAX_TEXT or any(character < " " or character == "\x7f" for character in value):
+        raise ValueError(f"{key} is too long or has control characters")
     return value
 
 

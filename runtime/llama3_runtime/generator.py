@@ -1,12 +1,9 @@
-"""The generation loop: a sequence's waiting tokens through the model, its next token, a piece of text; again."""
+"""The generation loop: run the model on the waiting tokens, choose the next one, return its text."""
 
 from __future__ import annotations
 
-import threading
 import time
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,65 +48,80 @@ class Generation(Iterator[Piece]):
     """One text as it is generated: an iterator over its pieces, which `Generator.stream` makes.
 
     The model runs when a piece is asked for. The last piece has a `finish_reason`.
-
-    Attributes:
-        sequence: The state of the text.
-        thread: The thread that asked for a piece last.
     """
 
-    def __init__(self, generator: Generator, sequence: Sequence, tokenization_seconds: float) -> None:
-        self.sequence = sequence
-        self.thread: threading.Thread | None = None
-        self._generator = generator
+    def __init__(self, model: Model, sequence: Sequence, tokenization_seconds: float) -> None:
+        self._model = model
+        self._sequence = sequence
         self._texts: list[str] = []
         self._broken = False
         self._tokenization_seconds = tokenization_seconds
+        # When the model began, and when the first and the last token came.
         self._started: float | None = None
-        self._first = self._last = 0.0  # when tokens came
+        self._first: float | None = None
+        self._last: float | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether no piece will come."""
-        sequence = self.sequence
-        return sequence.finish_reason is not None or (self._broken and not sequence.interrupted)
+        """Whether the model will not run for it again."""
+        return self._broken or self._sequence.interrupted or self._sequence.finish_reason is not None
 
     def __next__(self) -> Piece:
         """The next piece.
 
         Raises:
             Llama3Error: the model cannot be run.
-            RuntimeError: the generator was closed, another thread is using it, or another generation has begun since.
+            RuntimeError: the generator was closed, another thread is using it, or another generation is unfinished.
         """
+        sequence = self._sequence
+        if sequence.finish_reason is None and sequence.interrupted:
+            piece = sequence.finish("interrupt")
+            self._texts.append(piece.text)
+            return piece
         if self.is_over:
             raise StopIteration
-        piece = self.sequence.finish("interrupt") if self.sequence.interrupted else self._run()
-        self._texts.append(piece.text)
-        return piece
-
-    def _run(self) -> Piece:
-        with self._generator.reserved(self):
-            if self._started is None:
+        with self._model.turns.take(self) as is_new:
+            if self.is_over:  # by another thread, just now
+                raise StopIteration
+            if is_new:
+                self._model.rewind()
                 self._started = time.perf_counter()
             try:
-                piece = self._generator.step(self.sequence)
-            except BaseException:  # Ctrl-C among them: the cache is in an unknown state
+                piece = self._step()
+                if piece.ids:
+                    self._last = time.perf_counter()
+                    if self._first is None:
+                        self._first = self._last
+                self._texts.append(piece.text)
+            except BaseException:  # Ctrl-C among them: what is in the cache is unknown
                 self._broken = True
                 raise
-            if piece.ids:
-                self._last = time.perf_counter()
-                self._first = self._first or self._last
             return piece
+
+    def _step(self) -> Piece:
+        """Run the model on what the sequence waits for, and give the sequence its next token."""
+        model, sequence = self._model, self._sequence
+        if sequence.is_full:
+            return sequence.finish("length")
+        for chunk in model.chunks(sequence.waiting):
+            if sequence.interrupted:
+                return sequence.finish("interrupt")
+            logits = model.forward(chunk)[-1]
+        try:
+            return sequence.accept(logits)
+        except Llama3Error as error:
+            raise Llama3Error(f"{model.path}: {error}") from error
 
     def interrupt(self) -> None:
         """End the text: the next piece is the last one and has what was held back.
 
         Any thread may call it. A prompt that is being evaluated ends after its current chunk.
         """
-        self.sequence.interrupted = True
+        self._sequence.interrupted = True
 
     def result(self) -> GenerationResult:
         """All that has come so far."""
-        sequence = self.sequence
+        sequence = self._sequence
         ids = sequence.ids[sequence.prompt_size :]
         return GenerationResult(
             text="".join(self._texts),
@@ -119,16 +131,16 @@ class Generation(Iterator[Piece]):
             prompt_size=sequence.prompt_size,
             output_size=len(ids),
             tokenization_seconds=self._tokenization_seconds,
-            prompt_seconds=self._first - self._started if ids and self._started is not None else None,
-            generation_seconds=self._last - self._first if ids else None,
+            prompt_seconds=_between(self._started, self._first),
+            generation_seconds=_between(self._first, self._last),
         )
 
 
 class Generator:
     """Generates text from an exported model, one text at a time: there is one KV cache.
 
-    A generation that is continued after a later one began raises a RuntimeError. So does one that begins in a thread
-    while another thread's is unfinished; load a Generator for each thread, or use a lock of your own.
+    The cache is kept for a generation that has begun until it ends, is interrupted, or nobody refers to it. Until then
+    another one raises a RuntimeError when its first piece is asked for, in whatever thread.
 
     Attributes:
         model: The graph with its KV cache.
@@ -145,9 +157,6 @@ class Generator:
         self.model = model
         self.tokenizer = tokenizer
         self.load_seconds = 0.0
-        self._lock = threading.Lock()
-        self._latest: weakref.ref[Generation] | None = None
-        self._closed = False
 
     @classmethod
     def from_folder(
@@ -180,8 +189,8 @@ class Generator:
             ops="contrib" if cuda else ops,
             precision="fp16" if cuda else "fp32",
         )
-        if export.weights_folder is not None:
-            options = {"weights_folder": export.weights_folder, **options}
+        if options.get("weights_folder") is None:
+            options["weights_folder"] = export.weights_folder
         start = time.perf_counter()
         model = Model.from_folder(export.path, **options)
         if not isinstance(tokenizer, Tokenizer):
@@ -204,15 +213,17 @@ class Generator:
 
         Raises:
             Llama3Error: the prompt has no token, one that the model does not know, or more than fit.
+            RuntimeError: the generator was closed.
         """
-        if isinstance(prompt, bytes | bytearray):
-            raise TypeError("a prompt is a str or token ids, not bytes")
+        if isinstance(prompt, bytes | bytearray | Mapping):
+            raise TypeError(f"a prompt is a str or a sequence of token ids, not {type(prompt).__name__}")
+        self.model.turns.check_open()
         start = time.perf_counter()
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         seconds = time.perf_counter() - start if isinstance(prompt, str) else 0.0
         sequence = Sequence(ids, params, self.tokenizer, self.model.max_length)
         self._check_prompt(sequence.ids)
-        return Generation(self, sequence, seconds)
+        return Generation(self.model, sequence, seconds)
 
     def generate(self, prompt: str | Ids, params: SamplingParams = _DEFAULT_PARAMS) -> GenerationResult:
         """Generate a whole text; see `stream` for the arguments and errors.
@@ -230,19 +241,16 @@ class Generator:
         """Run the graph once, so that first-time costs (pages, thread pools, allocations) are paid.
 
         Raises:
-            RuntimeError: the generator was closed, or another thread is using it.
+            RuntimeError: the generator was closed, another thread is using it, or a generation is unfinished.
         """
-        with self.reserved(None):
+        with self.model.turns.take(None):
             self.model.rewind()
             self.model.forward([0])
             self.model.rewind()
 
     def close(self) -> None:
-        """Release the model and its memory; waits for a step that another thread is in. May be called again."""
-        closed, self._closed = self._closed, True
-        if not closed:
-            with self._lock:
-                self.model.close()
+        """Release the model and its memory; a step that another thread is in ends first. May be called again."""
+        self.model.turns.close()
 
     def __enter__(self) -> Self:
         return self
@@ -251,56 +259,6 @@ class Generator:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    @contextmanager
-    def reserved(self, generation: Generation | None) -> Iterator[None]:
-        """Keep other threads away while the model runs, and the cache for this generation; None ends the latest one.
-
-        Raises:
-            RuntimeError: another thread or a later generation has it.
-        """
-        if not self._lock.acquire(blocking=False):
-            self._check_open()
-            raise RuntimeError("another thread is using this Generator; load one for each thread")
-        try:
-            self._check_open()
-            self._hand_over(generation)
-            yield
-        finally:
-            self._lock.release()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("this Generator was closed")
-
-    def _hand_over(self, generation: Generation | None) -> None:
-        """Give the cache to a generation that begins; one that has it keeps it, and one that had it fails."""
-        latest = self._latest() if self._latest is not None else None
-        thread = threading.current_thread()
-        if generation is None or generation is not latest:
-            if generation is not None and generation.thread is not None:
-                raise RuntimeError("a later generation has taken this Generator's KV cache; use a Generator for each")
-            if latest is not None and not latest.is_over and latest.thread is not thread and _is_alive(latest.thread):
-                raise RuntimeError(
-                    "another thread's generation is unfinished; load a Generator for each thread, or end it first"
-                )
-            self.model.rewind()
-            self._latest = weakref.ref(generation) if generation is not None else None
-        if generation is not None:
-            generation.thread = thread
-
-    def step(self, sequence: Sequence) -> Piece:
-        """Run the model on what a sequence waits for, and give it its next token. Its cache must be reserved."""
-        if sequence.is_full:
-            return sequence.finish("length")
-        for chunk in self.model.chunks(sequence.waiting):
-            if sequence.interrupted:
-                return sequence.finish("interrupt")
-            logits = self.model.forward(chunk)[-1]
-        try:
-            return sequence.accept(logits)
-        except Llama3Error as error:
-            raise Llama3Error(f"{self.model.path}: {error}") from error
 
     def _check_prompt(self, ids: list[int]) -> None:
         if not ids:
@@ -314,5 +272,5 @@ class Generator:
             )
 
 
-def _is_alive(thread: threading.Thread | None) -> bool:
-    return thread is not None and thread.is_alive()
+def _between(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else end - start

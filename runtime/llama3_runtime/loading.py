@@ -26,11 +26,11 @@ def load(
     tokenizer: Tokenizer | str | Path | None = None,
     **options: Unpack[ModelOptions],
 ) -> Generator:
-    """Load a model, whatever names it; download or export it first where that has to be.
+    """Load a model by name or path, downloading or exporting it first if needed.
 
     Args:
-        model: A name of the catalogue, a .gguf file, an export folder, or the .onnx in one. What exists, has a slash or
-            ends in .gguf or .onnx is a path.
+        model: A name of the catalogue, a .gguf file, an export folder, or the .onnx in one. A text that exists as a
+            path, has a slash, or ends in .gguf or .onnx is a path.
         encoding: Of a name, which file to download; of a path, what it must be. None takes the default, or what is
             there.
         ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
@@ -41,7 +41,10 @@ def load(
     Raises:
         Llama3Error: there is no such model, or it cannot be downloaded, exported, loaded or run.
     """
+    if not isinstance(model, str | Path):
+        raise TypeError(f"a model is a name or a path, not {type(model).__name__}")
     if not str(model):
         raise Llama3Error("no model: give a name, a .gguf file or an export folder")
-    path = find_model(model=str(model), encoding=encoding) if is_name(str(model)) else Path(model)
+    is_path = isinstance(model, Path) or not is_name(model)
+    path = Path(model) if is_path else find_model(model=str(model), encoding=encoding)
     return Generator.from_folder(path, encoding=encoding, ops=ops, tokenizer=tokenizer, **options)

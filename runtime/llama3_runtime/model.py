@@ -11,11 +11,12 @@ import numpy.typing as npt
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import DEFAULT_MAX_LENGTH, GRAPH, MANIFEST
-from llama3_models.manifest import Manifest
+from llama3_models.manifest import Manifest, NotAnExportError
 
 from llama3_runtime import defaults
 from llama3_runtime.kv_cache import KV_TYPES, KVCache
 from llama3_runtime.session import ORT_ERRORS, Provider, Session, open_session
+from llama3_runtime.turns import Turns
 from llama3_runtime.weights import check_weights
 
 Logits = npt.NDArray[np.float32]
@@ -42,6 +43,7 @@ class Model:
         position: Positions that are filled: the next token's position.
         vocab_size: Number of logits.
         kv_cache_bytes: Memory that the cache takes.
+        turns: Who may run it, and for whom the cache is kept.
         device: `cpu` or `cuda`.
         threads: For the work inside of an op.
         warning: Why it does not run where `auto` tried first, if so.
@@ -63,6 +65,7 @@ class Model:
         self.device = session.device
         self.threads = session.threads
         self.warning = session.warning
+        self.turns = Turns(self._release)
         self._chunk_size = chunk_size
         self._ort = session.ort
         self._takes_logits_to_keep = any(
@@ -189,8 +192,8 @@ class Model:
             raise ValueError(f"position {position} is not in 0 .. {self.position}")
         self.position = position
 
-    def close(self) -> None:
-        """Release the session and the cache, with their memory; nothing can be run after that."""
+    def _release(self) -> None:
+        """Drop the session and the cache, with their memory."""
         del self._ort, self._cache, self._binding, self._one_row
         self._bound.clear()
 
@@ -233,7 +236,7 @@ def _manifest_beside(graph: Path) -> Manifest | None:
     """The one in the graph's folder, where there is one that can be read."""
     try:
         return Manifest.of_folder(graph.parent)
-    except Llama3Error:
+    except NotAnExportError:
         return None
 
 

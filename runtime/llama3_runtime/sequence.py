@@ -85,15 +85,15 @@ class Sequence:
             logits: [vocab_size], those after the last of `waiting`.
 
         Raises:
-            Llama3Error: they are no numbers.
+            Llama3Error: a logit is NaN or infinite.
         """
         token = self._sampler.sample(logits, self.ids)
         if token in self._end_ids:
             return self.finish("eos")
+        text = self._text.push(self._token_bytes(token))
         self.ids.append(token)
         self.waiting = [token]
         self._left -= 1
-        text = self._text.push(self._token_bytes(token))
         if self._text.matched is not None:
             return self.finish("stop", text, (token,))
         if self.is_full:

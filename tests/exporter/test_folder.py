@@ -325,6 +325,13 @@ def test_a_folder_with_a_broken_llama3_json_is_a_stranger_s(gguf: Path, tmp_path
         export(gguf, out, force=True)
 
 
+def test_a_newer_export_is_not_replaced(gguf: Path, tmp_path: Path) -> None:
+    out = export(gguf, tmp_path / "out").output
+    (out / "llama3.json").write_text(described(format_version=99))
+    with pytest.raises(Llama3Error, match="out: a newer llama3-onnx wrote this export; give another --output"):
+        export(gguf, out, force=True)
+
+
 def test_a_pipe_in_the_place_of_an_export_s_file_is_one_line(gguf: Path, tmp_path: Path) -> None:
     """Opening one would wait for its writer."""
     out = tmp_path / "out"

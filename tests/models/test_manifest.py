@@ -87,6 +87,8 @@ def test_a_graph_of_somebody_else() -> None:
         described(format_version=-1),
         described(version=None),
         described(architecture=3),
+        described(architecture="a\nb"),
+        described(version="\x1b[2J"),
         described(options=[]),
         described(options={}),
         *(
@@ -111,6 +113,8 @@ def test_a_graph_of_somebody_else() -> None:
                 [{"name": 3}],
                 [{"name": ""}],
                 [{"name": ".."}],
+                [{"name": "a" * 300}],
+                [{"name": "a\0"}],
                 [{"name": "../../a.gguf"}],
                 [{"name": "/dev/zero"}],
                 [{"name": "a.gguf", "size": "7"}],

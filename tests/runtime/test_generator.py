@@ -112,6 +112,12 @@ def test_a_prompt_that_fills_the_context_and_one_token_more(generator: Generator
         generator.stream([5] * (CONTEXT + 1), greedy())
 
 
+@pytest.mark.parametrize("prompt", [b"the cat", {5: 6}, [1.5], None])
+def test_what_is_no_prompt(generator: Generator, prompt: object) -> None:
+    with pytest.raises(TypeError):
+        generator.stream(prompt)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("ids", [[], [-1], [320], [3, 10**9]])
 def test_ids_that_are_no_prompt(generator: Generator, ids: list[int]) -> None:
     with pytest.raises(Llama3Error, match="the prompt has"):
@@ -147,27 +153,45 @@ def test_a_piece_for_each_token(generator: Generator, greedy_ids: list[int]) -> 
     assert result.generated_tokens_per_second == (len(greedy_ids) - 1) / result.generation_seconds
 
 
-def test_a_later_generation_takes_the_cache(generator: Generator, greedy_ids: list[int]) -> None:
-    """Two texts at once would mix in the one cache: the earlier one ends with an error, the later one is right."""
-    ids = generator.tokenizer.encode(PROMPT)
-    first = generator.stream([9, 8, 7], greedy())
-    next(first)
-    second = generator.stream(ids, greedy())
-    assert next(second).ids == (greedy_ids[0],)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="a later generation has taken"):
-            next(first)
-    assert [token for piece in second for token in piece.ids] == greedy_ids[1:]
+def test_an_unfinished_generation_keeps_the_cache(generator: Generator, greedy_ids: list[int]) -> None:
+    """Two texts at once would mix in it: the second one is an error until the first has ended."""
+    first = generator.stream(PROMPT, greedy())
+    ids = list(next(first).ids)
+    second = generator.stream([9, 8, 7], greedy())
+    for attempt in (lambda: next(second), lambda: generator.generate("a"), generator.warm_up):
+        with pytest.raises(RuntimeError, match="an unfinished generation has this model's KV cache"):
+            attempt()
+    ids += [token for piece in first for token in piece.ids]
+    assert ids == greedy_ids
+    assert len(next(second).ids) == 1
 
 
+@pytest.mark.parametrize("end", ["interrupt", "drop", "error"])
 def test_an_unfinished_generation_leaves_the_generator_as_good_as_new(
-    generator: Generator, greedy_ids: list[int]
+    generator: Generator, greedy_ids: list[int], monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     ids = generator.tokenizer.encode(PROMPT)
     generation = generator.stream(ids[::-1], greedy())
     for _ in range(5):
         next(generation)
+    if end == "interrupt":
+        generation.interrupt()
+    elif end == "drop":
+        del generation
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(Model, "forward", lambda *_: next(iter([])))
+            with pytest.raises(StopIteration):
+                next(generation)
     assert generator.generate(ids, greedy()).ids == greedy_ids
+
+
+def test_each_piece_may_be_asked_for_in_another_thread(generator: Generator, greedy_ids: list[int]) -> None:
+    """As a web server's pool of threads does."""
+    generation = generator.stream(PROMPT, greedy())
+    pieces = [in_a_thread(lambda: next(generation)) for _ in greedy_ids]
+    assert [token for piece in pieces for token in piece.ids] == greedy_ids
+    assert list(generation) == []
 
 
 def test_an_interrupted_generation_keeps_what_had_come(generator: Generator, greedy_ids: list[int]) -> None:
@@ -223,7 +247,7 @@ def test_a_second_thread_while_the_first_is_between_two_tokens(generator: Genera
     generation = generator.stream(PROMPT, greedy())
     ids = list(next(generation).ids)
     for attempt in (lambda: generator.generate("a"), lambda: next(generator.stream([5], greedy()))):
-        assert "another thread's generation is unfinished" in str(in_a_thread(attempt))
+        assert "an unfinished generation" in str(in_a_thread(attempt))
     ids += [token for piece in generation for token in piece.ids]
     assert ids == greedy_ids
     assert in_a_thread(lambda: generator.generate(PROMPT, greedy()).ids) == greedy_ids
@@ -251,19 +275,18 @@ def test_a_second_thread_while_the_first_computes(
     monkeypatch.setattr(Model, "forward", computing)
     assert [token for piece in generation for token in piece.ids] == greedy_ids
     assert len(errors) >= len(greedy_ids)
-    assert all("another thread is using this Generator" in str(error) for error in errors)
+    assert all("another thread is using this model" in str(error) for error in errors)
 
 
-def test_a_thread_that_ended_leaves_its_unfinished_text(generator: Generator, greedy_ids: list[int]) -> None:
-    generation = generator.stream([9, 8, 7], greedy())
-    in_a_thread(lambda: next(generation))
-    assert generator.generate(PROMPT, greedy()).ids == greedy_ids
-
-
-def test_a_generation_that_is_gone_is_in_nobody_s_way(generator: Generator, greedy_ids: list[int]) -> None:
-    for _ in generator.stream([9, 8, 7], greedy()):
-        break
-    assert in_a_thread(lambda: generator.generate(PROMPT, greedy()).ids) == greedy_ids
+def test_two_generators_of_one_model(generator: Generator, greedy_ids: list[int]) -> None:
+    """They share its cache, and so its turns."""
+    other = Generator(generator.model, generator.tokenizer)
+    generation = generator.stream(PROMPT, greedy())
+    ids = list(next(generation).ids)
+    with pytest.raises(RuntimeError, match="an unfinished generation"):
+        other.generate("a")
+    assert ids + [token for piece in generation for token in piece.ids] == greedy_ids
+    assert other.generate(PROMPT, greedy()).ids == greedy_ids
 
 
 def test_closing_releases_the_model(folder: Path) -> None:
@@ -272,8 +295,8 @@ def test_closing_releases_the_model(folder: Path) -> None:
         generation = generator.stream(PROMPT, greedy())
         next(generation)
     assert session() is None
-    for attempt in (lambda: next(generation), lambda: generator.generate("a"), generator.warm_up):
-        with pytest.raises(RuntimeError, match="this Generator was closed"):
+    for attempt in (lambda: next(generation), lambda: generator.stream("a"), generator.warm_up):
+        with pytest.raises(RuntimeError, match="this model was closed"):
             attempt()
     generator.close()
 
@@ -286,7 +309,8 @@ def test_closing_while_another_thread_computes(folder: Path, monkeypatch: pytest
 
     def closed(self: Model, ids: list[int]) -> object:
         closing.start()
-        while not generator._closed:
+        closing.join()
+        while not generator.model.turns.closed:
             time.sleep(0.001)
         return forward(self, ids)
 
@@ -294,7 +318,7 @@ def test_closing_while_another_thread_computes(folder: Path, monkeypatch: pytest
     generation = generator.stream(PROMPT, greedy())
     assert len(next(generation).ids) == 1
     closing.join()
-    with pytest.raises(RuntimeError, match="this Generator was closed"):
+    with pytest.raises(RuntimeError, match="this model was closed"):
         next(generation)
 
 

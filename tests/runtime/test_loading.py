@@ -92,15 +92,24 @@ def test_another_tokenizer(folder: Path, gguf: Path, as_path: bool) -> None:
         (None, {"provider": "gpu"}, "provider must be one of cpu, cuda, auto, not 'gpu'"),
         (None, {"ops": "x"}, "ops must be one of contrib, native, not 'x'"),
         ("", {}, "no model: give a name"),
+        ("x" * 5000, {}, "x"),
+        (Path("smollm2-135m"), {}, "smollm2-135m: no such file"),
+        ("gone.GGUF", {}, "gone.GGUF: no such file"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(
-    folder: Path, model: str | None, options: dict[str, object], message: str
+    folder: Path, model: str | Path | None, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(Llama3Error) as caught:
         load(folder if model is None else model, **options)  # type: ignore[arg-type]
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [None, 5, b"out"])
+def test_what_is_no_name_and_no_path(model: object) -> None:
+    with pytest.raises(TypeError, match="a model is a name or a path, not"):
+        load(model)  # type: ignore[arg-type]
 
 
 def test_the_pieces_of_a_story(gguf: Path) -> None:

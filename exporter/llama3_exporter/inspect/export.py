@@ -15,7 +15,7 @@ import onnx
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
 from llama3_models.gguf.file import GGUFFile
-from llama3_models.manifest import Manifest
+from llama3_models.manifest import PRODUCER, Manifest
 from llama3_models.tokenizer.files import read_vocabulary
 from llama3_models.units import format_bytes
 from onnx import TensorProto
@@ -155,7 +155,7 @@ def _about(path: Path, graph: onnx.GraphProto, manifest: Manifest, weight_bytes:
     return {
         "format": f"export with {options.pop('ops')} ops: {sizes}",
         "made of": f"{source.name}, {format_bytes(source.size)} of {', '.join(manifest.types)}",
-        "made by": f"{manifest.producer} {manifest.version}",
+        "made by": f"{PRODUCER} {manifest.version}",
         "options": ", ".join(f"{name} {value}" for name, value in options.items()),
         "ops": ", ".join([*counts, f"and {len(graph.node) - special.total():,} of ONNX's own"]),
     }

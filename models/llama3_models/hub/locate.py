@@ -11,8 +11,9 @@ from llama3_models.hub import catalogue, download
 
 def is_name(model: str) -> bool:
     """Whether a model of the catalogue is meant: what exists, has a slash or ends in .gguf or .onnx is a path."""
-    path = Path(model)
-    return not (path.exists() or path.suffix in (".gguf", ".onnx") or os.sep in model)
+    exists = os.path.exists(model)  # noqa: PTH110 (Path.exists raises for a text too long for a path)
+    is_path = exists or model.lower().endswith((".gguf", ".onnx")) or os.sep in model
+    return not is_path
 
 
 def locate_model(model: str, encoding: str | None = None) -> Path:
