@@ -6,9 +6,9 @@ do, changes the weights. Here a correction makes up for the rounding, one number
 
     weight = scale * (q - zero_point) + correction,    correction = scale * zero_point - minimum
 
-and the graph adds it: times the sum of the activations over each block for a linear, as it is for an embedding. Any
-zero point would do for that. The nearest one makes the correction small, at most half a scale, so that int8 activations
-(whose rounding does not reach the correction's part) lose as little as they do in llama.cpp.
+and the graph adds it: a linear adds its product with the sum of the activations over each block, an embedding the
+correction itself. Any zero point would do for that. The nearest one makes the correction small, at most half a scale,
+so that int8 activations (whose rounding does not reach the correction's part) lose as little as they do in llama.cpp.
 
 The two terms do not cancel: where the zero point was clipped they have the same sign, and elsewhere |correction| is at
 most half of the first term, or that is 0. So every single weight is right to a few roundings of float32, however
