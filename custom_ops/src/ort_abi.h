@@ -75,7 +75,6 @@ struct Slot<Result(Parameters...)> {
 
 // Functions that return a Status* give null for success; a status that is not handed back to the host must be released.
 inline constexpr Slot<Status*(Error, const char*)> create_status{0};
-inline constexpr Slot<Error(const Status*)> status_code{1};
 inline constexpr Slot<const char*(const Status*)> status_message{2};
 inline constexpr Slot<void(Status*)> release_status{93};
 

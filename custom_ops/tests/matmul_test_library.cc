@@ -14,10 +14,6 @@ using namespace llama3;
 
 EXPORT int has_instruction_set(const char* name) { return matmul_kernels_by_name(name) != nullptr; }
 
-EXPORT const char* format_name(int index) {
-  return index < kFormatCount ? info(static_cast<Format>(index)).name.data() : nullptr;
-}
-
 // Multiplies A [M, K] with `count` weights [rows[i], K]. Returns 0, or 1 for an unknown name.
 EXPORT int multiply(const char* instruction_set, int float32, int64_t threads, int64_t K, int64_t M, const float* A,
                     int count, const char* const* formats, const int64_t* rows, const uint8_t* const* weights,

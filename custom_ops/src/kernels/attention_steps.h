@@ -12,10 +12,6 @@
 namespace llama3 {
 namespace {
 
-// A cache element as the kernels see it.
-template <class Element>
-constexpr CacheType kCacheType = sizeof(Element) == 2 ? CacheType::kFloat16 : CacheType::kFloat32;
-
 // Sine and cosine to 1e-11 for angles up to 2^20 quarter turns, without a branch or a call: a loop over frequencies
 // becomes vector code. The angle less the nearest multiple of pi/2, whose upper 33 bits make the product exact, goes
 // into Taylor's polynomials; the multiple tells which of the two is which, and their signs.
