@@ -12,15 +12,12 @@ import sys
 from pathlib import Path
 
 from gguf import GGMLQuantizationType
+from llama3_exporter.formats import table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.support.llama_gguf import write_llama_gguf
 
-TYPES = (
-    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"),
-    *("NVFP4", "F16", "BF16", "F32", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
-    *("TQ1_0", "TQ2_0"),
-)
+TYPES = tuple(ggml_type.name for ggml_type in (*table.FORMATS, *table.FLOAT_TYPES))
 
 
 def measure(folder: Path, type_name: str, peers: str) -> dict[str, dict[str, float]]:

@@ -1,5 +1,6 @@
 // Random calls of every matmul kernel against the scalar one, on memory of exactly the size they must have: a program
 // for the sanitizers (address, undefined, thread) and for emulators. Arguments: the number of calls and a seed.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -23,43 +24,27 @@ int64_t between(int64_t low, int64_t high, Random& random) {
   return std::uniform_int_distribution<int64_t>(low, high)(random);
 }
 
-// Where a block keeps float16 numbers; -1 stands for none.
-struct Halves {
-  int first = -1, second = -1;
-};
-Halves halves_of(Format format) {
-  switch (format) {
-    case Format::kQ4_1:
-    case Format::kQ5_1:
-    case Format::kQ4_K:
-    case Format::kQ5_K:
-      return {0, 2};
-    case Format::kQ2_K:
-      return {80, 82};
-    case Format::kQ3_K:
-      return {108};
-    case Format::kQ6_K:
-      return {208};
-    case Format::kTQ1_0:
-      return {52};
-    case Format::kTQ2_0:
-      return {64};
-    case Format::kF32:
-    case Format::kF16:
-    case Format::kBF16:
-    case Format::kMXFP4:
-    case Format::kNVFP4:
-    case Format::kIQ1_M:
-      return {};
-    default:
-      return {0};
+// Where a block keeps its float16 scale and minimum: wherever a NaN makes all of its weights NaN.
+std::vector<size_t> half_offsets(Format format) {
+  std::vector<size_t> offsets;
+  if (is_float(format)) return offsets;
+  const FormatInfo& layout = info(format);
+  const auto block_bytes = static_cast<size_t>(layout.block_bytes);
+  for (size_t offset = 0; offset + 2 <= block_bytes; offset++) {
+    std::vector<uint8_t> block(block_bytes);
+    block[offset + 1] = 0x7e;
+    std::vector<float> weights(static_cast<size_t>(layout.block_weights));
+    scalar::kMatmul.dequantize(format, block.data(), layout.block_weights, weights.data());
+    if (std::all_of(weights.begin(), weights.end(), [](float w) { return std::isnan(w); })) offsets.push_back(offset);
   }
+  return offsets;
 }
 
 // Weights of random bits, but with scales of some 0.01; one in three blocks of an odd matrix has `odd_half` instead.
 std::vector<uint8_t> random_weights(Format format, int64_t rows, int64_t cols, const uint16_t* odd_half,
                                     Random& random) {
   const FormatInfo& layout = info(format);
+  const std::vector<size_t> halves = half_offsets(format);
   std::vector<uint8_t> bytes(static_cast<size_t>(rows * cols / layout.block_weights * layout.block_bytes));
   const auto set_half = [&](size_t at, uint16_t half) { std::memcpy(&bytes[at], &half, sizeof half); };
   const auto block_bytes = static_cast<size_t>(layout.block_bytes);
@@ -83,10 +68,8 @@ std::vector<uint8_t> random_weights(Format format, int64_t rows, int64_t cols, c
         top = static_cast<uint8_t>((top & 15) | (scale >> (4 * i) & 15) << 4);
       }
     }
-    const Halves halves = halves_of(format);
     const uint16_t half = odd_half && random() % 3 == 0 ? *odd_half : scale;
-    for (int offset : {halves.first, halves.second})
-      if (offset >= 0) set_half(block + static_cast<size_t>(offset), half);
+    for (size_t offset : halves) set_half(block + offset, half);
   }
   return bytes;
 }

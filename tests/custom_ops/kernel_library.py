@@ -10,46 +10,23 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 from gguf.quants import dequantize
+from llama3_exporter.formats import table
 from numpy.typing import NDArray
 
 from tests.support.paths import CUSTOM_OPS
 
-# Where a block keeps float16 numbers: scales, then minima.
-FLOAT16_OFFSETS: dict[str, tuple[int, ...]] = {
-    "q4_0": (0,),
-    "q4_1": (0, 2),
-    "q5_0": (0,),
-    "q5_1": (0, 2),
-    "q8_0": (0,),
-    "q2_k": (80, 82),
-    "q3_k": (108,),
-    "q4_k": (0, 2),
-    "q5_k": (0, 2),
-    "q6_k": (208,),
-    "iq4_nl": (0,),
-    "iq4_xs": (0,),
-    "mxfp4": (),
-    "iq1_s": (0,),
-    "iq1_m": (),
-    "iq2_xxs": (0,),
-    "iq2_xs": (0,),
-    "iq2_s": (0,),
-    "iq3_xxs": (0,),
-    "iq3_s": (0,),
-    "nvfp4": (),
-    "tq1_0": (52,),
-    "tq2_0": (64,),
-}
-# The oldest gguf that is supported lacks MXFP4 and NVFP4.
-BLOCK_FORMATS = tuple(name for name in FLOAT16_OFFSETS if name.upper() in gguf.GGMLQuantizationType.__members__)
-FLOAT_FORMATS = ("f32", "f16", "bf16")
+BLOCK_FORMATS = tuple(ggml_type.name.lower() for ggml_type in table.FORMATS)
+FLOAT_FORMATS = tuple(ggml_type.name.lower() for ggml_type in table.FLOAT_TYPES)
 FORMATS = FLOAT_FORMATS + BLOCK_FORMATS
+# Where a block keeps scales that are no plain float16.
+_OTHER_SCALES = {"mxfp4": range(1), "nvfp4": range(4), "iq1_m": range(48, 56)}
 
 
 def ggml_type(name: str) -> gguf.GGMLQuantizationType:
@@ -64,6 +41,21 @@ def block_shape(name: str) -> tuple[int, int]:
     return int(weights), int(size)
 
 
+@cache
+def float16_offsets(name: str) -> tuple[int, ...]:
+    """Where a block keeps its float16 scale and minimum: wherever a NaN makes all of its weights NaN."""
+    _, block_bytes = block_shape(name)
+    blocks = np.zeros((block_bytes - 1, block_bytes), np.uint8)
+    for offset, block in enumerate(blocks):
+        block[offset : offset + 2] = np.array([np.nan], np.float16).view(np.uint8)
+    return tuple(np.flatnonzero(np.isnan(reference_weights(name, blocks)).all(axis=1)).tolist())
+
+
+def scale_bytes(name: str) -> list[int]:
+    """The bytes of a block's float16 scale and minimum, or of what stands in their place."""
+    return [*_OTHER_SCALES.get(name, ()), *(offset + i for offset in float16_offsets(name) for i in range(2))]
+
+
 def random_weights(name: str, rows: int, cols: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Blocks of random bytes [rows, bytes] whose scales are float16 numbers around 0.01."""
     block_weights, block_bytes = block_shape(name)
@@ -76,7 +68,7 @@ def random_weights(name: str, rows: int, cols: int, rng: np.random.Generator) ->
         return np.ascontiguousarray((values.view(np.uint32) >> 16).astype(np.uint16)).view(np.uint8).reshape(rows, -1)
     blocks = rng.integers(0, 256, (rows * cols // block_weights, block_bytes), dtype=np.uint8)
     scales = rng.uniform(0.005, 0.02, len(blocks)) * rng.choice([-1.0, 1.0], len(blocks))
-    for offset in FLOAT16_OFFSETS[name]:
+    for offset in float16_offsets(name):
         blocks[:, offset : offset + 2] = scales.astype(np.float16).view(np.uint8).reshape(-1, 2)
     if name == "mxfp4":
         blocks[:, 0] = rng.integers(115, 122, len(blocks))

@@ -13,13 +13,14 @@ import pytest
 
 from tests.custom_ops.kernel_library import (
     BLOCK_FORMATS,
-    FLOAT16_OFFSETS,
     FORMATS,
     KernelLibrary,
     block_shape,
+    float16_offsets,
     load_kernel_library,
     random_weights,
     reference_weights,
+    scale_bytes,
 )
 
 # Of this architecture; NEON's are also held against the portable ones in an emulator.
@@ -125,9 +126,8 @@ def test_the_largest_sums_are_exact(library: KernelLibrary, name: str, repeats: 
     codes = np.array([0x00, 0x0F, 0xF0, 0x7F, 0x80, 0xFF], np.uint8)
     data = random_weights(name, len(codes), cols_of(name, 9), np.random.default_rng(8))
     _, block_bytes = block_shape(name)
-    scales = {"mxfp4": range(1), "nvfp4": range(4), "iq1_m": range(48, 56)}.get(name, ())
     is_code = np.ones(block_bytes, bool)
-    is_code[[*scales, *(offset + i for offset in FLOAT16_OFFSETS[name] for i in range(2))]] = False
+    is_code[scale_bytes(name)] = False
     data.reshape(len(codes), -1, block_bytes)[:, :, is_code] = codes[:, None, None]
     weights = reference_weights(name, data)
     A = np.tile(np.where(weights < 0, np.float32(-1), np.float32(1)), (repeats, 1))
@@ -163,7 +163,7 @@ def test_a_row_does_not_depend_on_those_beside_it(library: KernelLibrary, name: 
 
 @pytest.mark.parametrize("instruction_set", VECTOR_SETS)
 @pytest.mark.parametrize("scale", [0.0, 6e-8, np.inf, np.nan], ids=["zero", "subnormal", "infinite", "NaN"])
-@pytest.mark.parametrize("name", [name for name in BLOCK_FORMATS if FLOAT16_OFFSETS[name]])
+@pytest.mark.parametrize("name", [name for name in BLOCK_FORMATS if float16_offsets(name)])
 @pytest.mark.parametrize("M", [1, 24])
 def test_odd_scales_give_the_same_class_of_result(
     library: KernelLibrary, name: str, scale: float, M: int, instruction_set: str
@@ -176,7 +176,7 @@ def test_odd_scales_give_the_same_class_of_result(
     _, block_bytes = block_shape(name)
     data = random_weights(name, 5, K, rng)
     blocks = data.reshape(-1, block_bytes)
-    for offset in FLOAT16_OFFSETS[name]:
+    for offset in float16_offsets(name):
         blocks[::3, offset : offset + 2] = np.array([scale], np.float16).view(np.uint8)
     A = rng.standard_normal((M, K)).astype(np.float32)
     (simd,) = library.multiply(instruction_set, A, [(name, data)])

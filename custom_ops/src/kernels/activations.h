@@ -15,12 +15,18 @@ inline int64_t super_blocks(int64_t K) { return (K + kSuperBlock - 1) / kSuperBl
 
 // Bytes that 256 weights take.
 constexpr size_t super_block_bytes(Format format) {
-  return static_cast<size_t>(kSuperBlock / info(format).block_weights * info(format).block_bytes);
+  return static_cast<size_t>(kSuperBlock / info(format).block_weights) * static_cast<size_t>(info(format).block_bytes);
 }
 
-// How many values share a scale: 256 for formats with super-blocks, as in llama.cpp; 32 for the others, whose own
+// How many activations share a scale: 256 for formats with super-blocks, as in llama.cpp; 32 for the others, whose own
 // scales are as fine.
-inline bool scale_per_32(Format format) { return info(format).block_weights < kSuperBlock; }
+constexpr bool scale_per_32(Format format) { return info(format).block_weights < kSuperBlock; }
+
+// Of the struct F that describes a format to its kernels.
+template <class F>
+inline constexpr bool kPer32 = scale_per_32(F::kFormat);
+template <class F>
+inline constexpr int kBlockBytes = info(F::kFormat).block_bytes;
 
 struct alignas(64) ActivationBlock {
   int8_t q[kSuperBlock];  // in order, or in the order that an instruction set unpacks weights to

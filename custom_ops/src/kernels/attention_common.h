@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/attention_kernels.h"
+#include "kernels/inline.h"
 
 namespace llama3 {
 namespace {
@@ -67,7 +68,7 @@ inline typename Simd::Vector load_padded(const Element* head, int64_t i, int64_t
 
 // Fetches memory that is soon read: into the first-level cache, or into the second with Locality 2.
 template <int Locality = 3>
-__attribute__((always_inline)) inline void prefetch(const void* begin, int64_t bytes) {
+LLAMA3_INLINE void prefetch(const void* begin, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(begin) + i, 0, Locality);
 }
 

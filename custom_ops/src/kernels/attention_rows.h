@@ -9,6 +9,7 @@
 
 #include "kernels/attention_common.h"
 #include "kernels/attention_kernels.h"
+#include "kernels/inline.h"
 
 namespace llama3 {
 namespace {
@@ -38,7 +39,7 @@ inline void score_rows(Dims dims, const float* queries, const Element* keys, con
     Vector sums[Rows][4];
     for (int row = 0; row < Rows; row++)
       for (int p = 0; p < 4; p++) sums[row][p] = Simd::zero();
-    const auto step = [&](int64_t i, auto load) __attribute__((always_inline)) {
+    const auto step = [&](int64_t i, auto load) LLAMA3_ALWAYS_INLINE {
       // A few lines at each step, and only as far as the second level: the first has room for 16 misses at a time.
       if (to_fetch) prefetch<2>(to_fetch + position * head_dim + 4 * i, 4 * Simd::kWidth * int64_t{sizeof(Element)});
       Vector k[4];
@@ -50,10 +51,10 @@ inline void score_rows(Dims dims, const float* queries, const Element* keys, con
     };
     int64_t i = 0;
     for (; i + Simd::kWidth <= head_dim; i += Simd::kWidth) {
-      step(i, [](const Element* at) __attribute__((always_inline)) { return Simd::load(at); });
+      step(i, [](const Element* at) LLAMA3_ALWAYS_INLINE { return Simd::load(at); });
     }
     if constexpr (Simd::kWidth > 8) {
-      if (i < head_dim) step(i, [](const Element* at) __attribute__((always_inline)) { return Simd::load_half(at); });
+      if (i < head_dim) step(i, [](const Element* at) LLAMA3_ALWAYS_INLINE { return Simd::load_half(at); });
     }
     for (int row = 0; row < Rows; row++) Simd::store_sums(scores + row * kRowPositions + position, sums[row]);
   }

@@ -11,6 +11,7 @@
 
 #include "kernels/attention_common.h"
 #include "kernels/attention_kernels.h"
+#include "kernels/inline.h"
 
 namespace llama3 {
 namespace {
@@ -139,7 +140,7 @@ void attend_tiles(const AttentionBlock& block) {
       const int64_t columns = round_up(visible, Simd::kWidth);
       multiply<Products, false>(queries + tile * dim_words, dim_words, keys, kTilePositions, dim_words, scores,
                                 kTilePositions, columns);
-      const auto softmax = [&](int64_t positions) __attribute__((always_inline)) {
+      const auto softmax = [&](int64_t positions) LLAMA3_ALWAYS_INLINE {
         for (int64_t row = 0; row < kTileRows; row++) {
           float* row_scores = scores + row * kTilePositions;
           softmax_block<Simd>(row_scores, visible_to(tile + row), positions, tile + row, block);

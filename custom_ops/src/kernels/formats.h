@@ -1,4 +1,4 @@
-// The formats of a weight matrix, as GGUF stores them: one row of the table a format. A row of the matrix is cut into
+// The formats of a weight matrix, as GGUF stores them: the only list of them in C++. A row of the matrix is cut into
 // blocks of `block_weights` weights, each `block_bytes` bytes long, with the block's scales among them.
 #pragma once
 
@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <utility>
 
 namespace llama3 {
 
@@ -37,7 +38,6 @@ enum class Format : uint8_t {
   kTQ1_0,
   kTQ2_0,
 };
-inline constexpr int kFormatCount = static_cast<int>(Format::kTQ2_0) + 1;
 
 struct FormatInfo {
   std::string_view name;  // ggml's, lower case
@@ -46,7 +46,7 @@ struct FormatInfo {
   int block_bytes;
 };
 
-inline constexpr std::array<FormatInfo, kFormatCount> kFormats = {{
+inline constexpr auto kFormats = std::to_array<FormatInfo>({
     {"f32", Format::kF32, 1, 4},
     {"f16", Format::kF16, 1, 2},
     {"bf16", Format::kBF16, 1, 2},
@@ -73,7 +73,8 @@ inline constexpr std::array<FormatInfo, kFormatCount> kFormats = {{
     {"nvfp4", Format::kNVFP4, 64, 36},
     {"tq1_0", Format::kTQ1_0, 256, 54},
     {"tq2_0", Format::kTQ2_0, 256, 66},
-}};
+});
+inline constexpr int kFormatCount = static_cast<int>(kFormats.size());
 
 // The row of a name, or null where no format has it.
 const FormatInfo* find_format(std::string_view name);
@@ -81,5 +82,13 @@ constexpr const FormatInfo& info(Format format) { return kFormats[static_cast<si
 
 // Weights that are numbers by themselves, without blocks and scales: their products use float32 activations always.
 constexpr bool is_float(Format format) { return format <= Format::kBF16; }
+
+// An array with make.operator()<format>() for every format, at the format's index.
+template <class Make>
+constexpr auto for_each_format(Make make) {
+  return [&]<size_t... i>(std::index_sequence<i...>) {
+    return std::array{make.template operator()<static_cast<Format>(i)>()...};
+  }(std::make_index_sequence<kFormatCount>());
+}
 
 }  // namespace llama3

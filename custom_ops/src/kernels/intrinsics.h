@@ -1,6 +1,8 @@
 // <immintrin.h>, less the warnings that gcc 12 raises about its own "undefined" registers there (gcc bug 105593).
 #pragma once
 
+#include "kernels/inline.h"
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -10,7 +12,3 @@
 #else
 #include <immintrin.h>
 #endif
-
-// Always inlined, so that nothing compiled for one instruction set is left for the linker to merge with code for
-// another.
-#define LLAMA3_INLINE static inline __attribute__((always_inline))

@@ -46,12 +46,12 @@ struct FormatKernels {
   using PackTile = void(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile);
   using Tiles = void(const TileCall<Tile, Column>& call);
 
-  Format format;
-  Rows* rows[kMaxStreamedColumns];  // for 1, 2, ... columns
-  PackTile* pack_tile;
-  Tiles* const* tiles;   // for 1, 2, ... columns, as many as fit the registers
-  int64_t column_bytes;  // that they read of each column, from its beginning
   Dequantize* dequantize;
+  // Of formats with blocks; f32, f16 and bf16 are multiplied as they are (matmul_floats.h).
+  Rows* rows[kMaxStreamedColumns] = {};  // for 1, 2, ... columns
+  PackTile* pack_tile = nullptr;
+  Tiles* const* tiles = nullptr;  // for 1, 2, ... columns, as many as fit the registers
+  int64_t column_bytes = 0;       // that they read of each column, from its beginning
 };
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -8,11 +8,10 @@
 //   kTileColumns         columns that it takes at most
 //   kStripTiles          tiles that are unpacked at once: what the first-level cache holds beside some columns
 //   quantize_for_rows, quantize_for_tiles(256 values, per_32, RowBlock& or Column&)
-//   make_kernels() -> array of FormatKernels<RowBlock, Tile, Column>, of every format but f32, f16 and bf16
+//   kernels_for<format>() -> FormatKernels<RowBlock, Tile, Column>, of each format but f32, f16 and bf16
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "kernels/matmul_calls.h"
@@ -143,18 +142,18 @@ class MatmulDriver {
   static constexpr int64_t kSerialBytes = 16 << 10;   // a smaller job is not worth a second thread
   static constexpr int64_t kSerialValues = 16 << 10;  // likewise, activations to quantize
 
+  // Not inlined: it runs once, and kernels_of is in every kernel's way.
+  __attribute__((noinline)) static auto make_kernels() {
+    return for_each_format([]<Format format>() -> Kernels {
+      if constexpr (is_float(format))
+        return {to_floats<Simd, FloatWeights<format>>};
+      else
+        return Set::template kernels_for<format>();
+    });
+  }
+
   static const Kernels& kernels_of(Format format) {
-    static const auto table = [] {
-      std::array<Kernels, kFormatCount> rows = {};
-      const auto row = [&](Format of) -> Kernels& { return rows[static_cast<size_t>(of)]; };
-      row(Format::kF32).dequantize = to_floats<Simd, F32Weights>;
-      row(Format::kF16).dequantize = to_floats<Simd, F16Weights>;
-      row(Format::kBF16).dequantize = to_floats<Simd, BF16Weights>;
-      const auto made = Set::make_kernels();
-      static_assert(made.size() + 3 == kFormatCount);
-      for (const Kernels& kernels : made) row(kernels.format) = kernels;
-      return rows;
-    }();
+    static const auto table = make_kernels();
     return table[static_cast<size_t>(format)];
   }
 

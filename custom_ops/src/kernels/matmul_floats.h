@@ -18,27 +18,34 @@ namespace {
 inline constexpr int kFloatColumns = 6;  // of a register tile
 
 // How a vector of weights is loaded from an address.
-struct F32Weights {
+template <Format format>
+struct FloatWeights;
+template <>
+struct FloatWeights<Format::kF32> {
   static constexpr int kBytes = 4;
   template <class Simd>
   static typename Simd::Vector load(const uint8_t* at) {
     return Simd::load(reinterpret_cast<const float*>(at));
   }
 };
-struct F16Weights {
+template <>
+struct FloatWeights<Format::kF16> {
   static constexpr int kBytes = 2;
   template <class Simd>
   static typename Simd::Vector load(const uint8_t* at) {
     return Simd::load(reinterpret_cast<const uint16_t*>(at));
   }
 };
-struct BF16Weights {
+template <>
+struct FloatWeights<Format::kBF16> {
   static constexpr int kBytes = 2;
   template <class Simd>
   static typename Simd::Vector load(const uint8_t* at) {
     return Simd::load_bfloat(reinterpret_cast<const uint16_t*>(at));
   }
 };
+
+using F32Weights = FloatWeights<Format::kF32>;
 
 // The last weights of a row, fewer than a vector, with zeros behind.
 template <class Simd, class Weights>
@@ -122,9 +129,9 @@ inline void multiply_float_rows(const Product& product, Dequantize* dequantize, 
     const float bias = product.bias ? product.bias[n] : 0.0f;
     float* output = product.output + n;
     if (weight.format == Format::kF16) {
-      dot_rows<Simd, F16Weights>(row, K, A, M, bias, output, weight.rows);
+      dot_rows<Simd, FloatWeights<Format::kF16>>(row, K, A, M, bias, output, weight.rows);
     } else if (weight.format == Format::kBF16) {
-      dot_rows<Simd, BF16Weights>(row, K, A, M, bias, output, weight.rows);
+      dot_rows<Simd, FloatWeights<Format::kBF16>>(row, K, A, M, bias, output, weight.rows);
     } else if (weight.format == Format::kF32) {
       dot_rows<Simd, F32Weights>(row, K, A, M, bias, output, weight.rows);
     } else {

@@ -9,10 +9,10 @@ namespace llama3::avx2 {
 struct BlockHeads {
   __m128i first, second;  // eight words of 16 bits each
 };
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE BlockHeads block_heads(const uint8_t* blocks, int count) {
   const auto head = [&](int i) {
-    return _mm_cvtsi32_si128(kTail && 32 * i >= count ? 0 : load_number<int32_t>(blocks + i * kBlockBytes));
+    return _mm_cvtsi32_si128(kTail && 32 * i >= count ? 0 : load_number<int32_t>(blocks + i * kBlockBytes<F>));
   };
   const auto four = [&](int i) {
     return _mm_unpacklo_epi32(_mm_unpacklo_epi16(head(i), head(i + 1)), _mm_unpacklo_epi16(head(i + 2), head(i + 3)));
@@ -22,23 +22,23 @@ LLAMA3_INLINE BlockHeads block_heads(const uint8_t* blocks, int count) {
 }
 
 // Blocks that begin with a scale,
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE void load_scales(const uint8_t* blocks, int count, FloatScales& out) {
-  out.scale[0] = _mm256_cvtph_ps(block_heads<kBlockBytes, kTail>(blocks, count).first);
+  out.scale[0] = _mm256_cvtph_ps(block_heads<F, kTail>(blocks, count).first);
 }
 // and with what is added to each weight besides.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE void load_scales_and_minima(const uint8_t* blocks, int count, FloatScales& out) {
-  const BlockHeads heads = block_heads<kBlockBytes, kTail>(blocks, count);
+  const BlockHeads heads = block_heads<F, kTail>(blocks, count);
   out.scale[0] = _mm256_cvtph_ps(heads.first);
   out.min = _mm256_xor_ps(_mm256_cvtph_ps(heads.second), _mm256_set1_ps(-0.0f));
 }
 
 // The nibbles of eight blocks, to the order of kHalves; the first ones begin `offset` bytes into the first block.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE void load_nibbles(const uint8_t* blocks, int offset, int count, __m256i* q) {
   const auto bytes = [&](int i) {
-    return kTail && 32 * i >= count ? _mm_setzero_si128() : load_16(blocks + i * kBlockBytes + offset);
+    return kTail && 32 * i >= count ? _mm_setzero_si128() : load_16(blocks + i * kBlockBytes<F> + offset);
   };
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; i += 2) {
@@ -49,9 +49,11 @@ LLAMA3_INLINE void load_nibbles(const uint8_t* blocks, int offset, int count, __
 }
 
 // Adds 16 where a weight's fifth bit is set; the 32 bits of the first block stand at `bits`.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE void add_fifth_bits(const uint8_t* bits, int count, __m256i* q) {
-  const auto word = [&](int i) { return kTail && 32 * i >= count ? 0 : load_number<uint32_t>(bits + i * kBlockBytes); };
+  const auto word = [&](int i) {
+    return kTail && 32 * i >= count ? 0 : load_number<uint32_t>(bits + i * kBlockBytes<F>);
+  };
   const __m256i sixteen = _mm256_set1_epi8(16);
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; i += 2) {

@@ -1,19 +1,15 @@
-// Choosing the tile kernels of a format among those that a file compiles.
+// What microkernels.cc and microkernels_vnni.cc instantiate.
 #pragma once
 
-#include "kernels/avx2/format_kernels.h"
+#include "kernels/avx2/tiles.h"
 
 namespace llama3::avx2 {
 
 template <TileTraits T>
-inline constexpr TileKernel* kForColumns[kTileColumns] = {multiply_tiles<T, 1>, multiply_tiles<T, 2>,
-                                                          multiply_tiles<T, 3>};
-
-template <TileTraits... all>
-TileKernel* const* kernels_among(const TileTraits& traits) {
-  TileKernel* const* found = nullptr;
-  ((traits == all ? void(found = kForColumns<all>) : void()), ...);
-  return found;
+TileKernel* const* tile_kernels() {
+  static constexpr TileKernel* kForColumns[kTileColumns] = {multiply_tiles<T, 1>, multiply_tiles<T, 2>,
+                                                            multiply_tiles<T, 3>};
+  return kForColumns;
 }
 
 }  // namespace llama3::avx2

@@ -1,5 +1,5 @@
-// What the AVX2 kernels need to know of a format: how 256 weights of a row come into registers. One struct a format, in
-// a file of its own, says it (see q4_k.cc); rows.h and tiles.h make the kernels of it.
+// What the AVX2 kernels need to know of a format: how 256 weights of a row come into registers. One struct per format
+// says it, in the file of its family (see k_quants.cc); rows.h and tiles.h make its kernels.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,6 @@ struct FloatScales {
 //     have a scale and a minimum that are finite.
 template <class F>
 inline constexpr bool kInt8 = F::kZero == 0 && !F::kMinima;
-template <class F>
-inline constexpr bool kPer32 = info(F::kFormat).block_weights < kSuperBlock;  // A has a scale for every 32 values
 
 // The weights are in order, but for kHalves: there a register has the first halves of two blocks of 32 and the next one
 // the second halves, as nibbles come, so that products are summed before they are scaled.

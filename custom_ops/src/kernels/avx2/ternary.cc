@@ -69,7 +69,13 @@ struct TQ2_0 {
 
 }  // namespace
 
-FormatKernels tq1_0_kernels(bool vnni) { return kernels_of<TQ1_0>(vnni); }
-FormatKernels tq2_0_kernels(bool vnni) { return kernels_of<TQ2_0>(vnni); }
+template <>
+FormatKernels kernels_for<Format::kTQ1_0>(bool vnni) {
+  return kernels_of<TQ1_0>(vnni);
+}
+template <>
+FormatKernels kernels_for<Format::kTQ2_0>(bool vnni) {
+  return kernels_of<TQ2_0>(vnni);
+}
 
 }  // namespace llama3::avx2

@@ -40,7 +40,6 @@ struct TileTraits {
   bool integer_scales = false;  // sums are scaled as integers
   Minima minima = Minima::kNone;
   bool per_32 = false;
-  bool operator==(const TileTraits&) const = default;
 };
 
 template <class F>
@@ -92,6 +91,12 @@ struct alignas(64) Column {
 };
 
 using TileCall = llama3::TileCall<Tile, Column>;
+using TileKernel = void(const TileCall& call);
+
+// The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them: microkernels.cc and
+// microkernels_vnni.cc compile them for the traits that there are, and others do not link.
+template <TileTraits T>
+TileKernel* const* tile_kernels();
 
 // A load into a register of its own for each use: gcc would rather load once and copy, or load again for each
 // multiplication, and both cost more here than the load.

@@ -6,19 +6,19 @@
 namespace llama3::avx512 {
 
 // The first four bytes of each block, where its scale (and minimum) stand, one block a lane.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE __m256i block_heads(const uint8_t* blocks, int count) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i offsets = _mm256_mullo_epi32(lane, _mm256_set1_epi32(kBlockBytes));
+  const __m256i offsets = _mm256_mullo_epi32(lane, _mm256_set1_epi32(kBlockBytes<F>));
   if constexpr (!kTail) return _mm256_i32gather_epi32(reinterpret_cast<const int*>(blocks), offsets, 1);
   const __m256i valid = _mm256_cmpgt_epi32(_mm256_set1_epi32(count / 32), lane);
   return _mm256_mask_i32gather_epi32(_mm256_setzero_si256(), reinterpret_cast<const int*>(blocks), offsets, valid, 1);
 }
 
 // Block i; past the last one the first, whose weights then meet a scale of 0 and activations of 0.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE const uint8_t* block_at(const uint8_t* blocks, int count, int i) {
-  return blocks + (kTail && 32 * i >= count ? 0 : i * kBlockBytes);
+  return blocks + (kTail && 32 * i >= count ? 0 : i * kBlockBytes<F>);
 }
 
 // 64 bytes, or in a tail those that are left, with zeros behind.
@@ -31,33 +31,33 @@ LLAMA3_INLINE __m512i load_bytes(const uint8_t* at, int left) {
 
 // Where the first four bytes of four blocks go so that a float16 of all of them stands together: bytes 0 to 15 of the
 // result for the first float16 of eight blocks, 16 to 31 for the second.
-template <int kBlockBytes>
+template <class F>
 LLAMA3_INLINE __m512i head_indices() {
   alignas(64) int8_t indices[64] = {};
 #pragma GCC unroll 32
-  for (int i = 0; i < 32; i++) indices[i] = static_cast<int8_t>((i / 2 % 4 * kBlockBytes + i / 16 * 2 + i % 2) & 63);
+  for (int i = 0; i < 32; i++) indices[i] = static_cast<int8_t>((i / 2 % 4 * kBlockBytes<F> + i / 16 * 2 + i % 2) & 63);
   return _mm512_load_si512(indices);
 }
 
 // Word i: the two bytes that block i begins with; word 8 + i: the two after them.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE __m256i head_words(const uint8_t* blocks, int count) {
-  if constexpr (3 * kBlockBytes + 4 <= 64) {  // a load has four blocks' heads
-    const int bytes = count / 32 * kBlockBytes;
+  if constexpr (3 * kBlockBytes<F> + 4 <= 64) {  // a load has four blocks' heads
+    const int bytes = count / 32 * kBlockBytes<F>;
     const __m512i first = load_bytes<kTail>(blocks, bytes);
-    const __m512i second = load_bytes<kTail>(blocks + 4 * kBlockBytes, bytes - 4 * kBlockBytes);
-    const __m512i indices = head_indices<kBlockBytes>();
+    const __m512i second = load_bytes<kTail>(blocks + 4 * kBlockBytes<F>, bytes - 4 * kBlockBytes<F>);
+    const __m512i indices = head_indices<F>();
     const __m512i packed = _mm512_permutexvar_epi8(indices, first);
     return _mm512_castsi512_si256(_mm512_mask_permutexvar_epi8(packed, 0xff00ff00, indices, second));
   }
-  const __m256i heads = block_heads<kBlockBytes, kTail>(blocks, count);
+  const __m256i heads = block_heads<F, kTail>(blocks, count);
   return _mm256_setr_m128i(_mm256_cvtepi32_epi16(heads), _mm256_cvtepi32_epi16(_mm256_srli_epi32(heads, 16)));
 }
 
 // The same as float16: scales in the lower eight lanes, minima (or nothing of use) in the upper.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE __m512 head_halves(const uint8_t* blocks, int count) {
-  return _mm512_cvtph_ps(head_words<kBlockBytes, kTail>(blocks, count));
+  return _mm512_cvtph_ps(head_words<F, kTail>(blocks, count));
 }
 
 // The upper eight lanes, negated, with zeros above.
@@ -66,41 +66,40 @@ LLAMA3_INLINE __m512 negated_upper_half(__m512 lanes) {
   return _mm512_xor_ps(upper, _mm512_set1_ps(-0.0f));
 }
 
-template <int kBlockBytes>
+template <class F>
 LLAMA3_INLINE __m512i quarter_indices() {
   alignas(64) int8_t indices[64];
 #pragma GCC unroll 64
-  for (int i = 0; i < 64; i++) indices[i] = static_cast<int8_t>((i / 16 * kBlockBytes + i % 16) & 63);
+  for (int i = 0; i < 64; i++) indices[i] = static_cast<int8_t>((i / 16 * kBlockBytes<F> + i % 16) & 63);
   return _mm512_load_si512(indices);
 }
 
 // 16 bytes each of four blocks, whose first ones begin at `bytes`: of block i to quarter i. A tail has `left` bytes
 // there, at least a block's.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE __m512i four_quarters(const uint8_t* bytes, int left) {
   // One load has three of them and ends before the fourth does.
-  static_assert(2 * kBlockBytes + 16 <= 64 && 64 < 3 * kBlockBytes + 16);
-  const __m512i three = _mm512_permutexvar_epi8(quarter_indices<kBlockBytes>(), load_bytes<kTail>(bytes, left));
-  const uint8_t* fourth = bytes + (kTail && left < 3 * kBlockBytes + 16 ? 0 : 3 * kBlockBytes);
+  static_assert(2 * kBlockBytes<F> + 16 <= 64 && 64 < 3 * kBlockBytes<F> + 16);
+  const __m512i three = _mm512_permutexvar_epi8(quarter_indices<F>(), load_bytes<kTail>(bytes, left));
+  const uint8_t* fourth = bytes + (kTail && left < 3 * kBlockBytes<F> + 16 ? 0 : 3 * kBlockBytes<F>);
   return _mm512_mask_broadcast_i32x4(three, 0xf000, _mm_loadu_si128(reinterpret_cast<const __m128i*>(fourth)));
 }
 
 // The nibbles of eight blocks to the order of SuperBlock; the first ones begin `offset` bytes into the first block.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE void load_nibbles(const uint8_t* blocks, int offset, int count, __m512i* q) {
   const __m512i low_bits = _mm512_set1_epi8(15);
 #pragma GCC unroll 2
   for (int k = 0; k < 2; k++) {
-    const int before = 4 * k * kBlockBytes + offset, left = count / 32 * kBlockBytes - before;
-    const __m512i both =
-        kTail && left <= 0 ? _mm512_setzero_si512() : four_quarters<kBlockBytes, kTail>(blocks + before, left);
+    const int before = 4 * k * kBlockBytes<F> + offset, left = count / 32 * kBlockBytes<F> - before;
+    const __m512i both = kTail && left <= 0 ? _mm512_setzero_si512() : four_quarters<F, kTail>(blocks + before, left);
     q[2 * k] = _mm512_and_si512(both, low_bits);
     q[2 * k + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_bits);
   }
 }
 
 // Adds 16 where a weight's fifth bit is set; the 32 bits of the first block stand at `bits`.
-template <int kBlockBytes, bool kTail>
+template <class F, bool kTail>
 LLAMA3_INLINE void add_fifth_bits(const uint8_t* bits, int count, __m512i* q) {
 #pragma GCC unroll 4
   for (int part = 0; part < 4; part++) {
@@ -108,7 +107,7 @@ LLAMA3_INLINE void add_fifth_bits(const uint8_t* bits, int count, __m512i* q) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
       uint16_t half;
-      __builtin_memcpy(&half, block_at<kBlockBytes, kTail>(bits, count, part / 2 * 4 + i) + part % 2 * 2, sizeof half);
+      __builtin_memcpy(&half, block_at<F, kTail>(bits, count, part / 2 * 4 + i) + part % 2 * 2, sizeof half);
       mask |= static_cast<uint64_t>(half) << (16 * i);
     }
     q[part] = _mm512_mask_add_epi8(q[part], _cvtu64_mask64(mask), q[part], _mm512_set1_epi8(16));

@@ -1,5 +1,5 @@
-// What the AVX-512 kernels need to know of a format: how 256 weights of a row come into registers. One struct a format,
-// in a file of its own, says it (see q4_k.cc); rows.h and tiles.h make the kernels of it.
+// What the AVX-512 kernels need to know of a format: how 256 weights of a row come into registers. One struct per
+// format says it, in the file of its family (see k_quants.cc); rows.h and tiles.h make its kernels.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,6 @@ struct SuperBlock {
 //   load<kTail>(const uint8_t* blocks, int count, SuperBlock&): reads `count` weights, a multiple of the format's
 //   block, all 256 unless kTail; what it makes of the rest is multiplied by zeros, and so must have a scale and a
 //   minimum that are finite.
-template <class F>
-inline constexpr bool kPer32 = false;  // A has a scale for every 32 values; set beside a format with blocks of 32
 
 // Multiply instructions want one unsigned operand, so weights below zero are passed as w + 128:
 // ActivationBlock::offset.

@@ -13,7 +13,7 @@ struct TQ1_0 {
   static constexpr Minima kMinima = Minima::kNone;
 
   template <bool kTail>
-  static inline __attribute__((always_inline)) void load(const uint8_t* block, int, SuperBlock& out) {
+  LLAMA3_INLINE void load(const uint8_t* block, int, SuperBlock& out) {
     out.scale = half_to_all(block + 52);
     __m256i y[5];
     __m128i z[5];
@@ -40,7 +40,7 @@ struct TQ1_0 {
   }
 
   // floor(3 x / 256)
-  static inline __attribute__((always_inline)) __m512i digits(__m512i x) {
+  LLAMA3_INLINE __m512i digits(__m512i x) {
     const __m512i one = _mm512_set1_epi8(1);
     const __m512i low = _mm512_maskz_mov_epi8(_mm512_cmpge_epu8_mask(x, _mm512_set1_epi8(86)), one);
     return _mm512_mask_add_epi8(low, _mm512_cmpge_epu8_mask(x, _mm512_set1_epi8(-85)), low, one);  // 171
@@ -55,7 +55,7 @@ struct TQ2_0 {
   static constexpr Minima kMinima = Minima::kNone;
 
   template <bool kTail>
-  static inline __attribute__((always_inline)) void load(const uint8_t* block, int, SuperBlock& out) {
+  LLAMA3_INLINE void load(const uint8_t* block, int, SuperBlock& out) {
     out.scale = half_to_all(block + 64);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
@@ -68,7 +68,13 @@ struct TQ2_0 {
 
 }  // namespace
 
-FormatKernels tq1_0_kernels() { return kernels_of<TQ1_0>(); }
-FormatKernels tq2_0_kernels() { return kernels_of<TQ2_0>(); }
+template <>
+FormatKernels kernels_for<Format::kTQ1_0>() {
+  return kernels_of<TQ1_0>();
+}
+template <>
+FormatKernels kernels_for<Format::kTQ2_0>() {
+  return kernels_of<TQ2_0>();
+}
 
 }  // namespace llama3::avx512

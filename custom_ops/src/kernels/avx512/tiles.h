@@ -36,10 +36,17 @@ using TileCall = llama3::TileCall<Tile, Column>;
 // What decides a microkernel, apart from its number of columns.
 struct TileTraits {
   int sub_block;
-  bool is_signed;
-  Minima minima;
-  bool per_32;
+  bool is_signed = false;
+  Minima minima = Minima::kNone;
+  bool per_32 = false;
 };
+
+using TileKernel = void(const TileCall& call);
+
+// The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them: microkernels.cc compiles them
+// for the traits that there are, and others do not link.
+template <TileTraits T>
+TileKernel* const* tile_kernels();
 
 // A load into a register of its own for each use: gcc would rather load once and copy, or load again for each
 // multiplication, and both cost more here than the load.

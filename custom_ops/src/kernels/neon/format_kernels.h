@@ -82,19 +82,17 @@ constexpr int sub_block() {
 
 template <class F>
 FormatKernels kernels_of() {
-  return {F::kFormat,
+  return {dequantize_row<F>,
           {multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
            multiply_rows<RowDot<F>, 4>},
           pack_tile<unpack_row<F>>,
-          TileKernels<kIntegerScales<F>, sub_block<F>(), F::kMinima>::for_columns,
-          sizeof(Column),
-          dequantize_row<F>};
+          tile_kernels<TileTraits{
+              .integer_scales = kIntegerScales<F>, .sub_block = sub_block<F>(), .minima = F::kMinima}>(),
+          sizeof(Column)};
 }
 
-FormatKernels q4_0_kernels(), q4_1_kernels(), q5_0_kernels(), q5_1_kernels(), q8_0_kernels();
-FormatKernels q2_k_kernels(), q3_k_kernels(), q4_k_kernels(), q5_k_kernels(), q6_k_kernels();
-FormatKernels iq4_nl_kernels(), iq4_xs_kernels(), mxfp4_kernels(), nvfp4_kernels(), tq1_0_kernels(), tq2_0_kernels();
-FormatKernels iq1_s_kernels(), iq1_m_kernels(), iq2_xxs_kernels(), iq2_xs_kernels(), iq2_s_kernels();
-FormatKernels iq3_xxs_kernels(), iq3_s_kernels();
+// Of each format: defined in the file of the format's family, without which the library does not link.
+template <Format format>
+FormatKernels kernels_for();
 
 }  // namespace llama3::neon

@@ -1,12 +1,12 @@
-// What the NEON kernels need to know of a format, said by one struct a format in a file of its own (see q4_0.cc and
-// q4_k.cc). Weights are signed bytes in the order of the row, as the dot product takes them.
+// What the NEON kernels need to know of a format, said by one struct per format in the file of its family (see
+// legacy.cc and k_quants.cc). Weights are signed bytes in the order of the row, as the dot product takes them.
 //
 // A format with blocks of 32 has
 //   kFormat, kMinima, and load(block) -> Block.
 // A format with super-blocks of 256 whose scales are small integers times one float has
 //   kFormat, kSubBlock (weights a scale: 16 or 32), kMinima, scales(block) -> ScaleCodes, and
 //   weights<kPart>(block) -> 64 weights of part 0 to 3.
-// The others are unpacked by the portable code (portable.cc).
+// The others are unpacked by the portable code (portable.h).
 #pragma once
 
 #include <cstddef>
@@ -30,12 +30,9 @@ struct ScaleCodes {
   float factor, min_factor;
 };
 
-template <class F>
-inline constexpr size_t kBlockBytes = static_cast<size_t>(info(F::kFormat).block_bytes);
-
 // Formats whose products are summed in integers over a whole super-block.
 template <class F>
-inline constexpr bool kIntegerScales = info(F::kFormat).block_weights == kSuperBlock;
+inline constexpr bool kIntegerScales = !kPer32<F>;
 
 // 16 signed bytes as 32-bit integers.
 LLAMA3_INLINE void widen(int8x16_t bytes, int32x4_t (&words)[4]) {

@@ -6,9 +6,7 @@
 #include <cstdint>
 
 #include "kernels/half.h"
-
-// Always inlined, so that nothing compiled with the dot product is left for the linker to merge with portable code.
-#define LLAMA3_INLINE static inline __attribute__((always_inline))
+#include "kernels/inline.h"
 
 namespace llama3::neon {
 

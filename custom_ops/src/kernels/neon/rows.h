@@ -75,7 +75,7 @@ LLAMA3_INLINE void add_blocks_of_32(const uint8_t* blocks, int count, const Colu
 #pragma GCC unroll 8
   for (int j = 0; j < 8; j++) {
     if (32 * j >= count) break;  // known when this is compiled, but for a row's end
-    const Block w = F::load(blocks + static_cast<size_t>(j) * kBlockBytes<F>);
+    const Block w = F::load(blocks + j * kBlockBytes<F>);
     if constexpr (F::kMinima) minima[j] = w.min;
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; c++) {

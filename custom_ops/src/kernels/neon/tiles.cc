@@ -137,28 +137,30 @@ void multiply_floats(const TileCall& call) {
     }
 }
 
-template <bool kIntegerScales, int kSubBlock, bool kMinima, int kColumns>
+template <TileTraits T, int kColumns>
 void multiply_tile(const TileCall& call) {
-  if constexpr (kIntegerScales)
-    multiply_integers<kSubBlock, kMinima, kColumns>(call);
+  if constexpr (T.integer_scales)
+    multiply_integers<T.sub_block, T.minima, kColumns>(call);
   else
-    multiply_floats<kSubBlock, kMinima, kColumns>(call);
+    multiply_floats<T.sub_block, T.minima, kColumns>(call);
 }
 
 }  // namespace
 
-template <bool kIntegerScales, int kSubBlock, bool kMinima>
-TileKernel* const TileKernels<kIntegerScales, kSubBlock, kMinima>::for_columns[kTileColumns] = {
-    multiply_tile<kIntegerScales, kSubBlock, kMinima, 1>, multiply_tile<kIntegerScales, kSubBlock, kMinima, 2>,
-    multiply_tile<kIntegerScales, kSubBlock, kMinima, 3>, multiply_tile<kIntegerScales, kSubBlock, kMinima, 4>};
+template <TileTraits T>
+TileKernel* const* tile_kernels() {
+  static constexpr TileKernel* kForColumns[kTileColumns] = {multiply_tile<T, 1>, multiply_tile<T, 2>,
+                                                            multiply_tile<T, 3>, multiply_tile<T, 4>};
+  return kForColumns;
+}
 
-template struct TileKernels<true, 32, true>;
-template struct TileKernels<true, 16, true>;
-template struct TileKernels<true, 16, false>;
-template struct TileKernels<true, 32, false>;
-template struct TileKernels<false, 32, false>;
-template struct TileKernels<false, 32, true>;
-template struct TileKernels<false, 16, false>;
+template TileKernel* const* tile_kernels<TileTraits{.integer_scales = true, .sub_block = 32, .minima = true}>();
+template TileKernel* const* tile_kernels<TileTraits{.integer_scales = true, .sub_block = 16, .minima = true}>();
+template TileKernel* const* tile_kernels<TileTraits{.integer_scales = true, .sub_block = 16, .minima = false}>();
+template TileKernel* const* tile_kernels<TileTraits{.integer_scales = true, .sub_block = 32, .minima = false}>();
+template TileKernel* const* tile_kernels<TileTraits{.integer_scales = false, .sub_block = 32, .minima = false}>();
+template TileKernel* const* tile_kernels<TileTraits{.integer_scales = false, .sub_block = 32, .minima = true}>();
+template TileKernel* const* tile_kernels<TileTraits{.integer_scales = false, .sub_block = 16, .minima = false}>();
 
 namespace {
 

@@ -44,18 +44,17 @@ struct alignas(64) Tile {
 using TileCall = llama3::TileCall<Tile, Column>;
 using TileKernel = void(const TileCall& call);
 
-// The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them.
-template <bool kIntegerScales, int kSubBlock, bool kMinima>
-struct TileKernels {
-  static TileKernel* const for_columns[kTileColumns];
+// What decides a kernel, apart from its number of columns.
+struct TileTraits {
+  bool integer_scales;
+  int sub_block;
+  bool minima;
 };
-extern template struct TileKernels<true, 32, true>;    // q4_k, q5_k
-extern template struct TileKernels<true, 16, true>;    // q2_k
-extern template struct TileKernels<true, 16, false>;   // q3_k, q6_k
-extern template struct TileKernels<true, 32, false>;   // iq4_xs
-extern template struct TileKernels<false, 32, false>;  // q4_0, q5_0, q8_0, iq4_nl, mxfp4
-extern template struct TileKernels<false, 32, true>;   // q4_1, q5_1
-extern template struct TileKernels<false, 16, false>;  // what the portable code unpacks
+
+// The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them: tiles.cc compiles them for the
+// traits that there are, and others do not link.
+template <TileTraits T>
+TileKernel* const* tile_kernels();
 
 // Transposes four rows to a group of four lanes of a tile, whose factors the rows' are.
 void pack_rows(const UnpackedRow (&rows)[4], int group, Tile& tile);

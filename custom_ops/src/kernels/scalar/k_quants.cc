@@ -33,7 +33,8 @@ void scales_and_minima(const uint8_t* block, float* scale, float* min) {
 
 }  // namespace
 
-void unpack_q2_k(const uint8_t* block, int8_t* q, float* scale, float* min) {
+template <>
+void unpack<Format::kQ2_K>(const uint8_t* block, int8_t* q, float* scale, float* min) {
   const float d = half_at(block + 80), dmin = half_at(block + 82);
   for (int j = 0; j < 16; j++) {
     scale[j] = d * static_cast<float>(block[j] & 15);
@@ -42,7 +43,8 @@ void unpack_q2_k(const uint8_t* block, int8_t* q, float* scale, float* min) {
   for (int i = 0; i < 256; i++) q[i] = static_cast<int8_t>(two_bits(block + 16, i));
 }
 
-void unpack_q3_k(const uint8_t* block, int8_t* q, float* scale, float*) {
+template <>
+void unpack<Format::kQ3_K>(const uint8_t* block, int8_t* q, float* scale, float*) {
   const uint8_t *high_bits = block, *low_bits = block + 32, *packed = block + 96;
   const float d = half_at(block + 108);
   for (int j = 0; j < 16; j++) {
@@ -53,19 +55,22 @@ void unpack_q3_k(const uint8_t* block, int8_t* q, float* scale, float*) {
     q[i] = static_cast<int8_t>(two_bits(low_bits, i) + ((high_bits[i % 32] >> (i / 32) & 1) << 2) - 4);
 }
 
-void unpack_q4_k(const uint8_t* block, int8_t* q, float* scale, float* min) {
+template <>
+void unpack<Format::kQ4_K>(const uint8_t* block, int8_t* q, float* scale, float* min) {
   scales_and_minima(block, scale, min);
   for (int i = 0; i < 256; i++) q[i] = static_cast<int8_t>(four_bits(block + 16, i));
 }
 
-void unpack_q5_k(const uint8_t* block, int8_t* q, float* scale, float* min) {
+template <>
+void unpack<Format::kQ5_K>(const uint8_t* block, int8_t* q, float* scale, float* min) {
   scales_and_minima(block, scale, min);
   const uint8_t *high_bits = block + 16, *low_bits = block + 48;
   for (int i = 0; i < 256; i++)
     q[i] = static_cast<int8_t>(four_bits(low_bits, i) | (high_bits[i % 32] >> (i / 32) & 1) << 4);
 }
 
-void unpack_q6_k(const uint8_t* block, int8_t* q, float* scale, float*) {
+template <>
+void unpack<Format::kQ6_K>(const uint8_t* block, int8_t* q, float* scale, float*) {
   const uint8_t *low_bits = block, *high_bits = block + 128;
   const float d = half_at(block + 208);
   for (int j = 0; j < 16; j++) scale[j] = d * static_cast<float>(static_cast<int8_t>(block[192 + j]));

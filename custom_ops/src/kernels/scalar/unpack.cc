@@ -7,59 +7,13 @@
 namespace llama3::scalar {
 
 UnpackBlock* unpack_block(Format format) {
-  switch (format) {
-    case Format::kF32:
-    case Format::kF16:
-    case Format::kBF16:
+  static constexpr auto kTable = for_each_format([]<Format of>() -> UnpackBlock* {
+    if constexpr (is_float(of))
       return nullptr;
-    case Format::kQ4_0:
-      return unpack_q4_0;
-    case Format::kQ4_1:
-      return unpack_q4_1;
-    case Format::kQ5_0:
-      return unpack_q5_0;
-    case Format::kQ5_1:
-      return unpack_q5_1;
-    case Format::kQ8_0:
-      return unpack_q8_0;
-    case Format::kQ2_K:
-      return unpack_q2_k;
-    case Format::kQ3_K:
-      return unpack_q3_k;
-    case Format::kQ4_K:
-      return unpack_q4_k;
-    case Format::kQ5_K:
-      return unpack_q5_k;
-    case Format::kQ6_K:
-      return unpack_q6_k;
-    case Format::kIQ4_NL:
-      return unpack_iq4_nl;
-    case Format::kIQ4_XS:
-      return unpack_iq4_xs;
-    case Format::kMXFP4:
-      return unpack_mxfp4;
-    case Format::kIQ1_S:
-      return unpack_iq1_s;
-    case Format::kIQ1_M:
-      return unpack_iq1_m;
-    case Format::kIQ2_XXS:
-      return unpack_iq2_xxs;
-    case Format::kIQ2_XS:
-      return unpack_iq2_xs;
-    case Format::kIQ2_S:
-      return unpack_iq2_s;
-    case Format::kIQ3_XXS:
-      return unpack_iq3_xxs;
-    case Format::kIQ3_S:
-      return unpack_iq3_s;
-    case Format::kNVFP4:
-      return unpack_nvfp4;
-    case Format::kTQ1_0:
-      return unpack_tq1_0;
-    case Format::kTQ2_0:
-      return unpack_tq2_0;
-  }
-  return nullptr;
+    else
+      return unpack<of>;
+  });
+  return kTable[static_cast<size_t>(format)];
 }
 
 void unpack_super_block(Format format, const uint8_t* blocks, int count, Unpacked& out) {

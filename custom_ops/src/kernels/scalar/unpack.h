@@ -13,12 +13,10 @@ namespace llama3::scalar {
 // Writes one block: q[block_weights], scale and min[block_weights / 16]. Formats without minima leave `min` alone.
 using UnpackBlock = void(const uint8_t* block, int8_t* q, float* scale, float* min);
 
-UnpackBlock* unpack_block(Format format);  // of a format with blocks, not f32, f16, bf16
-
-UnpackBlock unpack_q4_0, unpack_q4_1, unpack_q5_0, unpack_q5_1, unpack_q8_0;
-UnpackBlock unpack_q2_k, unpack_q3_k, unpack_q4_k, unpack_q5_k, unpack_q6_k;
-UnpackBlock unpack_iq4_nl, unpack_iq4_xs, unpack_mxfp4, unpack_nvfp4, unpack_tq1_0, unpack_tq2_0;
-UnpackBlock unpack_iq1_s, unpack_iq1_m, unpack_iq2_xxs, unpack_iq2_xs, unpack_iq2_s, unpack_iq3_xxs, unpack_iq3_s;
+// Of each format with blocks, not f32, f16, bf16: defined in the file of the format's family.
+template <Format format>
+void unpack(const uint8_t* block, int8_t* q, float* scale, float* min);
+UnpackBlock* unpack_block(Format format);
 
 // 256 weights of a row, or the last few of it, filled up with zeros.
 struct alignas(64) Unpacked {
