@@ -2,13 +2,13 @@
 // Compiled once for each instruction set, with internal linkage. A `Set` says what the instruction set has:
 //
 //   Simd                 vectors of floats, for matmul_floats.h
-//   RowBlock, Column     256 quantized values of a row of A, as the kernels for few and for many rows of A read them
+//   GemvActivations, GemmActivations   packed activations, which may be the same for both
 //   Tile                 kTileRows weight rows x 256, unpacked
 //   kGroups              tiles that a kernel multiplies at once
-//   kTileColumns         columns that it takes at most
-//   kStripTiles          tiles that are unpacked at once: what the first-level cache holds beside some columns
-//   quantize_for_rows, quantize_for_tiles(256 values, per_32, RowBlock& or Column&)
-//   kernels_for<format>() -> FormatKernels<RowBlock, Tile, Column>, of each format but f32, f16 and bf16
+//   kMaxGemmM            rows of A that it multiplies at most
+//   kStripTiles          tiles that are unpacked at once: what the first-level cache holds beside some activations
+//   quantize_for_gemv(256 values, per_32, GemvActivations&), quantize_for_gemm(..., GemmActivations&)
+//   kernels_for<format>() -> FormatKernels<...>, of each format but f32, f16 and bf16
 #pragma once
 
 #include <algorithm>
@@ -96,8 +96,8 @@ class MatmulDriver {
     std::byte* const per_32 = job.per_32 ? scratch : nullptr;
     scratch += job.per_32 ? job.quantized_bytes() : 0;
     if (job.streams())
-      return multiply_streaming(job, A, parallel, reinterpret_cast<RowBlock*>(per_256),
-                                reinterpret_cast<RowBlock*>(per_32), scratch);
+      return multiply_with_gemv(job, A, parallel, reinterpret_cast<GemvActivations*>(per_256),
+                                reinterpret_cast<GemvActivations*>(per_32), scratch);
     // Rows of A in nearly equal parts, so that no part is too small for tiles.
     const int64_t parts = divide_up(M, kMaxPartRows);
     Product shifted[kMaxProducts];
@@ -108,8 +108,8 @@ class MatmulDriver {
         shifted[i].output += first * products[i].weight.rows;
       }
       const Job rows({shifted, products.size()}, end - first, activations);
-      multiply_tiled(rows, A + first * job.K, parallel, reinterpret_cast<Column*>(per_256),
-                     reinterpret_cast<Column*>(per_32), scratch);
+      multiply_with_gemm(rows, A + first * job.K, parallel, reinterpret_cast<GemmActivations*>(per_256),
+                         reinterpret_cast<GemmActivations*>(per_32), scratch);
     }
   }
 
@@ -126,17 +126,17 @@ class MatmulDriver {
 
  private:
   using Simd = typename Set::Simd;
-  using RowBlock = typename Set::RowBlock;
-  using Column = typename Set::Column;
+  using GemvActivations = typename Set::GemvActivations;
+  using GemmActivations = typename Set::GemmActivations;
   using Tile = typename Set::Tile;
-  using Kernels = FormatKernels<RowBlock, Tile, Column>;
+  using Kernels = FormatKernels<GemvActivations, Tile, GemmActivations>;
 
-  static constexpr int64_t kMaxRowsStreamed = 8;  // rows of A up to which weights are streamed; tiles are faster above
-  static constexpr int64_t kMaxPartRows = 512;    // rows of A at once: their sums of 64 weight rows fill 128 KB
+  static constexpr int64_t kMaxStreamedM = 8;   // rows of A up to which weights are streamed; tiles are faster above
+  static constexpr int64_t kMaxPartRows = 512;  // rows of A at once: their sums of 64 weight rows fill 128 KB
   static constexpr int64_t kStripRows = Set::kStripTiles * Set::kTileRows;
   static constexpr int64_t kCallRows = Set::kGroups * Set::kTileRows;
-  static constexpr int64_t kMaxStrips = 4;  // strips an item: the columns of a block come from a far cache once for all
-  static constexpr int64_t kRangeColumns = 48;  // at least, since every range of columns unpacks its weights again
+  static constexpr int64_t kMaxStrips = 4;   // strips an item: their activations come from a far cache once for all
+  static constexpr int64_t kMinRangeM = 48;  // at least, since every range of rows of A unpacks its weights again
   static constexpr int64_t kFloatTileRows = FloatTile<Simd>::kRows;
   static constexpr int64_t kBytesPerItem = 64 << 10;  // streamed rows an item, at most
   static constexpr int64_t kSerialBytes = 16 << 10;   // a smaller job is not worth a second thread
@@ -175,12 +175,12 @@ class MatmulDriver {
     bool in_floats(const Product& product) const {
       return activations == Activations::kFloat32 || is_float(product.weight.format);
     }
-    bool streams() const { return M <= kMaxRowsStreamed; }
+    bool streams() const { return M <= kMaxStreamedM; }
     int64_t part_rows() const { return std::min(M, kMaxPartRows); }
     // One quantization of A.
     size_t quantized_bytes() const {
       const auto blocks = static_cast<size_t>(super_blocks(K) * part_rows());
-      return blocks * (streams() ? sizeof(RowBlock) : sizeof(Column));
+      return blocks * (streams() ? sizeof(GemvActivations) : sizeof(GemmActivations));
     }
     size_t slot_bytes() const {
       if (streams()) return floats ? float_row_scratch_bytes(K) : 0;
@@ -210,31 +210,32 @@ class MatmulDriver {
 
   // ---- Few rows of A
 
-  static void stream_rows(const Job& job, const Product& product, const RowBlock* A, int64_t first, int64_t count) {
+  static void gemv_rows(const Job& job, const Product& product, const GemvActivations* A, int64_t first,
+                        int64_t count) {
     const Matrix& weight = product.weight;
     const Kernels& kernels = kernels_of(weight.format);
     const int64_t blocks = super_blocks(job.K);
-    for (int64_t m = 0; m < job.M; m += kMaxStreamedColumns) {
-      const int64_t columns = std::min<int64_t>(job.M - m, kMaxStreamedColumns);
-      const RowsCall<RowBlock> call = {weight.data + static_cast<size_t>(first) * weight.row_bytes(),
-                                       weight.row_bytes(),
-                                       job.K,
-                                       A + m * blocks,
-                                       blocks,
-                                       product.bias ? product.bias + first : nullptr,
-                                       product.output + m * weight.rows + first,
-                                       weight.rows};
-      kernels.rows[columns - 1](call, count);
+    for (int64_t m = 0; m < job.M; m += kMaxGemvM) {
+      const int64_t rows = std::min<int64_t>(job.M - m, kMaxGemvM);
+      const GemvCall<GemvActivations> call = {weight.data + static_cast<size_t>(first) * weight.row_bytes(),
+                                              weight.row_bytes(),
+                                              job.K,
+                                              A + m * blocks,
+                                              blocks,
+                                              product.bias ? product.bias + first : nullptr,
+                                              product.output + m * weight.rows + first,
+                                              weight.rows};
+      kernels.gemv[rows - 1](call, count);
     }
   }
 
-  static void multiply_streaming(const Job& job, const float* A, Parallel& parallel, RowBlock* per_256,
-                                 RowBlock* per_32, std::byte* slots) {
+  static void multiply_with_gemv(const Job& job, const float* A, Parallel& parallel, GemvActivations* per_256,
+                                 GemvActivations* per_32, std::byte* slots) {
     const int64_t blocks = super_blocks(job.K);
     if (per_256 || per_32)
       run_items(parallel, job.M * job.K <= kSerialValues, job.M * blocks, [&](size_t, size_t item) {
         const auto index = static_cast<int64_t>(item);
-        quantize_block(job, A + index / blocks * job.K, index % blocks, Set::quantize_for_rows, per_256, per_32, index);
+        quantize_block(job, A + index / blocks * job.K, index % blocks, Set::quantize_for_gemv, per_256, per_32, index);
       });
 
     // Items of equal bytes.
@@ -257,43 +258,45 @@ class MatmulDriver {
         multiply_float_rows<Simd>(*product, kernels_of(format).dequantize, first, count, A, job.M,
                                   slots + slot * job.slot_bytes());
       else
-        stream_rows(job, *product, scale_per_32(format) ? per_32 : per_256, first, count);
+        gemv_rows(job, *product, scale_per_32(format) ? per_32 : per_256, first, count);
     });
   }
 
   // ---- Many rows of A
 
-  // Columns of block b of all rows follow each other: [blocks][M].
-  static void quantize_columns(const Job& job, const float* A, Parallel& parallel, Column* per_256, Column* per_32) {
-    constexpr int64_t kRowsPerItem = Set::kTileColumns;
+  // The packed blocks b of all rows follow each other: [blocks][M].
+  static void quantize_rows(const Job& job, const float* A, Parallel& parallel, GemmActivations* per_256,
+                            GemmActivations* per_32) {
+    constexpr int64_t kRowsPerItem = Set::kMaxGemmM;
     run_items(parallel, job.M * job.K <= kSerialValues, divide_up(job.M, kRowsPerItem), [&](size_t, size_t item) {
       const int64_t first = static_cast<int64_t>(item) * kRowsPerItem;
       for (int64_t m = first; m < std::min(first + kRowsPerItem, job.M); m++)
         for (int64_t b = 0; b < super_blocks(job.K); b++)
-          quantize_block(job, A + m * job.K, b, Set::quantize_for_tiles, per_256, per_32, b * job.M + m);
+          quantize_block(job, A + m * job.K, b, Set::quantize_for_gemm, per_256, per_32, b * job.M + m);
     });
   }
 
-  // A share of a product: weight rows, up to kMaxStrips strips of them, and a range of column blocks.
+  // A share of a product: weight rows, up to kMaxStrips strips of them, and a range of blocks of rows of A.
   struct TileItem {
     const Product* product;
     int64_t first_row, rows, first_block, end_block;
   };
 
-  // The columns that a kernel multiplies two blocks from now, to the first cache: past a few hundred rows of A they
+  // The activations that gemm multiplies two blocks from now, to the first cache: past a few hundred rows of A they
   // come from the third. A share of each one's lines at each of `calls` calls.
-  static void prefetch_columns(const Column* columns, int64_t width, int64_t bytes, int64_t call, int64_t calls) {
+  static void prefetch_activations(const GemmActivations* activations, int64_t width, int64_t bytes, int64_t call,
+                                   int64_t calls) {
     const int64_t lines = divide_up(bytes, 64), begin = call * lines / calls, end = (call + 1) * lines / calls;
-    for (int64_t c = 0; c < width; c++)
+    for (int64_t m = 0; m < width; m++)
       for (int64_t line = begin; line < end; line++)
-        __builtin_prefetch(reinterpret_cast<const uint8_t*>(columns + c) + line * 64);
+        __builtin_prefetch(reinterpret_cast<const uint8_t*>(activations + m) + line * 64);
   }
 
-  // Copies sums [columns][kStripRows] of some weight rows to the output's rows first_column and on.
-  static void write_output(const Product& product, int64_t first_row, int64_t rows, const float* sums,
-                           int64_t first_column, int64_t columns) {
-    for (int64_t c = 0; c < columns; c++, sums += kStripRows) {
-      float* to = product.output + (first_column + c) * product.weight.rows + first_row;
+  // Copies sums [count][kStripRows] of some weight rows to the output's rows first_m and on.
+  static void write_output(const Product& product, int64_t first_row, int64_t rows, const float* sums, int64_t first_m,
+                           int64_t count) {
+    for (int64_t m = 0; m < count; m++, sums += kStripRows) {
+      float* to = product.output + (first_m + m) * product.weight.rows + first_row;
       if (product.bias)
         for (int64_t r = 0; r < rows; r++) to[r] = sums[r] + product.bias[first_row + r];
       else
@@ -301,20 +304,20 @@ class MatmulDriver {
     }
   }
 
-  static void multiply_item(const Job& job, const ColumnBlocks& column_blocks, const TileItem& item,
-                            const Column* columns, std::byte* scratch) {
+  static void multiply_item(const Job& job, const RowBlocks& row_blocks, const TileItem& item,
+                            const GemmActivations* activations, std::byte* scratch) {
     auto* tiles = reinterpret_cast<Tile*>(scratch);
     auto* all_sums = reinterpret_cast<float*>(scratch + Set::kStripTiles * sizeof(Tile));
     const Matrix& weight = item.product->weight;
     const Kernels& kernels = kernels_of(weight.format);
     const size_t row_bytes = weight.row_bytes();
     const size_t super_bytes = super_block_bytes(weight.format);
-    const int64_t first_column = column_blocks.first(item.first_block);
-    const int64_t strip_sums = (column_blocks.first(item.end_block) - first_column) * kStripRows;
+    const int64_t first_m = row_blocks.first(item.first_block);
+    const int64_t strip_sums = (row_blocks.first(item.end_block) - first_m) * kStripRows;
     const int64_t blocks = super_blocks(job.K), strips = divide_up(item.rows, kStripRows);
 
     std::memset(all_sums, 0, static_cast<size_t>(strips * strip_sums) * sizeof(float));
-    for (int64_t b = 0; b < blocks; b++, columns += job.M) {
+    for (int64_t b = 0; b < blocks; b++, activations += job.M) {
       const int weights = job.block_values(b);
       const bool last = b + 1 == blocks;
       for (int64_t strip = 0; strip < strips; strip++) {
@@ -333,25 +336,25 @@ class MatmulDriver {
         Prefetcher next(rows + super_bytes, row_bytes, last ? 0 : strip_rows, super_bytes,
                         (item.end_block - item.first_block) * calls);
         float* sums = all_sums + strip * strip_sums;
-        int64_t column = first_column;
+        int64_t m = first_m;
         for (int64_t block = item.first_block; block < item.end_block; block++) {
-          const int64_t width = column_blocks.width_of(block);
+          const int64_t width = row_blocks.width_of(block);
           for (int64_t call = 0; call < calls; call++) {
             next.some();
-            prefetch_columns(columns + column + 2 * width, width, kernels.column_bytes, call, calls);
-            kernels.tiles[width - 1](
-                {tiles + call * Set::kGroups, columns + column, weights, sums + call * kCallRows, kStripRows});
+            prefetch_activations(activations + m + 2 * width, width, kernels.activation_bytes, call, calls);
+            kernels.gemm[width - 1](
+                {tiles + call * Set::kGroups, activations + m, weights, sums + call * kCallRows, kStripRows});
           }
           // At once, so that the stores find their way to memory while the next block is multiplied.
-          if (last) write_output(*item.product, first_row, strip_rows, sums, column, width);
-          column += width;
+          if (last) write_output(*item.product, first_row, strip_rows, sums, m, width);
+          m += width;
           sums += width * kStripRows;
         }
       }
     }
   }
 
-  // How the products are cut into items: rows of a strip or several, and ranges of columns.
+  // How the products are cut into items: rows of a strip or several, and ranges of rows of A.
   struct Cut {
     int64_t item_rows = kMaxStrips * kStripRows, ranges = 1;
 
@@ -362,14 +365,14 @@ class MatmulDriver {
         return count_items(job.products, [&](const Product& p) { return divide_up(p.weight.rows, item_rows); });
       };
       while (item_rows > kStripRows && items() < wanted) item_rows /= 2;
-      ranges = std::min(divide_up(wanted, items()), divide_up(job.M, kRangeColumns));
+      ranges = std::min(divide_up(wanted, items()), divide_up(job.M, kMinRangeM));
     }
   };
 
-  static void multiply_tiled(const Job& job, const float* A, Parallel& parallel, Column* per_256, Column* per_32,
-                             std::byte* slots) {
-    const ColumnBlocks columns(job.M, Set::kTileColumns);
-    if (per_256 || per_32) quantize_columns(job, A, parallel, per_256, per_32);
+  static void multiply_with_gemm(const Job& job, const float* A, Parallel& parallel, GemmActivations* per_256,
+                                 GemmActivations* per_32, std::byte* slots) {
+    const RowBlocks row_blocks(job.M, Set::kMaxGemmM);
+    if (per_256 || per_32) quantize_rows(job, A, parallel, per_256, per_32);
     const Cut cut(job, parallel.width());
     const auto items_of = [&](const Product& product) {
       return job.in_floats(product) ? divide_up(product.weight.rows, kFloatTileRows)
@@ -388,8 +391,8 @@ class MatmulDriver {
       }
       const int64_t first = index / cut.ranges * cut.item_rows, range = index % cut.ranges;
       const TileItem item = {product, first, std::min(weight.rows - first, cut.item_rows),
-                             range * columns.count / cut.ranges, (range + 1) * columns.count / cut.ranges};
-      multiply_item(job, columns, item, scale_per_32(weight.format) ? per_32 : per_256, scratch);
+                             range * row_blocks.count / cut.ranges, (range + 1) * row_blocks.count / cut.ranges};
+      multiply_item(job, row_blocks, item, scale_per_32(weight.format) ? per_32 : per_256, scratch);
     });
   }
 };

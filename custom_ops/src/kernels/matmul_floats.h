@@ -8,14 +8,14 @@
 #include <cstring>
 
 #include "kernels/activations.h"
+#include "kernels/gemv.h"
 #include "kernels/matmul.h"
 #include "kernels/matmul_calls.h"
-#include "kernels/matmul_rows.h"
 
 namespace llama3 {
 namespace {
 
-inline constexpr int kFloatColumns = 6;  // of a register tile
+inline constexpr int kMaxFloatM = 6;  // of a register tile
 
 // How a vector of weights is loaded from an address.
 template <Format format>
@@ -64,18 +64,18 @@ inline void to_floats(const uint8_t* row, int64_t count, float* out) {
   if (i < count) Simd::store(out + i, load_tail<Simd, Weights>(row + Weights::kBytes * i, count - i));
 }
 
-// One weight row times kColumns rows of A, each to output[c * stride].
-template <class Simd, class Weights, int kColumns>
+// One weight row times kM rows of A, each to output[m * stride].
+template <class Simd, class Weights, int kM>
 inline void dot_row(const uint8_t* row, int64_t K, const float* A, float bias, float* output, int64_t stride) {
   using Vector = typename Simd::Vector;
   // Sums that do not wait for each other; always as many, so that a row's result does not depend on those beside it.
   constexpr int kChains = Simd::kRowsAtOnce;
   constexpr int64_t kStep = kChains * Simd::kWidth;
-  Vector sums[kColumns][kChains];
+  Vector sums[kM][kChains];
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; c++)
+  for (int m = 0; m < kM; m++)
 #pragma GCC unroll 4
-    for (int i = 0; i < kChains; i++) sums[c][i] = Simd::zero();
+    for (int i = 0; i < kChains; i++) sums[m][i] = Simd::zero();
   int64_t k = 0;
   for (; k + kStep <= K; k += kStep)
 #pragma GCC unroll 4
@@ -86,22 +86,22 @@ inline void dot_row(const uint8_t* row, int64_t K, const float* A, float bias, f
       __builtin_prefetch(at + kNearAhead);
       const Vector w = Weights::template load<Simd>(at);
 #pragma GCC unroll 4
-      for (int c = 0; c < kColumns; c++) sums[c][i] = Simd::multiply_add(w, Simd::load(A + c * K + first), sums[c][i]);
+      for (int m = 0; m < kM; m++) sums[m][i] = Simd::multiply_add(w, Simd::load(A + m * K + first), sums[m][i]);
     }
   for (; k < K; k += Simd::kWidth) {
     const int64_t count = K - k < Simd::kWidth ? K - k : Simd::kWidth;
     const Vector w = load_tail<Simd, Weights>(row + Weights::kBytes * k, count);
 #pragma GCC unroll 4
-    for (int c = 0; c < kColumns; c++) {
-      const Vector a = load_tail<Simd, F32Weights>(reinterpret_cast<const uint8_t*>(A + c * K + k), count);
-      sums[c][0] = Simd::multiply_add(w, a, sums[c][0]);
+    for (int m = 0; m < kM; m++) {
+      const Vector a = load_tail<Simd, F32Weights>(reinterpret_cast<const uint8_t*>(A + m * K + k), count);
+      sums[m][0] = Simd::multiply_add(w, a, sums[m][0]);
     }
   }
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; c++) {
+  for (int m = 0; m < kM; m++) {
 #pragma GCC unroll 4
-    for (int i = 1; i < kChains; i++) sums[c][0] = Simd::add(sums[c][0], sums[c][i]);
-    output[c * stride] = Simd::sum_of(sums[c][0]) + bias;
+    for (int i = 1; i < kChains; i++) sums[m][0] = Simd::add(sums[m][0], sums[m][i]);
+    output[m * stride] = Simd::sum_of(sums[m][0]) + bias;
   }
 }
 
@@ -149,31 +149,31 @@ struct alignas(64) FloatTile {
   float weights[kSuperBlock][kRows];
 };
 
-// Sums [column][kRows] over `count` weights.
-template <class Simd, int kColumns>
-inline void multiply_float_columns(const FloatTile<Simd>& tile, const float* A, int64_t K, int count, float* sums) {
+// Sums [row of A][kRows] over `count` weights.
+template <class Simd, int kM>
+inline void multiply_float_block(const FloatTile<Simd>& tile, const float* A, int64_t K, int count, float* sums) {
   using Vector = typename Simd::Vector;
   constexpr int kVectors = Simd::kWeightVectors, kRows = FloatTile<Simd>::kRows;
-  Vector totals[kColumns][kVectors];
+  Vector totals[kM][kVectors];
 #pragma GCC unroll 6
-  for (int c = 0; c < kColumns; c++)
+  for (int m = 0; m < kM; m++)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) totals[c][v] = Simd::load(sums + c * kRows + v * Simd::kWidth);
+    for (int v = 0; v < kVectors; v++) totals[m][v] = Simd::load(sums + m * kRows + v * Simd::kWidth);
   for (int k = 0; k < count; k++) {
     Vector w[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) w[v] = Simd::load(tile.weights[k] + v * Simd::kWidth);
 #pragma GCC unroll 6
-    for (int c = 0; c < kColumns; c++) {
-      const Vector a = Simd::broadcast(A[c * K + k]);
+    for (int m = 0; m < kM; m++) {
+      const Vector a = Simd::broadcast(A[m * K + k]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; v++) totals[c][v] = Simd::multiply_add(w[v], a, totals[c][v]);
+      for (int v = 0; v < kVectors; v++) totals[m][v] = Simd::multiply_add(w[v], a, totals[m][v]);
     }
   }
 #pragma GCC unroll 6
-  for (int c = 0; c < kColumns; c++)
+  for (int m = 0; m < kM; m++)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) Simd::store(sums + c * kRows + v * Simd::kWidth, totals[c][v]);
+    for (int v = 0; v < kVectors; v++) Simd::store(sums + m * kRows + v * Simd::kWidth, totals[m][v]);
 }
 
 // Scratch memory of a call of multiply_float_tile: a tile and its sums.
@@ -193,10 +193,10 @@ inline void multiply_float_tile(const Product& product, Dequantize* dequantize, 
   const Matrix& weight = product.weight;
   const FormatInfo& layout = info(weight.format);
   const int64_t K = weight.cols;
-  const ColumnBlocks blocks(M, kFloatColumns);
-  constexpr decltype(&multiply_float_columns<Simd, 1>) kMultiply[kFloatColumns] = {
-      multiply_float_columns<Simd, 1>, multiply_float_columns<Simd, 2>, multiply_float_columns<Simd, 3>,
-      multiply_float_columns<Simd, 4>, multiply_float_columns<Simd, 5>, multiply_float_columns<Simd, 6>};
+  const RowBlocks blocks(M, kMaxFloatM);
+  constexpr decltype(&multiply_float_block<Simd, 1>) kMultiply[kMaxFloatM] = {
+      multiply_float_block<Simd, 1>, multiply_float_block<Simd, 2>, multiply_float_block<Simd, 3>,
+      multiply_float_block<Simd, 4>, multiply_float_block<Simd, 5>, multiply_float_block<Simd, 6>};
   std::memset(sums, 0, static_cast<size_t>(M) * kRows * sizeof(float));
   for (int64_t begin = 0; begin < K; begin += kSuperBlock) {
     const int length = static_cast<int>(K - begin < kSuperBlock ? K - begin : kSuperBlock);
@@ -207,9 +207,9 @@ inline void multiply_float_tile(const Product& product, Dequantize* dequantize, 
         dequantize(from + begin / layout.block_weights * layout.block_bytes, length, tile.rows[r]);
       }
       for (int k = 0; k < length; k += 4) {
-        Vector columns[4];
-        Simd::transpose_4(tile.rows[0] + k, kSuperBlock, columns);
-        for (int i = 0; i < 4; i++) Simd::store(tile.weights[k + i] + row, columns[i]);
+        Vector transposed[4];
+        Simd::transpose_4(tile.rows[0] + k, kSuperBlock, transposed);
+        for (int i = 0; i < 4; i++) Simd::store(tile.weights[k + i] + row, transposed[i]);
       }
     }
     for (int64_t block = 0; block < blocks.count; block++) {

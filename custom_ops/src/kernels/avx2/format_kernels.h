@@ -2,24 +2,24 @@
 #pragma once
 
 #include "kernels/avx2/dequantize.h"
-#include "kernels/avx2/rows.h"
-#include "kernels/avx2/tiles.h"
+#include "kernels/avx2/gemm.h"
+#include "kernels/avx2/gemv.h"
+#include "kernels/gemv.h"
 #include "kernels/matmul_calls.h"
-#include "kernels/matmul_rows.h"
 
 namespace llama3::avx2 {
 
-using FormatKernels = llama3::FormatKernels<RowBlock, Tile, Column>;
+using FormatKernels = llama3::FormatKernels<GemvActivations, Tile, GemmActivations>;
 // With AVX-VNNI tiles are multiplied by other instructions, and packed for them. Few rows of A are not: there reading
 // the weights takes the time.
 template <class F>
 FormatKernels kernels_of(bool vnni) {
   return {dequantize_row<F>,
-          {multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
-           multiply_rows<RowDot<F>, 4>},
+          {gemv<GemvDot<F>, 1>, gemv<GemvDot<F>, 2>, gemv<GemvDot<F>, 3>, gemv<GemvDot<F>, 4>},
           vnni ? pack_tile<F, kTraitsVNNI<F>> : pack_tile<F, kTraits<F>>,
-          vnni ? tile_kernels<kTraitsVNNI<F>>() : tile_kernels<kTraits<F>>(),
-          static_cast<int64_t>(!vnni && kTraits<F>.dot == Dot::kWords ? sizeof(Column) : offsetof(Column, words))};
+          vnni ? gemm_kernels<kTraitsVNNI<F>>() : gemm_kernels<kTraits<F>>(),
+          static_cast<int64_t>(!vnni && kTraits<F>.dot == Dot::kWords ? sizeof(GemmActivations)
+                                                                      : offsetof(GemmActivations, words))};
 }
 
 // Of each format: defined in the file of the format's family, without which the library does not link.

@@ -10,15 +10,15 @@ namespace {
 template <bool kVNNI>
 struct Set {
   using Simd = avx2::Simd;
-  using RowBlock = avx2::RowBlock;
-  using Column = avx2::Column;
+  using GemvActivations = avx2::GemvActivations;
+  using GemmActivations = avx2::GemmActivations;
   using Tile = avx2::Tile;
   static constexpr int kTileRows = avx2::kTileRows;
   static constexpr int kGroups = avx2::kGroups;
-  static constexpr int kTileColumns = avx2::kTileColumns;
+  static constexpr int kMaxGemmM = avx2::kMaxGemmM;
   static constexpr int kStripTiles = 8;  // 25 KB, or 41 KB where weights are int16
-  static constexpr auto* quantize_for_rows = avx2::quantize_for_rows;
-  static constexpr auto* quantize_for_tiles = avx2::quantize_for_tiles;
+  static constexpr auto* quantize_for_gemv = avx2::quantize_for_gemv;
+  static constexpr auto* quantize_for_gemm = avx2::quantize_for_gemm;
   template <Format format>
   static FormatKernels kernels_for() {
     return avx2::kernels_for<format>(kVNNI);

@@ -95,7 +95,7 @@ LLAMA3_INLINE __m256 scaled_sums(const Quantized& quantized) {
 
 }  // namespace
 
-void quantize_for_rows(const float* values, bool per_32, RowBlock& block) {
+void quantize_for_gemv(const float* values, bool per_32, GemvActivations& block) {
   const Quantized quantized = quantize(values, per_32);
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) store_32(block.q + 32 * i, quantized.q[i]);
@@ -115,31 +115,31 @@ void quantize_for_rows(const float* values, bool per_32, RowBlock& block) {
   _mm256_store_ps(block.scale, quantized.scales);
 }
 
-void quantize_for_tiles(const float* values, bool per_32, Column& column) {
+void quantize_for_gemm(const float* values, bool per_32, GemmActivations& packed) {
   const Quantized quantized = quantize(values, per_32);
   __m256i starts[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
-    store_32(column.q + 8 * i, quantized.q[i]);
-    store_32(column.words + 16 * i, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(quantized.q[i])));
-    store_32(column.words + 16 * i + 8, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(quantized.q[i], 1)));
+    store_32(packed.q + 8 * i, quantized.q[i]);
+    store_32(packed.words + 16 * i, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(quantized.q[i])));
+    store_32(packed.words + 16 * i + 8, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(quantized.q[i], 1)));
     // 32 times each sum of two; vpaddw sums these as well, and wraps like the sums that start so.
     const __m256i products = _mm256_maddubs_epi16(_mm256_set1_epi8(32), quantized.q[i]);
     starts[i] = _mm256_sub_epi16(_mm256_setzero_si256(), products);
   }
   __m256i starts_16[2];
   sum_halves(starts, starts_16, add_16);
-  store_32(column.start_16, starts_16[0]);
-  store_32(column.start_16 + 8, starts_16[1]);
-  store_32(column.start_32, sum_neighbours(starts_16, add_16));
-  store_32(column.offset_16, times_minus_128(quantized.sixteens[0]));
-  store_32(column.offset_16 + 8, times_minus_128(quantized.sixteens[1]));
-  store_32(column.offset_32, times_minus_128(quantized.thirty_twos));
-  store_32(column.pairs_16, pack_words(quantized.sixteens[0], quantized.sixteens[1]));
+  store_32(packed.start_16, starts_16[0]);
+  store_32(packed.start_16 + 8, starts_16[1]);
+  store_32(packed.start_32, sum_neighbours(starts_16, add_16));
+  store_32(packed.offset_16, times_minus_128(quantized.sixteens[0]));
+  store_32(packed.offset_16 + 8, times_minus_128(quantized.sixteens[1]));
+  store_32(packed.offset_32, times_minus_128(quantized.thirty_twos));
+  store_32(packed.pairs_16, pack_words(quantized.sixteens[0], quantized.sixteens[1]));
   const __m256i words_32 = pack_words(quantized.thirty_twos, _mm256_setzero_si256());
-  _mm_store_si128(reinterpret_cast<__m128i*>(column.pairs_32), _mm256_castsi256_si128(words_32));
-  _mm256_store_ps(column.scaled_sums, scaled_sums(quantized));
-  _mm256_store_ps(column.scale, quantized.scales);
+  _mm_store_si128(reinterpret_cast<__m128i*>(packed.pairs_32), _mm256_castsi256_si128(words_32));
+  _mm256_store_ps(packed.scaled_sums, scaled_sums(quantized));
+  _mm256_store_ps(packed.scale, quantized.scales);
 }
 
 }  // namespace llama3::avx2

@@ -1,5 +1,5 @@
 // What the AVX2 kernels need to know of a format: how 256 weights of a row come into registers. One struct per format
-// says it, in the file of its family (see k_quants.cc); rows.h and tiles.h make its kernels.
+// says it, in the file of its family (see k_quants.cc); gemv.h and gemm.h make its kernels.
 #pragma once
 
 #include <cstdint>

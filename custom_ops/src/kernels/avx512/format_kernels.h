@@ -2,24 +2,23 @@
 #pragma once
 
 #include "kernels/avx512/dequantize.h"
-#include "kernels/avx512/rows.h"
-#include "kernels/avx512/tiles.h"
+#include "kernels/avx512/gemm.h"
+#include "kernels/avx512/gemv.h"
+#include "kernels/gemv.h"
 #include "kernels/matmul_calls.h"
-#include "kernels/matmul_rows.h"
 
 namespace llama3::avx512 {
 
-using FormatKernels = llama3::FormatKernels<ActivationBlock, Tile, Column>;
+using FormatKernels = llama3::FormatKernels<ActivationBlock, Tile, GemmActivations>;
 template <class F>
 FormatKernels kernels_of() {
-  constexpr TileTraits traits = {
+  constexpr GemmTraits traits = {
       .sub_block = F::kSubBlock, .is_signed = kSigned<F>, .minima = F::kMinima, .per_32 = kPer32<F>};
   return {dequantize_row<F>,
-          {multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
-           multiply_rows<RowDot<F>, 4>},
+          {gemv<GemvDot<F>, 1>, gemv<GemvDot<F>, 2>, gemv<GemvDot<F>, 3>, gemv<GemvDot<F>, 4>},
           pack_tile<F>,
-          tile_kernels<traits>(),
-          sizeof(Column)};
+          gemm_kernels<traits>(),
+          sizeof(GemmActivations)};
 }
 
 // Of each format: defined in the file of the format's family, without which the library does not link.

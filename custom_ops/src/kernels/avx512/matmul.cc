@@ -9,15 +9,15 @@ namespace {
 
 struct Set {
   using Simd = avx512::Simd;
-  using RowBlock = ActivationBlock;
-  using Column = avx512::Column;
+  using GemvActivations = ActivationBlock;
+  using GemmActivations = avx512::GemmActivations;
   using Tile = avx512::Tile;
   static constexpr int kTileRows = avx512::kTileRows;
   static constexpr int kGroups = avx512::kGroups;
-  static constexpr int kTileColumns = avx512::kTileColumns;
+  static constexpr int kMaxGemmM = avx512::kMaxGemmM;
   static constexpr int kStripTiles = 4;  // 25 KB
-  static constexpr auto* quantize_for_rows = avx512::quantize_for_rows;
-  static constexpr auto* quantize_for_tiles = avx512::quantize_for_tiles;
+  static constexpr auto* quantize_for_gemv = avx512::quantize_for_gemv;
+  static constexpr auto* quantize_for_gemm = avx512::quantize_for_gemm;
   template <Format format>
   static FormatKernels kernels_for() {
     return avx512::kernels_for<format>();

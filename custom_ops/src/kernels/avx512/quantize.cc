@@ -64,7 +64,7 @@ LLAMA3_INLINE __m512i times_minus_128(__m512i sums) {
 
 }  // namespace
 
-void quantize_for_rows(const float* values, bool per_32, ActivationBlock& block) {
+void quantize_for_gemv(const float* values, bool per_32, ActivationBlock& block) {
   Quantized quantized = quantize(values, per_32, block.q);
   if (per_32)  // to the order that the kernels unpack blocks of 32 to
     for (int k = 0; k < 4; k += 2) {
@@ -85,17 +85,17 @@ void quantize_for_rows(const float* values, bool per_32, ActivationBlock& block)
   _mm512_store_ps(block.sums_32, _mm512_mul_ps(quantized.scales, _mm512_cvtepi32_ps(quantized.thirty_twos)));
 }
 
-void quantize_for_tiles(const float* values, bool per_32, Column& column) {
-  const Quantized quantized = quantize(values, per_32, reinterpret_cast<int8_t*>(column.q));
+void quantize_for_gemm(const float* values, bool per_32, GemmActivations& packed) {
+  const Quantized quantized = quantize(values, per_32, reinterpret_cast<int8_t*>(packed.q));
   const auto low_half = [](__m512i lanes) { return _mm512_castsi512_si256(lanes); };
   const auto store_8 = [](void* to, __m256i words) { _mm256_store_si256(static_cast<__m256i*>(to), words); };
-  _mm512_store_si512(column.offset_16, times_minus_128(quantized.sixteens));
-  store_8(column.offset_32, low_half(times_minus_128(quantized.thirty_twos)));
-  store_8(column.pairs_16, _mm512_cvtepi32_epi16(quantized.sixteens));
-  _mm_store_si128(reinterpret_cast<__m128i*>(column.pairs_32), _mm256_cvtepi32_epi16(low_half(quantized.thirty_twos)));
-  _mm256_storeu_ps(column.sums_32,
+  _mm512_store_si512(packed.offset_16, times_minus_128(quantized.sixteens));
+  store_8(packed.offset_32, low_half(times_minus_128(quantized.thirty_twos)));
+  store_8(packed.pairs_16, _mm512_cvtepi32_epi16(quantized.sixteens));
+  _mm_store_si128(reinterpret_cast<__m128i*>(packed.pairs_32), _mm256_cvtepi32_epi16(low_half(quantized.thirty_twos)));
+  _mm256_storeu_ps(packed.sums_32,
                    _mm512_castps512_ps256(_mm512_mul_ps(quantized.scales, _mm512_cvtepi32_ps(quantized.thirty_twos))));
-  _mm256_storeu_ps(column.scale, _mm512_castps512_ps256(quantized.scales));
+  _mm256_storeu_ps(packed.scale, _mm512_castps512_ps256(quantized.scales));
 }
 
 }  // namespace llama3::avx512

@@ -1,13 +1,13 @@
 // Quantizing activations, as kernels/activations.h says it, for the two kinds of kernels.
 #pragma once
 
-#include "kernels/avx512/tiles.h"
+#include "kernels/avx512/gemm.h"
 
 namespace llama3::avx512 {
 
 // 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
 // `block` is in the order of SuperBlock.
-void quantize_for_rows(const float* values, bool per_32, ActivationBlock& block);
-void quantize_for_tiles(const float* values, bool per_32, Column& column);
+void quantize_for_gemv(const float* values, bool per_32, ActivationBlock& block);
+void quantize_for_gemm(const float* values, bool per_32, GemmActivations& packed);
 
 }  // namespace llama3::avx512

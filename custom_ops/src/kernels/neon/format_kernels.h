@@ -3,13 +3,13 @@
 
 #include <algorithm>
 
-#include "kernels/matmul_rows.h"
-#include "kernels/neon/rows.h"
-#include "kernels/neon/tiles.h"
+#include "kernels/gemv.h"
+#include "kernels/neon/gemm.h"
+#include "kernels/neon/gemv.h"
 
 namespace llama3::neon {
 
-using FormatKernels = llama3::FormatKernels<Column, Tile, Column>;
+using FormatKernels = llama3::FormatKernels<PackedActivations, Tile, PackedActivations>;
 
 // ---- A format's struct to an unpacked row
 
@@ -83,12 +83,11 @@ constexpr int sub_block() {
 template <class F>
 FormatKernels kernels_of() {
   return {dequantize_row<F>,
-          {multiply_rows<RowDot<F>, 1>, multiply_rows<RowDot<F>, 2>, multiply_rows<RowDot<F>, 3>,
-           multiply_rows<RowDot<F>, 4>},
+          {gemv<GemvDot<F>, 1>, gemv<GemvDot<F>, 2>, gemv<GemvDot<F>, 3>, gemv<GemvDot<F>, 4>},
           pack_tile<unpack_row<F>>,
-          tile_kernels<TileTraits{
+          gemm_kernels<GemmTraits{
               .integer_scales = kIntegerScales<F>, .sub_block = sub_block<F>(), .minima = F::kMinima}>(),
-          sizeof(Column)};
+          sizeof(PackedActivations)};
 }
 
 // Of each format: defined in the file of the format's family, without which the library does not link.

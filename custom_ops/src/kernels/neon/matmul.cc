@@ -12,15 +12,15 @@ namespace {
 
 struct Set {
   using Simd = neon::Simd;
-  using RowBlock = neon::Column;
-  using Column = neon::Column;
+  using GemvActivations = neon::PackedActivations;
+  using GemmActivations = neon::PackedActivations;
   using Tile = neon::Tile;
   static constexpr int kTileRows = neon::kTileRows;
   static constexpr int kGroups = neon::kGroups;
-  static constexpr int kTileColumns = neon::kTileColumns;
+  static constexpr int kMaxGemmM = neon::kMaxGemmM;
   static constexpr int kStripTiles = 8;  // 23 KB
-  static constexpr auto* quantize_for_rows = quantize_column;
-  static constexpr auto* quantize_for_tiles = quantize_column;
+  static constexpr auto* quantize_for_gemv = quantize;
+  static constexpr auto* quantize_for_gemm = quantize;
   template <Format format>
   static FormatKernels kernels_for() {
     return neon::kernels_for<format>();

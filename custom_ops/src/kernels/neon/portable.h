@@ -8,22 +8,23 @@ namespace llama3::neon {
 namespace {
 
 template <Format kFormat>
-struct PortableDot {
+struct PortableGemvDot {
   using Simd = neon::Simd;
-  using RowBlock = Column;
+  using GemvActivations = PackedActivations;
   static constexpr size_t kSuperBlockBytes = super_block_bytes(kFormat);
 
-  template <bool kTail, int kColumns>
-  LLAMA3_INLINE void add(const uint8_t* blocks, int count, const Column* columns, int64_t stride, float32x4_t* sums) {
+  template <bool kTail, int kM>
+  LLAMA3_INLINE void add(const uint8_t* blocks, int count, const PackedActivations* activations, int64_t stride,
+                         float32x4_t* sums) {
     scalar::Unpacked w;
     scalar::unpack_super_block(kFormat, blocks, count, w);
     for (int i = 0; i < count / 16; i++) {
       const int8x16_t q = vld1q_s8(w.q + 16 * i);
 #pragma GCC unroll 4
-      for (int c = 0; c < kColumns; c++) {
-        const Column& column = columns[c * stride];
-        const float32x4_t products = vcvtq_f32_s32(dot(q, vld1q_s8(column.q + 16 * i)));
-        sums[c] = vfmaq_n_f32(sums[c], products, w.scale[i] * column.scale[i / 2]);
+      for (int m = 0; m < kM; m++) {
+        const PackedActivations& packed = activations[m * stride];
+        const float32x4_t products = vcvtq_f32_s32(dot(q, vld1q_s8(packed.q + 16 * i)));
+        sums[m] = vfmaq_n_f32(sums[m], products, w.scale[i] * packed.scale[i / 2]);
       }
     }
   }
@@ -44,12 +45,12 @@ void dequantize_row(const uint8_t* row, int64_t count, float* out) {
 
 template <Format kFormat>
 FormatKernels portable_kernels() {
-  using Dot = PortableDot<kFormat>;
+  using Dot = PortableGemvDot<kFormat>;
   return {dequantize_row<kFormat>,
-          {multiply_rows<Dot, 1>, multiply_rows<Dot, 2>, multiply_rows<Dot, 3>, multiply_rows<Dot, 4>},
+          {gemv<Dot, 1>, gemv<Dot, 2>, gemv<Dot, 3>, gemv<Dot, 4>},
           pack_tile<unpack_row<kFormat>>,
-          tile_kernels<TileTraits{.integer_scales = false, .sub_block = 16, .minima = false}>(),
-          sizeof(Column)};
+          gemm_kernels<GemmTraits{.integer_scales = false, .sub_block = 16, .minima = false}>(),
+          sizeof(PackedActivations)};
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-// Activations as the NEON kernels read them: 256 values of one row of A. A row of A is a column here, since the kernels
-// compute the product's transpose, weight rows times columns.
+// Packed activations: 256 values of one row of A, quantized, as the NEON kernels read them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +12,7 @@ struct SplitSums {
   int8_t high[16], low[16];
 };
 
-struct alignas(64) Column {
+struct alignas(64) PackedActivations {
   int8_t q[kSuperBlock];
   float scale[8];      // of each 32 values
   float sums_32[8];    // the sum of each 32 integers, times their scale
@@ -22,6 +21,6 @@ struct alignas(64) Column {
 };
 
 // 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
-void quantize_column(const float* values, bool per_32, Column& column);
+void quantize(const float* values, bool per_32, PackedActivations& packed);
 
 }  // namespace llama3::neon

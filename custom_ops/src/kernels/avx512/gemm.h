@@ -9,8 +9,8 @@
 namespace llama3::avx512 {
 
 inline constexpr int kTileRows = 16;
-inline constexpr int kGroups = 2;       // tiles that a microkernel multiplies at once
-inline constexpr int kTileColumns = 6;  // rows of A at once: 2 x 6 integer and 2 x 6 float sums fill the registers
+inline constexpr int kGroups = 2;    // tiles that a kernel multiplies at once
+inline constexpr int kMaxGemmM = 6;  // rows of A at once: 2 x 6 integer and 2 x 6 float sums fill the registers
 
 struct alignas(64) Tile {
   uint8_t q[64][64];         // [weight / 4][row][weight % 4]
@@ -20,8 +20,8 @@ struct alignas(64) Tile {
   float min_factor[16];
 };
 
-// 256 values of one row of A as the tile kernels read them, 32 bits at a time.
-struct alignas(64) Column {
+// Packed activations, 256 values of one row of A, as gemm reads them: 32 bits at a time.
+struct alignas(64) GemmActivations {
   int32_t q[64];          // four int8 each
   int32_t offset_16[16];  // -128 times the sum of each 16 integers, see ActivationBlock::offset
   int32_t offset_32[8];   // of each 32
@@ -31,22 +31,22 @@ struct alignas(64) Column {
   float scale[8];         // of each 32 values
 };
 
-using TileCall = llama3::TileCall<Tile, Column>;
+using GemmCall = llama3::GemmCall<Tile, GemmActivations>;
 
-// What decides a microkernel, apart from its number of columns.
-struct TileTraits {
+// What decides a kernel, apart from the number of rows of A.
+struct GemmTraits {
   int sub_block;
   bool is_signed = false;
   Minima minima = Minima::kNone;
   bool per_32 = false;
 };
 
-using TileKernel = void(const TileCall& call);
+using GemmKernel = void(const GemmCall& call);
 
-// The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them: microkernels.cc compiles them
+// The kernels for 1, 2, ... kMaxGemmM rows of A. Formats of the same traits share them: gemm.cc compiles them
 // for the traits that there are, and others do not link.
-template <TileTraits T>
-TileKernel* const* tile_kernels();
+template <GemmTraits T>
+GemmKernel* const* gemm_kernels();
 
 // A load into a register of its own for each use: gcc would rather load once and copy, or load again for each
 // multiplication, and both cost more here than the load.
@@ -62,10 +62,10 @@ LLAMA3_INLINE __m512i own_load(const uint8_t* words) {
 }
 
 // The minima's share of a sum over one tile, before A's scale.
-template <TileTraits T>
-LLAMA3_INLINE __m512 start_of_sum(const Tile& tile, const Column& column) {
+template <GemmTraits T>
+LLAMA3_INLINE __m512 start_of_sum(const Tile& tile, const GemmActivations& packed) {
   if constexpr (T.minima != Minima::kInteger) return _mm512_setzero_ps();
-  const int32_t* pairs = T.sub_block == 32 ? column.pairs_32 : column.pairs_16;
+  const int32_t* pairs = T.sub_block == 32 ? packed.pairs_32 : packed.pairs_16;
   __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 8
   for (int p = 0; p < (T.sub_block == 32 ? 4 : 8); p++)
@@ -73,61 +73,63 @@ LLAMA3_INLINE __m512 start_of_sum(const Tile& tile, const Column& column) {
   return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(tile.min_factor), _mm512_setzero_ps());
 }
 
-template <TileTraits T, int kColumns>
-void multiply_tiles(const TileCall& call) {
+template <GemmTraits T, int kM>
+void gemm(const GemmCall& call) {
   constexpr int kSteps = T.sub_block / 4;
   const Tile* tiles = call.tiles;
-  const Column* columns = call.columns;
-  __m512 sums[kGroups][kColumns];
+  const GemmActivations* activations = call.activations;
+  __m512 sums[kGroups][kM];
 #pragma GCC unroll 2
   for (int g = 0; g < kGroups; g++)
 #pragma GCC unroll 6
-    for (int c = 0; c < kColumns; c++) sums[g][c] = start_of_sum<T>(tiles[g], columns[c]);
+    for (int m = 0; m < kM; m++) sums[g][m] = start_of_sum<T>(tiles[g], activations[m]);
 
   const int sub_blocks = call.weights / T.sub_block;
 #pragma GCC unroll 1
   for (int j = 0; j < sub_blocks; j++) {
-    __m512i dot[kGroups][kColumns];
+    __m512i dot[kGroups][kM];
 #pragma GCC unroll 6
-    for (int c = 0; c < kColumns; c++)
+    for (int m = 0; m < kM; m++)
 #pragma GCC unroll 2
       for (int g = 0; g < kGroups; g++)
-        dot[g][c] = T.is_signed ? own_broadcast(T.sub_block == 32 ? &columns[c].offset_32[j] : &columns[c].offset_16[j])
-                                : _mm512_setzero_si512();
+        dot[g][m] = T.is_signed
+                        ? own_broadcast(T.sub_block == 32 ? &activations[m].offset_32[j] : &activations[m].offset_16[j])
+                        : _mm512_setzero_si512();
 #pragma GCC unroll 8
     for (int step = 0; step < kSteps; step++) {
       const __m512i low = own_load(tiles[0].q[j * kSteps + step]), high = own_load(tiles[1].q[j * kSteps + step]);
 #pragma GCC unroll 6
-      for (int c = 0; c < kColumns; c++) {
-        const __m512i a = own_broadcast(&columns[c].q[j * kSteps + step]);
-        dot[0][c] = _mm512_dpbusd_epi32(dot[0][c], low, a);
-        dot[1][c] = _mm512_dpbusd_epi32(dot[1][c], high, a);
+      for (int m = 0; m < kM; m++) {
+        const __m512i a = own_broadcast(&activations[m].q[j * kSteps + step]);
+        dot[0][m] = _mm512_dpbusd_epi32(dot[0][m], low, a);
+        dot[1][m] = _mm512_dpbusd_epi32(dot[1][m], high, a);
       }
     }
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; g++) {
       const __m512 weight_scale = _mm512_load_ps(tiles[g].scale[j]);
 #pragma GCC unroll 6
-      for (int c = 0; c < kColumns; c++) {
-        __m512 value = _mm512_cvtepi32_ps(dot[g][c]);
-        if constexpr (T.per_32) value = _mm512_mul_ps(value, _mm512_set1_ps(columns[c].scale[j * T.sub_block / 32]));
-        sums[g][c] = _mm512_fmadd_ps(value, weight_scale, sums[g][c]);
+      for (int m = 0; m < kM; m++) {
+        __m512 value = _mm512_cvtepi32_ps(dot[g][m]);
+        if constexpr (T.per_32)
+          value = _mm512_mul_ps(value, _mm512_set1_ps(activations[m].scale[j * T.sub_block / 32]));
+        sums[g][m] = _mm512_fmadd_ps(value, weight_scale, sums[g][m]);
         if constexpr (T.minima == Minima::kFloat)
-          sums[g][c] =
-              _mm512_fnmadd_ps(_mm512_load_ps(tiles[g].min[j]), _mm512_set1_ps(columns[c].sums_32[j]), sums[g][c]);
+          sums[g][m] =
+              _mm512_fnmadd_ps(_mm512_load_ps(tiles[g].min[j]), _mm512_set1_ps(activations[m].sums_32[j]), sums[g][m]);
       }
     }
   }
 #pragma GCC unroll 6
-  for (int c = 0; c < kColumns; c++)
+  for (int m = 0; m < kM; m++)
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; g++) {
-      float* out = call.sums + c * call.stride + kTileRows * g;
+      float* out = call.sums + m * call.stride + kTileRows * g;
       const __m512 before = _mm512_load_ps(out);
       if constexpr (T.per_32)
-        _mm512_store_ps(out, _mm512_add_ps(before, sums[g][c]));
+        _mm512_store_ps(out, _mm512_add_ps(before, sums[g][m]));
       else
-        _mm512_store_ps(out, _mm512_fmadd_ps(sums[g][c], _mm512_set1_ps(columns[c].scale[0]), before));
+        _mm512_store_ps(out, _mm512_fmadd_ps(sums[g][m], _mm512_set1_ps(activations[m].scale[0]), before));
     }
 }
 
@@ -138,10 +140,10 @@ LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, v
   const auto* from = static_cast<const uint8_t*>(rows);
   auto* to = static_cast<uint8_t*>(out);
   for (int i = 0; i < words / 4; i++) {
-    __m512i columns[4];
-    transpose_4_words(from + 16 * place(i), stride, columns);
+    __m512i transposed[4];
+    transpose_4_words(from + 16 * place(i), stride, transposed);
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) _mm512_store_si512(to + 64 * (4 * i + k), columns[k]);
+    for (int k = 0; k < 4; k++) _mm512_store_si512(to + 64 * (4 * i + k), transposed[k]);
   }
 }
 LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, void* out) {

@@ -1,4 +1,4 @@
-// How few rows of A are multiplied (see matmul_rows.h): 256 weights of a row, unpacked in registers, with each of them.
+// Products with few rows of A (see kernels/gemv.h): 256 weights of a row, unpacked in registers, times each of them.
 #pragma once
 
 #include "kernels/avx512/simd.h"
@@ -52,61 +52,61 @@ LLAMA3_INLINE __m512 activation_scales(const ActivationBlock& a) {
   return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), scales);
 }
 
-// sums[c] += 256 weights times block a[c * stride], spread over the lanes.
+// sums[m] += 256 weights times block a[m * stride], spread over the lanes.
 //
 // Blocks of 32, each with scales of its own in both operands. The first `count` weights count.
-template <class F, int kColumns>
+template <class F, int kM>
 LLAMA3_INLINE void accumulate_per_32(const SuperBlock& w, int count, const ActivationBlock* a, int64_t stride,
                                      __m512* sums) {
   constexpr bool kTogether = F::kSubBlock == 32;
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; c++) {
-    const ActivationBlock& block = a[c * stride];
+  for (int m = 0; m < kM; m++) {
+    const ActivationBlock& block = a[m * stride];
     const __m512 products = _mm512_mul_ps(w.scale, activation_scales<F>(block));
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k += kTogether ? 2 : 1) {
       if (k / 2 * 128 >= count) break;  // known when this is compiled, but for a row's end
       const __m512 dot = kTogether ? dot_of_two_parts<F>(w, block, k) : dot_of_part<F>(w, block, k);
-      sums[c] = _mm512_fmadd_ps(dot, scales_of_part<F>(products, k), sums[c]);
+      sums[m] = _mm512_fmadd_ps(dot, scales_of_part<F>(products, k), sums[m]);
     }
     if constexpr (F::kMinima != Minima::kNone)
-      sums[c] = _mm512_fnmadd_ps(w.min, _mm512_load_ps(block.sums_32), sums[c]);
+      sums[m] = _mm512_fnmadd_ps(w.min, _mm512_load_ps(block.sums_32), sums[m]);
   }
 }
 
 // Super-blocks: sub-blocks with scales, and one scale of A.
-template <class F, int kColumns>
+template <class F, int kM>
 LLAMA3_INLINE void accumulate_per_256(const SuperBlock& w, const ActivationBlock* a, int64_t stride, __m512* sums) {
   __m512 scales[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; k++) scales[k] = scales_of_part<F>(w.scale, k);
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; c++) {
-    const ActivationBlock& block = a[c * stride];
+  for (int m = 0; m < kM; m++) {
+    const ActivationBlock& block = a[m * stride];
     __m512 part = _mm512_setzero_ps();
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) part = _mm512_fmadd_ps(dot_of_part<F>(w, block, k), scales[k], part);
-    sums[c] = _mm512_fmadd_ps(part, _mm512_set1_ps(block.scale[0]), sums[c]);
+    sums[m] = _mm512_fmadd_ps(part, _mm512_set1_ps(block.scale[0]), sums[m]);
     if constexpr (F::kMinima != Minima::kNone)
-      sums[c] = _mm512_fnmadd_ps(w.min, _mm512_load_ps(F::kSubBlock == 32 ? block.sums_32 : block.sums_16), sums[c]);
+      sums[m] = _mm512_fnmadd_ps(w.min, _mm512_load_ps(F::kSubBlock == 32 ? block.sums_32 : block.sums_16), sums[m]);
   }
 }
 
-// A format's Dot for matmul_rows.h.
+// A format's Dot for kernels/gemv.h.
 template <class F>
-struct RowDot {
+struct GemvDot {
   using Simd = avx512::Simd;
-  using RowBlock = ActivationBlock;
+  using GemvActivations = ActivationBlock;
   static constexpr size_t kSuperBlockBytes = super_block_bytes(F::kFormat);
 
-  template <bool kTail, int kColumns>
+  template <bool kTail, int kM>
   LLAMA3_INLINE void add(const uint8_t* blocks, int count, const ActivationBlock* a, int64_t stride, __m512* sums) {
     SuperBlock w;
     F::template load<kTail>(blocks, count, w);
     if constexpr (kPer32<F>)
-      accumulate_per_32<F, kColumns>(w, count, a, stride, sums);
+      accumulate_per_32<F, kM>(w, count, a, stride, sums);
     else
-      accumulate_per_256<F, kColumns>(w, a, stride, sums);
+      accumulate_per_256<F, kM>(w, a, stride, sums);
   }
 };
 

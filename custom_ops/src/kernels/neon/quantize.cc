@@ -1,4 +1,4 @@
-#include "kernels/neon/columns.h"
+#include "kernels/neon/quantize.h"
 
 #include <bit>
 #include <limits>
@@ -45,23 +45,23 @@ void split(int sum, int i, SplitSums& sums) {
 
 }  // namespace
 
-void quantize_column(const float* values, bool per_32, Column& column) {
+void quantize(const float* values, bool per_32, PackedActivations& packed) {
   Scale scale;
   if (!per_32) scale = scale_for(largest_magnitude(values, kSuperBlock));
-  column.split_32 = {};
+  packed.split_32 = {};
   for (int i = 0; i < 8; i++) {
     const float* group = values + 32 * i;
     if (per_32) scale = scale_for(largest_magnitude(group, 32));
     int sums[2];
     for (int half = 0; half < 2; half++) {
       const int8x16_t integers = round_16(group + 16 * half, scale.inverse);
-      vst1q_s8(column.q + 32 * i + 16 * half, integers);
+      vst1q_s8(packed.q + 32 * i + 16 * half, integers);
       sums[half] = vaddlvq_s8(integers);
-      split(sums[half], 2 * i + half, column.split_16);
+      split(sums[half], 2 * i + half, packed.split_16);
     }
-    split(sums[0] + sums[1], i, column.split_32);
-    column.scale[i] = scale.scale;
-    column.sums_32[i] = scale.scale * static_cast<float>(sums[0] + sums[1]);
+    split(sums[0] + sums[1], i, packed.split_32);
+    packed.scale[i] = scale.scale;
+    packed.sums_32[i] = scale.scale * static_cast<float>(sums[0] + sums[1]);
   }
 }
 

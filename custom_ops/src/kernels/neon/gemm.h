@@ -3,14 +3,14 @@
 #pragma once
 
 #include "kernels/matmul_calls.h"
-#include "kernels/neon/columns.h"
 #include "kernels/neon/formats.h"
+#include "kernels/neon/quantize.h"
 
 namespace llama3::neon {
 
 inline constexpr int kTileRows = 8;
-inline constexpr int kGroups = 1;       // tiles that a kernel multiplies at once
-inline constexpr int kTileColumns = 4;  // rows of A at once: 8 integer sums and 8 totals, of 32 registers
+inline constexpr int kGroups = 1;    // tiles that a kernel multiplies at once
+inline constexpr int kMaxGemmM = 4;  // rows of A at once: 8 integer sums and 8 totals, of 32 registers
 
 // 256 weights of a row. Where scales are integers they are `codes` times `factor`, and likewise minima.
 struct alignas(64) UnpackedRow {
@@ -41,20 +41,20 @@ struct alignas(64) Tile {
   float factor[kTileRows], min_factor[kTileRows];
 };
 
-using TileCall = llama3::TileCall<Tile, Column>;
-using TileKernel = void(const TileCall& call);
+using GemmCall = llama3::GemmCall<Tile, PackedActivations>;
+using GemmKernel = void(const GemmCall& call);
 
-// What decides a kernel, apart from its number of columns.
-struct TileTraits {
+// What decides a kernel, apart from the number of rows of A.
+struct GemmTraits {
   bool integer_scales;
   int sub_block;
   bool minima;
 };
 
-// The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them: tiles.cc compiles them for the
+// The kernels for 1, 2, ... kMaxGemmM rows of A. Formats of the same traits share them: gemm.cc compiles them for the
 // traits that there are, and others do not link.
-template <TileTraits T>
-TileKernel* const* tile_kernels();
+template <GemmTraits T>
+GemmKernel* const* gemm_kernels();
 
 // Transposes four rows to a group of four lanes of a tile, whose factors the rows' are.
 void pack_rows(const UnpackedRow (&rows)[4], int group, Tile& tile);

@@ -1,9 +1,9 @@
 // Few rows of A: every weight is read once, in the file's order, unpacked in registers and multiplied with each row.
 // Compiled once for each instruction set, with internal linkage. A `Dot` says how a format is multiplied:
 //
-//   Simd, RowBlock, kSuperBlockBytes, and
-//   add<kTail, kColumns>(const uint8_t* blocks, int count, const RowBlock* a, int64_t stride, Simd::Vector* sums):
-//     sums[c] += `count` weights, 256 unless kTail, times block a[c * stride], spread over the lanes
+//   Simd, GemvActivations, kSuperBlockBytes, and
+//   add<kTail, kM>(const uint8_t* blocks, int count, const GemvActivations* a, int64_t stride, Simd::Vector* sums):
+//     sums[m] += `count` weights, 256 unless kTail, times block a[m * stride], spread over the lanes
 #pragma once
 
 #include "kernels/activations.h"
@@ -17,14 +17,14 @@ namespace {
 inline constexpr size_t kFarAhead = 4096, kNearAhead = 512;
 inline constexpr size_t kShortRow = 1024;  // bytes
 
-template <class Dot, int kRows, int kColumns>
-inline void multiply_row_group(const RowsCall<typename Dot::RowBlock>& call, int64_t first) {
+template <class Dot, int kRows, int kM>
+inline void gemv_group(const GemvCall<typename Dot::GemvActivations>& call, int64_t first) {
   using Simd = typename Dot::Simd;
-  typename Simd::Vector sums[kRows][kColumns];
+  typename Simd::Vector sums[kRows][kM];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
-    for (int c = 0; c < kColumns; c++) sums[r][c] = Simd::zero();
+    for (int m = 0; m < kM; m++) sums[r][m] = Simd::zero();
   constexpr size_t kBytes = Dot::kSuperBlockBytes;
   const uint8_t* rows = call.rows + static_cast<size_t>(first) * call.row_bytes;
   const int64_t whole = call.K / kSuperBlock;
@@ -36,30 +36,29 @@ inline void multiply_row_group(const RowsCall<typename Dot::RowBlock>& call, int
         __builtin_prefetch(blocks + kFarAhead + line, 0, 2);
         __builtin_prefetch(blocks + kNearAhead + line);
       }
-      Dot::template add<false, kColumns>(blocks, kSuperBlock, call.A + b, call.stride, sums[r]);
+      Dot::template add<false, kM>(blocks, kSuperBlock, call.A + b, call.stride, sums[r]);
     }
   if (const int rest = static_cast<int>(call.K % kSuperBlock))
     for (int r = 0; r < kRows; r++)
-      Dot::template add<true, kColumns>(
-          rows + static_cast<size_t>(r) * call.row_bytes + static_cast<size_t>(whole) * kBytes, rest, call.A + whole,
-          call.stride, sums[r]);
+      Dot::template add<true, kM>(rows + static_cast<size_t>(r) * call.row_bytes + static_cast<size_t>(whole) * kBytes,
+                                  rest, call.A + whole, call.stride, sums[r]);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
-    for (int c = 0; c < kColumns; c++)
-      call.output[c * call.output_stride + first + r] =
-          Simd::sum_of(sums[r][c]) + (call.bias ? call.bias[first + r] : 0.0f);
+    for (int m = 0; m < kM; m++)
+      call.output[m * call.output_stride + first + r] =
+          Simd::sum_of(sums[r][m]) + (call.bias ? call.bias[first + r] : 0.0f);
 }
 
 // Long rows one at a time, so that memory is read in one stream, and prefetched along it; short ones in groups, whose
 // sums over the lanes overlap.
-template <class Dot, int kColumns>
-void multiply_rows(const RowsCall<typename Dot::RowBlock>& call, int64_t count) {
-  constexpr int kGroup = kColumns == 1 ? 4 : 2;
+template <class Dot, int kM>
+void gemv(const GemvCall<typename Dot::GemvActivations>& call, int64_t count) {
+  constexpr int kGroup = kM == 1 ? 4 : 2;
   int64_t n = 0;
   if (call.row_bytes <= kShortRow)
-    for (; n + kGroup <= count; n += kGroup) multiply_row_group<Dot, kGroup, kColumns>(call, n);
-  for (; n < count; n++) multiply_row_group<Dot, 1, kColumns>(call, n);
+    for (; n + kGroup <= count; n += kGroup) gemv_group<Dot, kGroup, kM>(call, n);
+  for (; n < count; n++) gemv_group<Dot, 1, kM>(call, n);
 }
 
 }  // namespace

@@ -13,8 +13,8 @@
 namespace llama3::avx2 {
 
 inline constexpr int kTileRows = 8;
-inline constexpr int kGroups = 2;       // tiles that a microkernel multiplies at once
-inline constexpr int kTileColumns = 3;  // rows of A at once: 2 x 3 integer and 2 x 3 scaled sums, and 4 operands
+inline constexpr int kGroups = 2;    // tiles that a kernel multiplies at once
+inline constexpr int kMaxGemmM = 3;  // rows of A at once: 2 x 3 integer and 2 x 3 scaled sums, and 4 operands
 
 // How integers are multiplied.
 enum class Dot {
@@ -31,8 +31,8 @@ enum class Dot {
 
 enum class Minima { kNone, kIntegers, kFloats };
 
-// What decides a microkernel, apart from its number of columns.
-struct TileTraits {
+// What decides a kernel, apart from the number of rows of A.
+struct GemmTraits {
   Dot dot;
   int sub_block;
   int run;                      // weights that are summed before they are scaled
@@ -45,7 +45,7 @@ struct TileTraits {
 template <class F>
 inline constexpr bool kHasIntegers = std::is_same_v<typename F::Scales, IntegerScales>;
 template <class F>
-inline constexpr TileTraits kTraitsVNNI = {.dot = Dot::kVNNI,
+inline constexpr GemmTraits kTraitsVNNI = {.dot = Dot::kVNNI,
                                            .sub_block = F::kSubBlock,
                                            .run = F::kSubBlock,
                                            .shifted = F::kZero != 0 || kInt8<F>,
@@ -54,8 +54,8 @@ inline constexpr TileTraits kTraitsVNNI = {.dot = Dot::kVNNI,
                                                                        : Minima::kFloats,
                                            .per_32 = kPer32<F>};
 template <class F>
-inline constexpr TileTraits kTraits = [] {
-  TileTraits traits = kTraitsVNNI<F>;
+inline constexpr GemmTraits kTraits = [] {
+  GemmTraits traits = kTraitsVNNI<F>;
   traits.dot = kInt8<F> ? Dot::kWords : Dot::kPairs;
   traits.shifted = F::kZero != 0;
   traits.integer_scales = kHasIntegers<F> && !kInt8<F>;
@@ -76,8 +76,8 @@ struct alignas(64) Tile {
   float factor[8], min_factor[8];
 };
 
-// 256 values of one row of A as the tile kernels read them, 32 bits at a time.
-struct alignas(64) Column {
+// Packed activations, 256 values of one row of A, as gemm reads them: 32 bits at a time.
+struct alignas(64) GemmActivations {
   int32_t q[64];                   // four int8 each
   float scale[8];                  // of each 32 values
   float scaled_sums[8];            // scale times the sum of 32 integers
@@ -90,13 +90,13 @@ struct alignas(64) Column {
   alignas(64) int32_t words[128];  // for Dot::kWords: two int16 each
 };
 
-using TileCall = llama3::TileCall<Tile, Column>;
-using TileKernel = void(const TileCall& call);
+using GemmCall = llama3::GemmCall<Tile, GemmActivations>;
+using GemmKernel = void(const GemmCall& call);
 
-// The kernels for 1, 2, ... kTileColumns columns. Formats of the same traits share them: microkernels.cc and
-// microkernels_vnni.cc compile them for the traits that there are, and others do not link.
-template <TileTraits T>
-TileKernel* const* tile_kernels();
+// The kernels for 1, 2, ... kMaxGemmM rows of A. Formats of the same traits share them: gemm.cc and gemm_vnni.cc
+// compile them for the traits that there are, and others do not link.
+template <GemmTraits T>
+GemmKernel* const* gemm_kernels();
 
 // A load into a register of its own for each use: gcc would rather load once and copy, or load again for each
 // multiplication, and both cost more here than the load.
@@ -124,27 +124,27 @@ LLAMA3_INLINE __m256i multiply_add(__m256i sum, __m256i weights, __m256i values)
 }
 
 // Where the sums of a run start.
-template <TileTraits T>
-LLAMA3_INLINE __m256i start_of_run(const Column& column, int run) {
+template <GemmTraits T>
+LLAMA3_INLINE __m256i start_of_run(const GemmActivations& packed, int run) {
   if constexpr (!T.shifted)
     return _mm256_setzero_si256();
   else if constexpr (T.dot == Dot::kVNNI)
-    return own_broadcast(T.run == 32 ? &column.offset_32[run] : &column.offset_16[run]);
+    return own_broadcast(T.run == 32 ? &packed.offset_32[run] : &packed.offset_16[run]);
   else
-    return own_broadcast(T.run == 32 ? &column.start_32[run] : &column.start_16[run]);
+    return own_broadcast(T.run == 32 ? &packed.start_32[run] : &packed.start_16[run]);
 }
 
 // The minima's share of the sums over one tile; those that are integers before A's scale.
-template <TileTraits T>
-LLAMA3_INLINE __m256 sum_of_minima(const Tile& tile, const Column& column) {
+template <GemmTraits T>
+LLAMA3_INLINE __m256 sum_of_minima(const Tile& tile, const GemmActivations& packed) {
   if constexpr (T.minima == Minima::kFloats) {
     __m256 sum = _mm256_setzero_ps();
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++)
-      sum = _mm256_fmadd_ps(_mm256_load_ps(tile.min[j]), _mm256_set1_ps(column.scaled_sums[j]), sum);
+      sum = _mm256_fmadd_ps(_mm256_load_ps(tile.min[j]), _mm256_set1_ps(packed.scaled_sums[j]), sum);
     return sum;
   }
-  const int32_t* pairs = T.sub_block == 32 ? column.pairs_32 : column.pairs_16;
+  const int32_t* pairs = T.sub_block == 32 ? packed.pairs_32 : packed.pairs_16;
   __m256i sum = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int p = 0; p < (T.sub_block == 32 ? 4 : 8); p++) {
@@ -157,69 +157,69 @@ LLAMA3_INLINE __m256 sum_of_minima(const Tile& tile, const Column& column) {
   return _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_load_ps(tile.min_factor));
 }
 
-template <TileTraits T, int kColumns>
-void multiply_tiles(const TileCall& call) {
+template <GemmTraits T, int kM>
+void gemm(const GemmCall& call) {
   constexpr int kSteps = T.run / (T.dot == Dot::kWords ? 2 : 4);
   const Tile* tiles = call.tiles;
-  const Column* columns = call.columns;
-  __m256 sums[kGroups][kColumns];     // of floats,
-  __m256i totals[kGroups][kColumns];  // or of integers
+  const GemmActivations* activations = call.activations;
+  __m256 sums[kGroups][kM];     // of floats,
+  __m256i totals[kGroups][kM];  // or of integers
 #pragma GCC unroll 2
   for (int g = 0; g < kGroups; g++)
 #pragma GCC unroll 3
-    for (int c = 0; c < kColumns; c++) {
-      sums[g][c] = _mm256_setzero_ps();
-      totals[g][c] = _mm256_setzero_si256();
+    for (int m = 0; m < kM; m++) {
+      sums[g][m] = _mm256_setzero_ps();
+      totals[g][m] = _mm256_setzero_si256();
     }
 
   const int runs = call.weights / T.run;
 #pragma GCC unroll 1
   for (int run = 0; run < runs; run++) {
-    __m256i dot[kGroups][kColumns];
+    __m256i dot[kGroups][kM];
 #pragma GCC unroll 3
-    for (int c = 0; c < kColumns; c++)
+    for (int m = 0; m < kM; m++)
 #pragma GCC unroll 2
-      for (int g = 0; g < kGroups; g++) dot[g][c] = start_of_run<T>(columns[c], run);
+      for (int g = 0; g < kGroups; g++) dot[g][m] = start_of_run<T>(activations[m], run);
 #pragma GCC unroll 16
     for (int step = run * kSteps; step < (run + 1) * kSteps; step++) {
       const __m256i first = own_load(tiles[0].q[step]), second = own_load(tiles[1].q[step]);
 #pragma GCC unroll 3
-      for (int c = 0; c < kColumns; c++) {
-        const __m256i a = own_broadcast((T.dot == Dot::kWords ? columns[c].words : columns[c].q) + step);
-        dot[0][c] = multiply_add<T.dot>(dot[0][c], first, a);
-        dot[1][c] = multiply_add<T.dot>(dot[1][c], second, a);
+      for (int m = 0; m < kM; m++) {
+        const __m256i a = own_broadcast((T.dot == Dot::kWords ? activations[m].words : activations[m].q) + step);
+        dot[0][m] = multiply_add<T.dot>(dot[0][m], first, a);
+        dot[1][m] = multiply_add<T.dot>(dot[1][m], second, a);
       }
     }
     const int sub_block = run * T.run / T.sub_block;
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; g++)
 #pragma GCC unroll 3
-      for (int c = 0; c < kColumns; c++) {
+      for (int m = 0; m < kM; m++) {
         if constexpr (T.integer_scales) {
-          const __m256i scaled = _mm256_madd_epi16(dot[g][c], load_words(tiles[g].scale_pairs[sub_block]));
-          totals[g][c] = _mm256_add_epi32(totals[g][c], scaled);
+          const __m256i scaled = _mm256_madd_epi16(dot[g][m], load_words(tiles[g].scale_pairs[sub_block]));
+          totals[g][m] = _mm256_add_epi32(totals[g][m], scaled);
           continue;
         }
-        if constexpr (T.dot == Dot::kPairs) dot[g][c] = _mm256_madd_epi16(dot[g][c], _mm256_set1_epi16(1));
-        __m256 value = _mm256_cvtepi32_ps(dot[g][c]);
-        if constexpr (T.per_32) value = _mm256_mul_ps(value, _mm256_set1_ps(columns[c].scale[run * T.run / 32]));
-        sums[g][c] = _mm256_fmadd_ps(value, _mm256_load_ps(tiles[g].scale[sub_block]), sums[g][c]);
+        if constexpr (T.dot == Dot::kPairs) dot[g][m] = _mm256_madd_epi16(dot[g][m], _mm256_set1_epi16(1));
+        __m256 value = _mm256_cvtepi32_ps(dot[g][m]);
+        if constexpr (T.per_32) value = _mm256_mul_ps(value, _mm256_set1_ps(activations[m].scale[run * T.run / 32]));
+        sums[g][m] = _mm256_fmadd_ps(value, _mm256_load_ps(tiles[g].scale[sub_block]), sums[g][m]);
       }
   }
 #pragma GCC unroll 3
-  for (int c = 0; c < kColumns; c++)
+  for (int m = 0; m < kM; m++)
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; g++) {
-      __m256 sum = sums[g][c];
+      __m256 sum = sums[g][m];
       if constexpr (T.integer_scales)
-        sum = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[g][c]), _mm256_load_ps(tiles[g].factor));
-      if constexpr (T.minima != Minima::kNone) sum = _mm256_sub_ps(sum, sum_of_minima<T>(tiles[g], columns[c]));
-      float* out = call.sums + c * call.stride + kTileRows * g;
+        sum = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[g][m]), _mm256_load_ps(tiles[g].factor));
+      if constexpr (T.minima != Minima::kNone) sum = _mm256_sub_ps(sum, sum_of_minima<T>(tiles[g], activations[m]));
+      float* out = call.sums + m * call.stride + kTileRows * g;
       const __m256 before = _mm256_load_ps(out);
       if constexpr (T.per_32)
         _mm256_store_ps(out, _mm256_add_ps(before, sum));
       else
-        _mm256_store_ps(out, _mm256_fmadd_ps(sum, _mm256_set1_ps(columns[c].scale[0]), before));
+        _mm256_store_ps(out, _mm256_fmadd_ps(sum, _mm256_set1_ps(activations[m].scale[0]), before));
     }
 }
 
@@ -228,15 +228,15 @@ LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, v
   const auto* from = static_cast<const uint8_t*>(rows);
   auto* to = static_cast<__m256i*>(out);
   for (int i = 0; i < words; i += 4) {
-    __m256i columns[4];
-    transpose_4_words(from + 4 * i, stride, columns);
+    __m256i transposed[4];
+    transpose_4_words(from + 4 * i, stride, transposed);
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) _mm256_store_si256(to + i + k, columns[k]);
+    for (int k = 0; k < 4; k++) _mm256_store_si256(to + i + k, transposed[k]);
   }
 }
 
-// One row's weights as the operands of the microkernel.
-template <class F, TileTraits T>
+// One row's weights as the operands of gemm.
+template <class F, GemmTraits T>
 LLAMA3_INLINE void store_operands(__m256i* q, uint8_t* out) {
   if constexpr (T.dot == Dot::kWords) {
     auto* to = reinterpret_cast<__m256i*>(out);
@@ -266,7 +266,7 @@ LLAMA3_INLINE void store_pairs(__m256i codes, int32_t* out) {
 }
 
 // Fills a tile with 8 rows, row by row through the format's `load`.
-template <class F, TileTraits T>
+template <class F, GemmTraits T>
 void pack_tile(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile) {
   constexpr int kWidth = T.dot == Dot::kWords ? 2 : 1;  // bytes a weight
   constexpr int kSubBlocks = kSuperBlock / T.sub_block;

@@ -1,4 +1,4 @@
-// How few rows of A are multiplied (see matmul_rows.h): 256 weights of a row, unpacked in registers, with each of them.
+// Products with few rows of A (see kernels/gemv.h): 256 weights of a row, unpacked in registers, times each of them.
 #pragma once
 
 #include "kernels/avx2/simd.h"
@@ -6,8 +6,8 @@
 
 namespace llama3::avx2 {
 
-// 256 values of one row of A.
-struct alignas(64) RowBlock {
+// Packed activations, 256 values of one row of A, as gemv reads them.
+struct alignas(64) GemvActivations {
   int8_t q[kSuperBlock];       // in order
   int8_t halves[kSuperBlock];  // in the order of kHalves
   int32_t offset[32];          // -128 times the sum of those that meet in a lane there: twice four
@@ -28,15 +28,15 @@ LLAMA3_INLINE __m256i multiply_pairs(__m256i q, const int8_t* values) {
 }
 LLAMA3_INLINE __m256i sum_pairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
-// sums[c] += 256 weights times block a[c * stride], spread over the lanes. The first `count` weights count.
+// sums[m] += 256 weights times block a[m * stride], spread over the lanes. The first `count` weights count.
 //
 // Blocks of 32 in the order of kHalves, two at a time. Four products of 31 * 127 and less are summed as int16.
-template <class F, int kColumns>
-LLAMA3_INLINE void accumulate_halves(const __m256i* q, const FloatScales& w, int count, const RowBlock* a,
+template <class F, int kM>
+LLAMA3_INLINE void accumulate_halves(const __m256i* q, const FloatScales& w, int count, const GemvActivations* a,
                                      int64_t stride, __m256* sums) {
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; c++) {
-    const RowBlock& block = a[c * stride];
+  for (int m = 0; m < kM; m++) {
+    const GemvActivations& block = a[m * stride];
     const __m256 scales = _mm256_mul_ps(w.scale[0], _mm256_load_ps(block.scale));
     __m256 part = _mm256_setzero_ps();  // of its own, so that super-blocks do not wait for each other
 #pragma GCC unroll 4
@@ -50,17 +50,17 @@ LLAMA3_INLINE void accumulate_halves(const __m256i* q, const FloatScales& w, int
       part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_permutevar8x32_ps(scales, lanes), part);
     }
     if constexpr (F::kMinima) part = _mm256_fnmadd_ps(w.min, _mm256_load_ps(block.scaled_sums), part);
-    sums[c] = _mm256_add_ps(sums[c], part);
+    sums[m] = _mm256_add_ps(sums[m], part);
   }
 }
 
 // Weights in order. A register has one scale, or two.
-template <class F, int kColumns>
-LLAMA3_INLINE void accumulate_in_order(const __m256i* q, const FloatScales& w, int count, const RowBlock* a,
+template <class F, int kM>
+LLAMA3_INLINE void accumulate_in_order(const __m256i* q, const FloatScales& w, int count, const GemvActivations* a,
                                        int64_t stride, __m256* sums) {
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; c++) {
-    const RowBlock& block = a[c * stride];
+  for (int m = 0; m < kM; m++) {
+    const GemvActivations& block = a[m * stride];
     __m256 scales[2];
 #pragma GCC unroll 2
     for (int half = 0; half < 32 / F::kSubBlock; half++)
@@ -75,17 +75,17 @@ LLAMA3_INLINE void accumulate_in_order(const __m256i* q, const FloatScales& w, i
       const __m256i dot = sum_pairs(multiply_pairs<F>(q[k], block.q + 32 * k));
       part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, part);
     }
-    sums[c] = _mm256_add_ps(sums[c], part);
+    sums[m] = _mm256_add_ps(sums[m], part);
   }
 }
 
-template <class F, int kColumns>
-LLAMA3_INLINE void accumulate(const __m256i* q, const FloatScales& w, int count, const RowBlock* a, int64_t stride,
-                              __m256* sums) {
+template <class F, int kM>
+LLAMA3_INLINE void accumulate(const __m256i* q, const FloatScales& w, int count, const GemvActivations* a,
+                              int64_t stride, __m256* sums) {
   if constexpr (kHalves<F>)
-    accumulate_halves<F, kColumns>(q, w, count, a, stride, sums);
+    accumulate_halves<F, kM>(q, w, count, a, stride, sums);
   else
-    accumulate_in_order<F, kColumns>(q, w, count, a, stride, sums);
+    accumulate_in_order<F, kM>(q, w, count, a, stride, sums);
 }
 
 // The integer scales of sub-blocks, sorted for scale_codes_of_part: those of first halves of registers in the lower
@@ -100,52 +100,52 @@ LLAMA3_INLINE __m256i scale_codes_of_part(__m256i sorted, int k) {
   return _mm256_shuffle_epi8(sorted, _mm256_set1_epi16(static_cast<short>((2 * k + 1) << 8 | 2 * k)));
 }
 
-template <class F, int kColumns>
-LLAMA3_INLINE void accumulate(const __m256i* q, const IntegerScales& w, int, const RowBlock* a, int64_t stride,
+template <class F, int kM>
+LLAMA3_INLINE void accumulate(const __m256i* q, const IntegerScales& w, int, const GemvActivations* a, int64_t stride,
                               __m256* sums) {
   const __m256i sorted = sort_scale_codes<F>(w.codes);
-  __m256i totals[kColumns];
+  __m256i totals[kM];
 #pragma GCC unroll 4
   for (__m256i& total : totals) total = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int k = 0; k < kParts; k++) {
     const __m256i scales = scale_codes_of_part(sorted, k);
 #pragma GCC unroll 4
-    for (int c = 0; c < kColumns; c++)
-      totals[c] =
-          _mm256_add_epi32(totals[c], _mm256_madd_epi16(multiply_pairs<F>(q[k], a[c * stride].q + 32 * k), scales));
+    for (int m = 0; m < kM; m++)
+      totals[m] =
+          _mm256_add_epi32(totals[m], _mm256_madd_epi16(multiply_pairs<F>(q[k], a[m * stride].q + 32 * k), scales));
   }
   const __m256 factor = _mm256_set1_ps(w.factor), min_factor = _mm256_set1_ps(w.min_factor);
 #pragma GCC unroll 4
-  for (int c = 0; c < kColumns; c++) {
-    const RowBlock& block = a[c * stride];
+  for (int m = 0; m < kM; m++) {
+    const GemvActivations& block = a[m * stride];
     const __m256i block_sums = load_32(F::kSubBlock == 32 ? block.sums_32 : block.sums_16);
     if constexpr (F::kZero != 0) {
       const __m256i zeros = _mm256_madd_epi16(w.codes, block_sums);
-      totals[c] = _mm256_sub_epi32(totals[c], _mm256_slli_epi32(zeros, __builtin_ctz(F::kZero)));
+      totals[m] = _mm256_sub_epi32(totals[m], _mm256_slli_epi32(zeros, __builtin_ctz(F::kZero)));
     }
-    __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[c]), factor);
+    __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[m]), factor);
     if constexpr (F::kMinima) {
       const __m256i minima = _mm256_madd_epi16(w.min_codes, block_sums);
       value = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(minima), min_factor, value);
     }
-    sums[c] = _mm256_fmadd_ps(value, _mm256_set1_ps(block.scale[0]), sums[c]);
+    sums[m] = _mm256_fmadd_ps(value, _mm256_set1_ps(block.scale[0]), sums[m]);
   }
 }
 
-// A format's Dot for matmul_rows.h.
+// A format's Dot for kernels/gemv.h.
 template <class F>
-struct RowDot {
+struct GemvDot {
   using Simd = avx2::Simd;
-  using RowBlock = avx2::RowBlock;
+  using GemvActivations = avx2::GemvActivations;
   static constexpr size_t kSuperBlockBytes = super_block_bytes(F::kFormat);
 
-  template <bool kTail, int kColumns>
-  LLAMA3_INLINE void add(const uint8_t* blocks, int count, const RowBlock* a, int64_t stride, __m256* sums) {
+  template <bool kTail, int kM>
+  LLAMA3_INLINE void add(const uint8_t* blocks, int count, const GemvActivations* a, int64_t stride, __m256* sums) {
     __m256i q[kParts];
     typename F::Scales scales;
     F::template load<kTail>(blocks, count, q, scales);
-    accumulate<F, kColumns>(q, scales, count, a, stride, sums);
+    accumulate<F, kM>(q, scales, count, a, stride, sums);
   }
 };
 
