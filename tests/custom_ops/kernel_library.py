@@ -154,7 +154,7 @@ def load_kernel_library(build_folder: Path) -> KernelLibrary:
     if not built:
         if not (shutil.which("cmake") and shutil.which("c++")):
             pytest.skip("no C++ compiler")
-        options = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA3_CUSTOM_OPS_TESTS=ON"]
+        options = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA3_CUSTOM_OPS_TESTS=ON", "-DLLAMA3_CUSTOM_OPS_WERROR=ON"]
         subprocess.run(["cmake", "-S", CUSTOM_OPS, "-B", build_folder, *options], check=True, capture_output=True)
         build = ["cmake", "--build", build_folder, "--target", "llama3_matmul_test", "-j2"]
         subprocess.run(build, check=True, capture_output=True)

@@ -15,7 +15,12 @@ def build_kernel_programs(folder: Path, *options: str) -> Path:
     """Builds PROGRAMS in a folder, with more options for CMake, and returns it. Skips the test without a compiler."""
     if not (shutil.which("cmake") and shutil.which("c++")):
         pytest.skip("no C++ compiler")
-    settings = ["-DLLAMA3_CUSTOM_OPS_TESTS=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1", *options]
+    settings = [
+        "-DLLAMA3_CUSTOM_OPS_TESTS=ON",
+        "-DLLAMA3_CUSTOM_OPS_WERROR=ON",
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+        *options,
+    ]
     run(["cmake", "-S", str(CUSTOM_OPS), "-B", str(folder), *settings])
     run(["cmake", "--build", str(folder), "-j2", "--target", *PROGRAMS])
     return folder

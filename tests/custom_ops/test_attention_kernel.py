@@ -137,7 +137,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
         if not (shutil.which("cmake") and shutil.which("c++")):
             pytest.skip("no C++ compiler")
         folder = tmp_path_factory.mktemp("attention")
-        options = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA3_CUSTOM_OPS_TESTS=ON"]
+        options = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA3_CUSTOM_OPS_TESTS=ON", "-DLLAMA3_CUSTOM_OPS_WERROR=ON"]
         subprocess.run(["cmake", "-S", str(CUSTOM_OPS), "-B", str(folder), *options], check=True, capture_output=True)
         build = ["cmake", "--build", str(folder), "--target", "llama3_attention_test", "-j2"]
         subprocess.run(build, check=True, capture_output=True)
