@@ -7,6 +7,9 @@ any end crashes.
 from __future__ import annotations
 
 import platform
+import subprocess
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +35,18 @@ VECTOR_SETS = INSTRUCTION_SETS[1:]
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
     return load_kernel_library(tmp_path_factory.mktemp("kernels"))
+
+
+def test_instruction_sets_share_no_function(library: KernelLibrary) -> None:
+    """Of a function in two sets' objects the linker keeps one: an older processor would meet instructions it lacks."""
+    sets: dict[str, set[str]] = {}
+    for path in Path(library.library._name).parent.glob("CMakeFiles/kernels_*.dir/**/*.o"):
+        name = next(part for part in path.parts if part.startswith("kernels_"))
+        symbols = subprocess.run(["nm", "--defined-only", path], check=True, capture_output=True, text=True).stdout
+        sets.setdefault(name, set()).update(line.split()[2] for line in symbols.splitlines() if " W " in line)
+    assert len(sets) > 1
+    shared = {symbol for a, b in combinations(sets.values(), 2) for symbol in a & b}
+    assert not shared
 
 
 def cols_of(name: str, blocks: int) -> int:
