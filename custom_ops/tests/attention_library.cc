@@ -22,6 +22,7 @@ extern "C" __attribute__((visibility("default"))) int llama3_test_attention(
   if (!attention_shape_error(shape).empty()) return 2;
   const auto type = float32_cache ? CacheType::kFloat32 : CacheType::kFloat16;
   std::vector<AttentionRow> rows;
+  rows.reserve(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; i++) {
     rows.push_back({q[i], k[i], v[i], lengths[i], pasts[i], keys[i], values[i], capacities[i], outputs[i]});
   }

@@ -15,7 +15,7 @@ namespace llama3 {
 class SpinningPool : public Parallel {
  public:
   explicit SpinningPool(size_t width) : width_(width) {
-    for (size_t i = 1; i < width; i++) threads_.emplace_back([this](std::stop_token stop) { serve(stop); });
+    for (size_t i = 1; i < width; i++) threads_.emplace_back([this](const std::stop_token& stop) { serve(stop); });
   }
   ~SpinningPool() override {
     for (std::jthread& thread : threads_) thread.request_stop();
@@ -42,7 +42,7 @@ class SpinningPool : public Parallel {
     for (size_t index; (index = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(index);
   }
 
-  void serve(std::stop_token stop) {
+  void serve(const std::stop_token& stop) {
     uint64_t seen = 0;
     for (uint32_t spins = 0; !stop.stop_requested();) {
       if (generation_.load(std::memory_order_acquire) == seen) {
