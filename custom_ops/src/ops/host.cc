@@ -117,8 +117,7 @@ int64_t Node::int_attribute(const char* name) const {
 }
 
 int64_t Node::int_attribute(const char* name, int64_t otherwise) const {
-  int64_t value = 0;
-  return found(host_, ort::attribute_int(host_.api, info_, name, &value)) ? value : otherwise;
+  return has_attribute(name) ? int_attribute(name) : otherwise;
 }
 
 std::vector<int64_t> Node::ints_attribute(const char* name) const {
@@ -139,15 +138,25 @@ std::string Node::string_attribute(const char* name) const {
 }
 
 std::string Node::string_attribute(const char* name, const char* otherwise) const {
-  size_t size = 0;
-  return found(host_, ort::attribute_string(host_.api, info_, name, nullptr, &size)) ? string_attribute(name)
-                                                                                     : otherwise;
+  return has_attribute(name) ? string_attribute(name) : otherwise;
 }
 
 std::optional<float> Node::float_attribute(const char* name) const {
+  if (!has_attribute(name)) return std::nullopt;
   float value = 0;
-  if (!found(host_, ort::attribute_float(host_.api, info_, name, &value))) return std::nullopt;
+  if (!found(host_, ort::attribute_float(host_.api, info_, name, &value))) missing(name, "a float");
   return value;
+}
+
+// The host has no question for this; it answers for one type at a time.
+bool Node::has_attribute(const char* name) const {
+  int64_t integer = 0;
+  float number = 0;
+  size_t size = 0;
+  return found(host_, ort::attribute_int(host_.api, info_, name, &integer)) ||
+         found(host_, ort::attribute_float(host_.api, info_, name, &number)) ||
+         found(host_, ort::attribute_string(host_.api, info_, name, nullptr, &size)) ||
+         found(host_, ort::attribute_ints(host_.api, info_, name, nullptr, &size));
 }
 
 std::optional<Tensor> Node::constant(size_t input) const {

@@ -78,7 +78,7 @@ class Node {
   size_t input_count() const;
   size_t output_count() const;
 
-  // Attributes. Those without a default value are required.
+  // Attributes. Those without a default value are required, and none may have another type.
   int64_t int_attribute(const char* name) const;
   int64_t int_attribute(const char* name, int64_t otherwise) const;
   std::vector<int64_t> ints_attribute(const char* name) const;
@@ -95,6 +95,8 @@ class Node {
   ort::Allocator* allocator() const;
 
  private:
+  bool has_attribute(const char* name) const;
+
   const Host& host_;
   const ort::KernelInfo* info_;
 };
