@@ -5,6 +5,7 @@
 #include "kernels/half.h"
 
 namespace llama3::scalar {
+namespace {
 
 UnpackBlock* unpack_block(Format format) {
   static constexpr auto kTable = for_each_format([]<Format of>() -> UnpackBlock* {
@@ -16,16 +17,6 @@ UnpackBlock* unpack_block(Format format) {
   return kTable[static_cast<size_t>(format)];
 }
 
-void unpack_super_block(Format format, const uint8_t* blocks, int count, Unpacked& out) {
-  const FormatInfo& row = info(format);
-  UnpackBlock* unpack = unpack_block(format);
-  out = {};
-  for (int begin = 0; begin < count; begin += row.block_weights, blocks += row.block_bytes)
-    unpack(blocks, out.q + begin, out.scale + begin / 16, out.min + begin / 16);
-}
-
-namespace {
-
 float float_at(Format format, const uint8_t* row, int64_t i) {
   if (format == Format::kF32) return load<float>(row + 4 * i);
   if (format == Format::kF16) return half_at(row + 2 * i);
@@ -33,6 +24,14 @@ float float_at(Format format, const uint8_t* row, int64_t i) {
 }
 
 }  // namespace
+
+void unpack_super_block(Format format, const uint8_t* blocks, int count, Unpacked& out) {
+  const FormatInfo& row = info(format);
+  UnpackBlock* unpack_one = unpack_block(format);
+  out = {};
+  for (int begin = 0; begin < count; begin += row.block_weights, blocks += row.block_bytes)
+    unpack_one(blocks, out.q + begin, out.scale + begin / 16, out.min + begin / 16);
+}
 
 void dequantize(Format format, const uint8_t* row, int64_t count, float* out) {
   if (is_float(format)) {
