@@ -2,12 +2,13 @@
 #
 #   make run          continue a prompt with the embedded model (PROMPT="..." for another)
 #   make env          an environment for work on it: CONTRIBUTING.md
-#   make test         all tests; the first time it builds llama.cpp, the tests' oracle, which takes some minutes
+#   make test         all tests; the first time it builds llama.cpp, the tests' oracle, which takes ten minutes
 #   make test-oldest  the tests once more on the oldest dependencies that pyproject.toml allows
 #   make test-hosts   the exports in the other apps of docs/apps, from Python packages of some gigabytes
 #   make test-hosts-js  the same in Node and in a browser: needs node 20, npm and, for the browser, chromium
 #   make wheel        a wheel for most Linux distributions on x86-64, and the source distribution, into dist/
 #   make lint         ruff, mypy, import contracts, clang-format, clang-tidy
+#   make format       what ruff and clang-format would have it
 #   make bench        speed on the embedded model, beside llama.cpp
 #   make clean        remove the environments and caches
 

@@ -7,6 +7,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from llama3_custom_ops import register
+from llama3_exporter.formats import FLOAT_TYPES
+from llama3_exporter.formats import FORMATS as TYPES
 from numpy.typing import NDArray
 
 from tests.custom_ops.kernel_library import FORMATS, block_shape, random_weights, reference_weights
@@ -19,6 +21,7 @@ from tests.custom_ops.op_sessions import (
     needs_library,
     open_session,
 )
+from tests.support.paths import DOCS
 
 
 @pytest.fixture(autouse=True)
@@ -288,3 +291,18 @@ def test_calls_at_the_same_time_do_not_disturb_each_other() -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda A: session.run(None, {"A": A})[0], inputs))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_the_op_s_formats_are_the_exporter_s_types() -> None:
+    """The two tables of types, in C++ and in Python, and the pages that list them."""
+    rng = np.random.default_rng(0)
+    B = weights("q4_k", 8, 256, rng)[0]
+    with pytest.raises(ORT_ERRORS) as caught:
+        open_session(matmul(B, ["m", 256], K=256, N=8, format="none"))
+    names = str(caught.value).split("there are ")[1].split()
+    found = {name.strip(",.") for name in names}
+    expected = {type.name.lower() for type in (*TYPES, *FLOAT_TYPES)}
+    assert expected <= found
+    assert len(expected) == 26
+    page = (DOCS / "native-ops.md").read_text(encoding="utf-8").lower()
+    assert {name for name in expected if f"{name}" not in page} == set()

@@ -10,34 +10,40 @@
 
 namespace llama3 {
 
-enum class Format : uint8_t {
-  kF32,
-  kF16,
-  kBF16,
-  kQ4_0,
-  kQ4_1,
-  kQ5_0,
-  kQ5_1,
-  kQ8_0,
-  kQ2_K,
-  kQ3_K,
-  kQ4_K,
-  kQ5_K,
-  kQ6_K,
-  kIQ4_NL,
-  kIQ4_XS,
-  kMXFP4,
-  kIQ1_S,
-  kIQ1_M,
-  kIQ2_XXS,
-  kIQ2_XS,
-  kIQ2_S,
-  kIQ3_XXS,
-  kIQ3_S,
-  kNVFP4,
-  kTQ1_0,
-  kTQ2_0,
-};
+// X(Format without its k, ggml's name in lower case, block_weights, block_bytes)
+// clang-format off
+#define LLAMA3_FORMATS(X) \
+  X(F32, "f32", 1, 4)            \
+  X(F16, "f16", 1, 2)            \
+  X(BF16, "bf16", 1, 2)          \
+  X(Q4_0, "q4_0", 32, 18)        \
+  X(Q4_1, "q4_1", 32, 20)        \
+  X(Q5_0, "q5_0", 32, 22)        \
+  X(Q5_1, "q5_1", 32, 24)        \
+  X(Q8_0, "q8_0", 32, 34)        \
+  X(Q2_K, "q2_k", 256, 84)       \
+  X(Q3_K, "q3_k", 256, 110)      \
+  X(Q4_K, "q4_k", 256, 144)      \
+  X(Q5_K, "q5_k", 256, 176)      \
+  X(Q6_K, "q6_k", 256, 210)      \
+  X(IQ4_NL, "iq4_nl", 32, 18)    \
+  X(IQ4_XS, "iq4_xs", 256, 136)  \
+  X(MXFP4, "mxfp4", 32, 17)      \
+  X(IQ1_S, "iq1_s", 256, 50)     \
+  X(IQ1_M, "iq1_m", 256, 56)     \
+  X(IQ2_XXS, "iq2_xxs", 256, 66) \
+  X(IQ2_XS, "iq2_xs", 256, 74)   \
+  X(IQ2_S, "iq2_s", 256, 82)     \
+  X(IQ3_XXS, "iq3_xxs", 256, 98) \
+  X(IQ3_S, "iq3_s", 256, 110)    \
+  X(NVFP4, "nvfp4", 64, 36)      \
+  X(TQ1_0, "tq1_0", 256, 54)     \
+  X(TQ2_0, "tq2_0", 256, 66)
+// clang-format on
+
+#define LLAMA3_ENUMERATOR(id, name, block_weights, block_bytes) k##id,
+enum class Format : uint8_t { LLAMA3_FORMATS(LLAMA3_ENUMERATOR) };
+#undef LLAMA3_ENUMERATOR
 
 struct FormatInfo {
   std::string_view name;  // ggml's, lower case
@@ -46,34 +52,9 @@ struct FormatInfo {
   int block_bytes;
 };
 
-inline constexpr auto kFormats = std::to_array<FormatInfo>({
-    {"f32", Format::kF32, 1, 4},
-    {"f16", Format::kF16, 1, 2},
-    {"bf16", Format::kBF16, 1, 2},
-    {"q4_0", Format::kQ4_0, 32, 18},
-    {"q4_1", Format::kQ4_1, 32, 20},
-    {"q5_0", Format::kQ5_0, 32, 22},
-    {"q5_1", Format::kQ5_1, 32, 24},
-    {"q8_0", Format::kQ8_0, 32, 34},
-    {"q2_k", Format::kQ2_K, 256, 84},
-    {"q3_k", Format::kQ3_K, 256, 110},
-    {"q4_k", Format::kQ4_K, 256, 144},
-    {"q5_k", Format::kQ5_K, 256, 176},
-    {"q6_k", Format::kQ6_K, 256, 210},
-    {"iq4_nl", Format::kIQ4_NL, 32, 18},
-    {"iq4_xs", Format::kIQ4_XS, 256, 136},
-    {"mxfp4", Format::kMXFP4, 32, 17},
-    {"iq1_s", Format::kIQ1_S, 256, 50},
-    {"iq1_m", Format::kIQ1_M, 256, 56},
-    {"iq2_xxs", Format::kIQ2_XXS, 256, 66},
-    {"iq2_xs", Format::kIQ2_XS, 256, 74},
-    {"iq2_s", Format::kIQ2_S, 256, 82},
-    {"iq3_xxs", Format::kIQ3_XXS, 256, 98},
-    {"iq3_s", Format::kIQ3_S, 256, 110},
-    {"nvfp4", Format::kNVFP4, 64, 36},
-    {"tq1_0", Format::kTQ1_0, 256, 54},
-    {"tq2_0", Format::kTQ2_0, 256, 66},
-});
+#define LLAMA3_ROW(id, name, block_weights, block_bytes) {name, Format::k##id, block_weights, block_bytes},
+inline constexpr auto kFormats = std::to_array<FormatInfo>({LLAMA3_FORMATS(LLAMA3_ROW)});
+#undef LLAMA3_ROW
 inline constexpr int kFormatCount = static_cast<int>(kFormats.size());
 
 // The row of a name, or null where no format has it.

@@ -78,7 +78,8 @@ class Node {
   size_t input_count() const;
   size_t output_count() const;
 
-  // Attributes. Those without a default value are required, and none may have another type.
+  // Attributes. Those without a default value are required. None may have another type; of lists of floats and texts
+  // the host says nothing, so they count as absent.
   int64_t int_attribute(const char* name) const;
   int64_t int_attribute(const char* name, int64_t otherwise) const;
   std::vector<int64_t> ints_attribute(const char* name) const;

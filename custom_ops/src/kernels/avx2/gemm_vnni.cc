@@ -1,4 +1,4 @@
-// The tile kernels that multiply with vpdpbusd.
+// The gemm kernels that multiply with vpdpbusd.
 #include "kernels/avx2/gemm_kernels.h"
 
 namespace llama3::avx2 {

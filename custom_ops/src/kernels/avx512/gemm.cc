@@ -1,4 +1,4 @@
-// The tile kernels, compiled once for each set of traits that a format has.
+// The gemm kernels, compiled once for each set of traits that a format has.
 #include "kernels/avx512/gemm.h"
 
 namespace llama3::avx512 {

@@ -1,4 +1,4 @@
-// The kernels of one format, as each format's file makes them and the driver takes them.
+// The kernels of one format, as its family's file makes them and the driver takes them.
 #pragma once
 
 #include <algorithm>
@@ -93,5 +93,10 @@ FormatKernels kernels_of() {
 // Of each format: defined in the file of the format's family, without which the library does not link.
 template <Format format>
 FormatKernels kernels_for();
+#define LLAMA3_KERNELS_FOR(id, ...) \
+  template <>                       \
+  FormatKernels kernels_for<Format::k##id>();
+LLAMA3_FORMATS(LLAMA3_KERNELS_FOR)
+#undef LLAMA3_KERNELS_FOR
 
 }  // namespace llama3::neon

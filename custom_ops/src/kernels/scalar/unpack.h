@@ -16,6 +16,11 @@ using UnpackBlock = void(const uint8_t* block, int8_t* q, float* scale, float* m
 // Of each format with blocks, not f32, f16, bf16: defined in the file of the format's family.
 template <Format format>
 void unpack(const uint8_t* block, int8_t* q, float* scale, float* min);
+#define LLAMA3_UNPACK(id, ...) \
+  template <>                  \
+  void unpack<Format::k##id>(const uint8_t* block, int8_t* q, float* scale, float* min);
+LLAMA3_FORMATS(LLAMA3_UNPACK)
+#undef LLAMA3_UNPACK
 
 // 256 weights of a row, or the last few of it, filled up with zeros.
 struct alignas(64) Unpacked {
