@@ -65,10 +65,10 @@ Call random_call(std::mt19937& random, bool large) {
   call.shape.interleaved = between(0, 1);
   call.type = between(0, 1) ? CacheType::kFloat16 : CacheType::kFloat32;
   for (int64_t i = 0; i < call.shape.rope_dim / 2; i++) call.inv_freq.push_back(std::pow(1e4, -i / 32.0));
-  call.rows.resize(static_cast<size_t>(large ? 5 : between(0, 1) ? 1 : between(2, 4)));
+  call.rows.resize(static_cast<size_t>(large ? 3 : between(0, 1) ? 1 : between(2, 4)));
   for (Row& row : call.rows) {
-    row.length = large ? between(200, 300) : between(0, 1) ? between(1, 6) : between(1, 150);
-    row.past = between(0, 1) ? between(0, 3) : between(0, 700);
+    row.length = large ? between(210, 230) : between(0, 1) ? between(1, 6) : between(1, 150);
+    row.past = large || between(0, 1) ? between(0, 3) : between(0, 700);
     row.capacity = row.past + row.length + between(0, 2);
     const auto fill = [&](std::vector<float>& values, int64_t count) {
       std::normal_distribution<float> normal;
