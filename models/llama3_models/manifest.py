@@ -167,7 +167,7 @@ class Manifest:
         """
         if METADATA_KEY not in metadata:
             raise NotAnExportError(
-                f"{graph}: no graph of llama3-export (its metadata do not say so); export the GGUF with llama3-export"
+                f"{graph}: no graph of llama3-export (its metadata do not say so); export the GGUF again"
             )
         return cls.from_json(metadata[METADATA_KEY], graph)
 
