@@ -26,7 +26,7 @@ def read_graph(path: Path) -> tuple[onnx.ModelProto, Manifest]:
     """Read a graph back, without its weights, and its manifest.
 
     Raises:
-        NotAnExportError: there is no graph that can be read, or none of ours.
+        NotAnExportError: the graph cannot be read, or llama3-export did not write it.
         Llama3Error: a newer version of this package wrote it.
     """
     try:

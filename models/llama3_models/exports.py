@@ -35,7 +35,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     """Refuse a value that its type, one of the above or another Literal, does not have.
 
     Raises:
-        Llama3Error: it is none of them.
+        Llama3Error: the value is not among the choices.
     """
     if value not in get_args(choices):
         raise Llama3Error(f"{name} must be one of {', '.join(get_args(choices))}, not {str(value)[:40]!r}")

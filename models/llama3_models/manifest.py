@@ -29,7 +29,7 @@ _MAX_COUNT: Final = 1 << 63  # of anything: what ONNX counts by has 64 bits
 
 
 class NotAnExportError(Llama3Error):
-    """There is no manifest of this package, or a damaged one."""
+    """There is no manifest of this package, or it is damaged."""
 
 
 class NewerExportError(Llama3Error):

@@ -284,9 +284,9 @@ class LengthsAndTables(nn.Module):
     def forward(self, op: OpBuilder, chunk: Chunk) -> Positions:
         """The last four inputs of GroupQueryAttention.
 
-        The op finds a row's past by subtracting the chunk's length from the row's, so every row counts as full: what it
-        then computes of the padding comes after the row's real tokens, where none of them sees it, and is stored in the
-        cache after them, where the next chunk overwrites it.
+        The op finds a row's past by subtracting the chunk's length from the row's, so every row counts as full. Padding
+        is computed, too, but as positions after the row's real tokens: none of those sees it, and the next chunk
+        overwrites it in the cache.
 
         A mask that is wider than past and chunk, or narrower than the chunk, is an error here, because old versions of
         ONNX Runtime read outside the cache then.

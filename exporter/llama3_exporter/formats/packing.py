@@ -36,7 +36,7 @@ class PackedWeight(NamedTuple):
 
 
 def packed_size(count: int, bits: int) -> int:
-    """The bytes of so many codes or zero points of a row."""
+    """Bytes that this many codes or zero points of one row take."""
     return -(-count * bits // 8)
 
 

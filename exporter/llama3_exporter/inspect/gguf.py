@@ -38,7 +38,7 @@ def inspect_gguf(path: Path) -> Inspection:
     """Inspect a GGUF; `path` is its file, or any part of a split one.
 
     Raises:
-        Llama3Error: it is no GGUF of a model that we support, or damaged.
+        Llama3Error: the file is not a GGUF of a supported model, or it is damaged.
     """
     with GGUFFile.open(path) as file:
         config = Hyperparameters.from_gguf(file)

@@ -24,7 +24,7 @@ def locate_model(model: str, encoding: str | None = None) -> Path:
         encoding: Which of a catalogue model's files; None for its default one.
 
     Raises:
-        Llama3Error: there is no such file or name, or it cannot be had.
+        Llama3Error: there is no such name, its file cannot be downloaded, or a file is given an encoding.
     """
     if is_name(model):
         return download.fetch(catalogue.find(model), encoding)
