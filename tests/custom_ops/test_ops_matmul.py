@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from gguf import GGMLQuantizationType
 from llama3_custom_ops import register
 from llama3_exporter.formats import FLOAT_TYPES
 from llama3_exporter.formats import FORMATS as TYPES
@@ -302,7 +303,7 @@ def test_the_op_s_formats_are_the_exporter_s_types() -> None:
     names = str(caught.value).split("there are ")[1].split()
     found = {name.strip(",.") for name in names}
     expected = {type.name.lower() for type in (*TYPES, *FLOAT_TYPES)}
-    assert expected <= found
-    assert len(expected) == 26
+    # An older gguf has no name for the newest types.
+    assert {name for name in found if name.upper() in GGMLQuantizationType.__members__} == expected
     page = (DOCS / "native-ops.md").read_text(encoding="utf-8").lower()
     assert {name for name in expected if f"{name}" not in page} == set()
