@@ -119,7 +119,9 @@ def export(
         else:
             weights = WeightsFile(shard_size)
             written = _export_contrib(file, config, options, weights, output, graphs, force=force, progress=progress)
-        per_position = 2 * config.num_layers * config.num_key_value_heads * config.head_dim * written.kv_item_bytes
+        per_position = (
+            2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * written.kv_item_bytes
+        )
         return ExportSummary(
             output=output,
             source=file.path,
@@ -281,13 +283,13 @@ def _tokenizer_graphs(file: GGUFFile) -> dict[str, bytes]:
 
 def _positions(file: GGUFFile, config: Hyperparameters, max_length: int | None) -> int:
     if max_length is None:
-        max_length = config.context_length
+        max_length = config.max_position_embeddings
         if max_length > _MAX_POSITIONS:
             raise Llama3Error(
-                f"{file.path}: llama.context_length is {max_length:,}, and a graph reaches at most {_MAX_POSITIONS:,} "
-                "positions; export it with a smaller --max-length"
+                f"{file.path}: {config.architecture.name}.context_length is {max_length:,}, and a graph reaches at "
+                f"most {_MAX_POSITIONS:,} positions; export it with a smaller --max-length"
             )
-    limit = min(config.context_length, _MAX_POSITIONS)
+    limit = min(config.max_position_embeddings, _MAX_POSITIONS)
     if not 1 <= max_length <= limit:
         raise Llama3Error(f"max-length {max_length} is not in 1 .. {limit}, the context of {file.path}")
     return max_length

@@ -13,7 +13,9 @@ from llama3_models.config import Hyperparameters
 from llama3_models.exports import Logits
 from onnxscript import GraphBuilder, OpBuilder
 
-from llama3_exporter.llama import Backend, Chunk, LayerCache, Llama, Select
+from llama3_exporter.decoders import DECODERS
+from llama3_exporter.decoders.backend import Backend, Chunk, LayerCache
+from llama3_exporter.decoders.decoder import Select
 from llama3_exporter.modules import checked
 
 OPSET = 23  # the first with RMSNormalization
@@ -40,7 +42,7 @@ def build_graph(config: Hyperparameters, backend: Backend, logits: Logits) -> ir
         LayerCache(
             *(_cache_value(f"past_key_values.{i}.{part}", config, backend.kv_type, "past") for part in ("key", "value"))
         )
-        for i in range(config.num_layers)
+        for i in range(config.num_hidden_layers)
     ]
     graph.inputs.extend(value for cache in caches for value in cache)
 
@@ -55,7 +57,7 @@ def build_graph(config: Hyperparameters, backend: Backend, logits: Logits) -> ir
     else:
         select, num_kept = _as_given(op, chunk_mask), "sequence_length"
 
-    scores, presents = Llama(config, backend)(op, chunk, caches, select)
+    scores, presents = DECODERS[config.architecture.name](config, backend)(op, chunk, caches, select)
 
     scores.type, scores.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["batch_size", num_kept, config.vocab_size])
     builder.add_output(scores, "logits")

@@ -101,19 +101,19 @@ def _special_ids(vocabulary: Vocabulary | None) -> dict[str, Any]:
 
 def _config(config: Hyperparameters, vocabulary: Vocabulary | None, max_length: int) -> dict[str, Any]:
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [config.architecture.model_class],
+        "model_type": config.architecture.model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
+        "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
         "max_position_embeddings": max_length,
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_theta,
-        "tie_word_embeddings": config.tied,
+        "tie_word_embeddings": config.tie_word_embeddings,
         "hidden_act": "silu",
         "use_cache": True,
         **_special_ids(vocabulary),
@@ -122,7 +122,7 @@ def _config(config: Hyperparameters, vocabulary: Vocabulary | None, max_length: 
 
 def _genai_config(config: Hyperparameters, vocabulary: Vocabulary | None, max_length: int) -> dict[str, Any]:
     model = {
-        "type": "llama",
+        "type": config.architecture.model_type,
         **_special_ids(vocabulary),
         "context_length": max_length,
         "vocab_size": config.vocab_size,
@@ -132,7 +132,7 @@ def _genai_config(config: Hyperparameters, vocabulary: Vocabulary | None, max_le
             "head_size": config.head_dim,
             "hidden_size": config.hidden_size,
             "num_attention_heads": config.num_attention_heads,
-            "num_hidden_layers": config.num_layers,
+            "num_hidden_layers": config.num_hidden_layers,
             "num_key_value_heads": config.num_key_value_heads,
             "inputs": {
                 "input_ids": "input_ids",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
-from llama3_models.config import Hyperparameters
+from llama3_models.config import Hyperparameters, RopeScaling
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 
@@ -33,11 +33,12 @@ def read(path: Path, *, metadata=None, without=(), tensors=None) -> Hyperparamet
 
 def test_numbers_of_a_file(path):
     found = read(path)
-    assert (found.vocab_size, found.hidden_size, found.intermediate_size, found.num_layers) == (320, 256, 512, 2)
-    assert (found.num_attention_heads, found.num_key_value_heads, found.head_dim, found.rope_dim) == (4, 2, 64, 64)
-    assert (found.rope_theta, found.rope_scaling, found.context_length) == (10_000.0, 1.0, 512)
+    assert (found.vocab_size, found.hidden_size, found.intermediate_size, found.num_hidden_layers) == (320, 256, 512, 2)
+    assert (found.num_attention_heads, found.num_key_value_heads, found.head_dim, found.rotary_dim) == (4, 2, 64, 64)
+    assert (found.rope_theta, found.max_position_embeddings) == (10_000.0, 512)
+    assert found.rope_scaling == RopeScaling(1.0, tuple(map(float, llama31_rope_factors(64))))
     assert found.rms_norm_eps == pytest.approx(1e-5)
-    assert not found.tied
+    assert not found.tie_word_embeddings
 
 
 def test_defaults_are_those_of_llama_cpp(path):
@@ -49,7 +50,7 @@ def test_defaults_are_those_of_llama_cpp(path):
 
 
 def test_without_an_output_matrix_the_embedding_is_the_head(path):
-    assert read(path, without=["output.weight"]).tied
+    assert read(path, without=["output.weight"]).tie_word_embeddings
 
 
 def test_inverse_frequencies_follow_the_papers(path):
@@ -60,10 +61,16 @@ def test_inverse_frequencies_follow_the_papers(path):
     assert found.inverse_frequencies.dtype == np.float64
 
 
+def test_the_scaling_of_rotary_frequencies_is_none_where_nothing_scales(path):
+    metadata = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    assert read(path, without=["rope_freqs.weight"]).rope_scaling is None
+    assert read(path, without=["rope_freqs.weight"], metadata=metadata).rope_scaling == RopeScaling(4.0)
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"general.architecture": "qwen2"}, "'qwen2', and only 'llama' is supported"),
+        ({"general.architecture": "qwen2moe"}, "'qwen2moe' is not supported; give a GGUF of one of these: 'llama'"),
         ({"general.architecture": None}, "general.architecture.* is missing"),
         ({"llama.expert_count": 8}, "mixture of 8 experts"),
         ({"llama.attention.causal": False}, "causal"),
@@ -81,7 +88,7 @@ def test_inverse_frequencies_follow_the_papers(path):
         ({"llama.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon.* is missing"),
         ({"llama.context_length": None}, "context_length.* is missing"),
         ({"llama.block_count": 2**32 - 1}, r"blk\.2\.attn_norm\.weight is missing"),
-        ({"general.architecture": "x" * 5000}, r"the architecture is 'x{75}\.\.\.', and only 'llama'"),
+        ({"general.architecture": "x" * 5000}, r"the architecture 'x{75}\.\.\.' is not supported; give"),
         ({"llama.block_count": 1}, r"blk\.1\..* is not part of a Llama model of 1 layers"),
         ({"llama.embedding_length": 512, "llama.attention.key_length": 64}, r"expected \[320, 512\]"),
         ({"llama.feed_forward_length": "512"}, "feed_forward_length.* should be an integer"),

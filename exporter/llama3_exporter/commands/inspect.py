@@ -61,7 +61,7 @@ def llama3_inspect(
 
         found = inspect_gguf(path)
     if context is None:
-        context = min(_USUAL_CONTEXT, found.architecture.context_length)
+        context = min(_USUAL_CONTEXT, found.architecture.max_position_embeddings)
     found.check_context(context)
     if json:
         # In ASCII alone, whatever the encoding of the output: its own escapes are not those of JSON.

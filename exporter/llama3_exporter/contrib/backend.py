@@ -25,18 +25,27 @@ from llama3_exporter.contrib.modules import (
     BlockQuantizedLinear,
     BlockQuantizedRows,
     BlockSums,
-    Embedding,
     FloatEmbedding,
     FloatLinear,
     GroupedQueryAttention,
     LengthsAndTables,
-    Linear,
-    Linears,
+    QuantizedEmbedding,
+    QuantizedLinear,
     QuantizedPart,
+    SeparateLinears,
     SkipRMSNorm,
     SwiGLU,
 )
 from llama3_exporter.contrib.weights_file import Array, WeightsFile
+from llama3_exporter.decoders.backend import (
+    Attention,
+    Embedding,
+    GatedUnit,
+    Linear,
+    Linears,
+    MakesPositions,
+    Norm,
+)
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
 from llama3_exporter.modules import FLOAT, parameter
 
@@ -58,7 +67,7 @@ class QuantizedWeight:
 
 
 class ContribBackend:
-    """A `llama.Backend` of stock ops, which places the weights in a `WeightsFile`.
+    """A `Backend` of stock ops, which places the weights in a `WeightsFile`.
 
     Args:
         file: The GGUF.
@@ -95,8 +104,67 @@ class ContribBackend:
         """
         return self._weights.size + self._float_copies_bytes
 
-    def linear(self, name: str, *, high_precision: bool = False) -> nn.Module:
-        """See `llama.Backend`."""
+    def linear(self, name: str, *, high_precision: bool = False) -> Linear:
+        """See `Backend`."""
+        return self._linear(name, high_precision=high_precision)
+
+    def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> Linears:
+        """See `Backend`."""
+        return SeparateLinears(
+            {attribute: self._linear(name, high_precision=high_precision) for attribute, name in names.items()}
+        )
+
+    def embedding(self, name: str) -> Embedding:
+        """See `Backend`. A tied head and the embedding point at the same bytes."""
+        tensor = self._file.tensors[f"{name}.weight"]
+        if tensor.type in FLOAT_TYPES:
+            return FloatEmbedding(self._place_floats(tensor))
+        # Float16 scales would round the rows that are gathered. A head that multiplies by the same codes may want them.
+        head = [self._linear_scale_type(tensor)] if self._config.tie_word_embeddings else []
+        weight = self._place_quantized(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
+        parts = []
+        for part in weight.parts:
+            matrix = self._weights.same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
+            parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
+        return QuantizedEmbedding(parts, weight.correction)
+
+    def norm(self, name: str) -> Norm:
+        """See `Backend`."""
+        return SkipRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def swiglu(self) -> GatedUnit:
+        """See `Backend`."""
+        return SwiGLU()
+
+    def positions(self) -> MakesPositions:
+        """See `Backend`.
+
+        Raises:
+            Llama3Error: the tables of so many positions would not fit into any memory.
+        """
+        n_bytes = self._max_length * self._config.rotary_dim * int(self.kv_type.itemsize)
+        if n_bytes > _MAX_ROTARY_BYTES:
+            raise Llama3Error(
+                f"{self._file.path}: the rotary tables of {self._max_length:,} positions would take "
+                f"{format_bytes(n_bytes)}; export it with a smaller --max-length, or with --ops native, which has none"
+            )
+        return LengthsAndTables(self._config, self._max_length, self.kv_type)
+
+    def attention(self, *, rotary_interleaved: bool) -> Attention:
+        """See `Backend`.
+
+        Raises:
+            Llama3Error: the heads have a length that ONNX Runtime's op refuses.
+        """
+        for what, count in (("heads have", self._config.head_dim), ("heads rotate", self._config.rotary_dim)):
+            if count % 16:
+                raise Llama3Error(
+                    f"{self._file.path}: its {what} {count} elements, and ONNX Runtime's attention takes only "
+                    "multiples of 16; --ops native takes it"
+                )
+        return GroupedQueryAttention(self._config, self.kv_type, rotary_interleaved=rotary_interleaved)
+
+    def _linear(self, name: str, *, high_precision: bool) -> FloatLinear | QuantizedLinear:
         tensor = self._file.tensors[f"{name}.weight"]
         bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
         if tensor.type in FLOAT_TYPES:
@@ -110,63 +178,7 @@ class ContribBackend:
         # What fp16 is for, CUDA, rounds no activations to int8.
         twice = high_precision and self._activations == "int8" and self._precision == "fp32"
         parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
-        return Linear(parts, weight.correction, bias, self._block_sums)
-
-    def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> nn.Module:
-        """See `llama.Backend`."""
-        return Linears(
-            {attribute: self.linear(name, high_precision=high_precision) for attribute, name in names.items()}
-        )
-
-    def embedding(self, name: str) -> nn.Module:
-        """See `llama.Backend`. A tied head and the embedding point at the same bytes."""
-        tensor = self._file.tensors[f"{name}.weight"]
-        if tensor.type in FLOAT_TYPES:
-            return FloatEmbedding(self._place_floats(tensor))
-        # Float16 scales would round the rows that are gathered. A head that multiplies by the same codes may want them.
-        head = [self._linear_scale_type(tensor)] if self._config.tied else []
-        weight = self._place_quantized(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
-        parts = []
-        for part in weight.parts:
-            matrix = self._weights.same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
-            parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
-        return Embedding(parts, weight.correction)
-
-    def norm(self, name: str) -> nn.Module:
-        """See `llama.Backend`."""
-        return SkipRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
-
-    def swiglu(self) -> nn.Module:
-        """See `llama.Backend`."""
-        return SwiGLU()
-
-    def positions(self) -> nn.Module:
-        """See `llama.Backend`.
-
-        Raises:
-            Llama3Error: the tables of so many positions would not fit into any memory.
-        """
-        n_bytes = self._max_length * self._config.rope_dim * int(self.kv_type.itemsize)
-        if n_bytes > _MAX_ROTARY_BYTES:
-            raise Llama3Error(
-                f"{self._file.path}: the rotary tables of {self._max_length:,} positions would take "
-                f"{format_bytes(n_bytes)}; export it with a smaller --max-length, or with --ops native, which has none"
-            )
-        return LengthsAndTables(self._config, self._max_length, self.kv_type)
-
-    def attention(self) -> nn.Module:
-        """See `llama.Backend`.
-
-        Raises:
-            Llama3Error: the heads have a length that ONNX Runtime's op refuses.
-        """
-        for what, count in (("heads have", self._config.head_dim), ("heads rotate", self._config.rope_dim)):
-            if count % 16:
-                raise Llama3Error(
-                    f"{self._file.path}: its {what} {count} elements, and ONNX Runtime's attention takes only "
-                    "multiples of 16; --ops native takes it"
-                )
-        return GroupedQueryAttention(self._config, self.kv_type)
+        return QuantizedLinear(parts, weight.correction, bias, self._block_sums)
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector (a norm, a bias) of any type, dequantized."""

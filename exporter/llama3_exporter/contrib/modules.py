@@ -15,7 +15,7 @@ import onnx_ir as ir
 from llama3_models.config import Hyperparameters
 from onnxscript import OpBuilder, nn
 
-from llama3_exporter.llama import Chunk, LayerCache, Positions
+from llama3_exporter.decoders.backend import Chunk, LayerCache, Positions
 from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, cast, checked, parameter, typed
 
 CONTRIB = "com.microsoft"
@@ -129,7 +129,7 @@ def round_to_int8(op: OpBuilder, x: ir.Value, block_size: int) -> ir.Value:
     return op.Reshape(rounded, op.Shape(x))
 
 
-class Linear(nn.Module):
+class QuantizedLinear(nn.Module):
     """The sum of all the parts of a weight: one or two quantized ones, their correction, a bias."""
 
     def __init__(
@@ -155,7 +155,7 @@ class Linear(nn.Module):
         return add_bias(op, y, self.bias)
 
 
-class Linears(nn.Module):
+class SeparateLinears(nn.Module):
     """Several linears of one input, each by its own name; the module itself adds nothing to their names."""
 
     def __init__(self, linears: dict[str, nn.Module]) -> None:
@@ -230,7 +230,7 @@ def in_vocabulary(op: OpBuilder, ids: ir.Value, vocab_size: int) -> ir.Value:
     return op.Add(remainders, checked(op, [0], op.Sub(ids, remainders), "input_ids_must_be_in_the_vocabulary"))
 
 
-class Embedding(nn.Module):
+class QuantizedEmbedding(nn.Module):
     """Rows of a block-quantized weight, and their correction, repeated over each block."""
 
     def __init__(self, parts: Sequence[BlockQuantizedRows], correction: ir.TensorProtocol | None) -> None:
@@ -301,7 +301,7 @@ class LengthsAndTables(nn.Module):
         return seqlens_k, op.Cast(total_length, to=int32), *self.tables(op)
 
     def tables(self, op: OpBuilder) -> tuple[ir.Value, ir.Value]:
-        """Cosines and sines, both [max_length, rope_dim / 2]."""
+        """Cosines and sines, both [max_length, rotary_dim / 2]."""
         positions = op.Cast(op.Range(0, self.max_length, 1), to=ir.DataType.DOUBLE)
         angles = op.Mul(op.Unsqueeze(positions, [1]), self.inverse_frequencies)
         quarter_turn = ir.tensor(np.array(math.pi / 2), name="quarter_turn")
@@ -310,10 +310,11 @@ class LengthsAndTables(nn.Module):
 
 
 class GroupedQueryAttention(nn.Module):
-    """GroupQueryAttention with its own rotation. Q and K keep the order of the GGUF's rows: neighbours rotate."""
+    """GroupQueryAttention with its own rotation. Q and K keep the order of the GGUF's rows."""
 
-    def __init__(self, config: Hyperparameters, kv_type: ir.DataType) -> None:
+    def __init__(self, config: Hyperparameters, kv_type: ir.DataType, *, rotary_interleaved: bool) -> None:
         super().__init__()
+        self.rotary_interleaved = rotary_interleaved
         self.config = config
         self.kv_type = kv_type
 
@@ -331,7 +332,7 @@ class GroupedQueryAttention(nn.Module):
             num_heads=self.config.num_attention_heads,
             kv_num_heads=self.config.num_key_value_heads,
             do_rotary=1,
-            rotary_interleaved=1,
+            rotary_interleaved=int(self.rotary_interleaved),
             _domain=CONTRIB,
             _outputs=["attended", "present_key", "present_value"],
         )

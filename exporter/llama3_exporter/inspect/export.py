@@ -37,7 +37,7 @@ from llama3_exporter.inspect.inspection import (
 )
 from llama3_exporter.native.modules import DOMAIN
 
-# The graph's tensors are called after the modules of `llama.py`; several make one weight.
+# The graph's tensors are called after the modules of `decoders/`; several make one weight.
 _TENSOR_NAME = re.compile(rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._]bias")
 _ZERO_POINTS = "zero_points"  # what those are called that are no weight's own
 _FLOATS: dict[int, str] = {
@@ -90,7 +90,7 @@ def inspect_export(path: Path) -> Inspection:
 def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, manifest: Manifest) -> Inspection:
     tensors = list(_tensors(graph))
     weights = tuple(_weights(graph, tensors))
-    architecture = _architecture(graph, weights, context_length=manifest.options.max_length)
+    architecture = _architecture(graph, weights, manifest)
     files = _file_sizes(tensors)
     tokenizer, warnings = _tokenizer(graph_path.parent, manifest)
     found = Inspection(
@@ -114,7 +114,7 @@ def _check(found: Inspection) -> None:
         ValueError: a number is out of range.
     """
     for name, number in vars(found.architecture).items():
-        if number is not None and not isinstance(number, bool):
+        if number is not None and not isinstance(number, bool | str):
             _check_count(name, number)
     for weight in found.weights:
         _check_count(f"bytes of {weight.name}", weight.bytes)
@@ -122,8 +122,8 @@ def _check(found: Inspection) -> None:
             if len(weight.shape) > 2:
                 raise ValueError(f"{weight.name} has {len(weight.shape)} dimensions")
             _check_shape(weight.name, weight.shape)
-    if {weight.layer for weight in found.weights} - {None} != set(range(found.architecture.num_layers)):
-        raise ValueError(f"it has not the weights of {found.architecture.num_layers} layers")
+    if {weight.layer for weight in found.weights} - {None} != set(range(found.architecture.num_hidden_layers)):
+        raise ValueError(f"it has not the weights of {found.architecture.num_hidden_layers} layers")
 
 
 def _check_count(name: str, number: object) -> None:
@@ -240,21 +240,22 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _architecture(graph: onnx.GraphProto, weights: Sequence[Weight], *, context_length: int) -> Architecture:
+def _architecture(graph: onnx.GraphProto, weights: Sequence[Weight], manifest: Manifest) -> Architecture:
     shapes = {weight.name: weight.shape for weight in weights}
     caches = [value for value in graph.input if value.name.startswith("past_key_values.")]
     _, kv_heads, _, head_dim = (dim.dim_value for dim in caches[0].type.tensor_type.shape.dim)
     vocab_size, hidden_size = shapes["embed_tokens"]
     return Architecture(
-        num_layers=len(caches) // 2,
+        name=manifest.architecture,
+        num_hidden_layers=len(caches) // 2,
         hidden_size=hidden_size,
         intermediate_size=shapes["layers.0.mlp.gate_proj"][0],
         num_attention_heads=shapes["layers.0.self_attn.q_proj"][0] // head_dim,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=vocab_size,
-        context_length=context_length,
-        tied="lm_head" not in shapes,
+        max_position_embeddings=manifest.options.max_length,
+        tie_word_embeddings="lm_head" not in shapes,
     )
 
 

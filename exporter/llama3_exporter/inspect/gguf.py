@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
+from llama3_models.architectures import ROPE_FACTORS
 from llama3_models.config import Hyperparameters
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.manifest import ExportOptions
@@ -18,6 +19,8 @@ from onnxscript import nn
 
 from llama3_exporter.contrib.backend import ContribBackend
 from llama3_exporter.contrib.weights_file import WeightsFile
+from llama3_exporter.decoders import DECODERS
+from llama3_exporter.decoders.backend import Attention, MakesPositions
 from llama3_exporter.host_files import read_tokenizer
 from llama3_exporter.inspect.inspection import (
     Architecture,
@@ -29,9 +32,6 @@ from llama3_exporter.inspect.inspection import (
     memory,
     sum_form,
 )
-from llama3_exporter.llama import Llama
-
-_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def inspect_gguf(path: Path) -> Inspection:
@@ -63,17 +63,18 @@ def inspect_gguf(path: Path) -> Inspection:
 def architecture_of(config: Hyperparameters) -> Architecture:
     """The numbers that are shown."""
     return Architecture(
-        num_layers=config.num_layers,
+        name=config.architecture.name,
+        num_hidden_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
         vocab_size=config.vocab_size,
-        context_length=config.context_length,
-        tied=config.tied,
+        max_position_embeddings=config.max_position_embeddings,
+        tie_word_embeddings=config.tie_word_embeddings,
         rope_theta=config.rope_theta,
-        rope_scaled=config.rope_scaling != 1.0 or config.rope_factors is not None,
+        rope_scaled=config.rope_scaling is not None,
     )
 
 
@@ -93,7 +94,7 @@ def _weights(file: GGUFFile, plan: _Plan) -> Iterator[Weight]:
     for tensor in file.tensors.values():
         if tensor.name in plan.placed:
             form, n_bytes = plan.form(tensor.name), sum(array.nbytes for array in plan.placed[tensor.name])
-        elif tensor.name == _ROPE_FACTORS:  # part of the rotary frequencies, which are in the graph itself
+        elif tensor.name == ROPE_FACTORS:  # part of the rotary frequencies, which are in the graph itself
             form, n_bytes = "float32", 4 * math.prod(tensor.shape)
         else:
             continue
@@ -108,15 +109,15 @@ class _Plan(ContribBackend):
     """
 
     def __init__(self, file: GGUFFile, config: Hyperparameters) -> None:
-        options = ExportOptions("contrib", "int8", "fp32", "last", config.context_length)
+        options = ExportOptions("contrib", "int8", "fp32", "last", config.max_position_embeddings)
         super().__init__(file, config, WeightsFile(), options)
-        Llama(config, self)
+        DECODERS[config.architecture.name](config, self)
 
-    def positions(self) -> nn.Module:
+    def positions(self) -> MakesPositions:
         """Nothing."""
         return nn.Module()
 
-    def attention(self) -> nn.Module:
+    def attention(self, *, rotary_interleaved: bool) -> Attention:  # noqa: ARG002
         """Nothing."""
         return nn.Module()
 

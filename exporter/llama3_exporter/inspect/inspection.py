@@ -126,15 +126,16 @@ def totals(weights: Iterable[Weight], key: Callable[[Weight], K]) -> dict[K, Tot
 class Architecture:
     """The numbers of the model, as in `Hyperparameters`; an export does not say what its rotation was made of."""
 
-    num_layers: int
+    name: str
+    num_hidden_layers: int
     hidden_size: int
     intermediate_size: int
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     vocab_size: int
-    context_length: int
-    tied: bool
+    max_position_embeddings: int
+    tie_word_embeddings: bool
     rope_theta: float | None = None
     rope_scaled: bool | None = None
 
@@ -156,7 +157,7 @@ class Memory:
 def memory(architecture: Architecture, ops: Ops, weights: int, kv_cache_type: str) -> Memory:
     """`kv_cache_type` is float16 or float32."""
     per_layer = 2 * architecture.num_key_value_heads * architecture.head_dim * ITEM_BYTES[kv_cache_type]
-    return Memory(ops, weights, kv_cache_type, architecture.num_layers * per_layer)
+    return Memory(ops, weights, kv_cache_type, architecture.num_hidden_layers * per_layer)
 
 
 @dataclass(frozen=True)
@@ -230,8 +231,8 @@ class Inspection:
         Raises:
             Llama3Error: It has fewer.
         """
-        if context > self.architecture.context_length:
+        if context > self.architecture.max_position_embeddings:
             raise Llama3Error(
-                f"{self.path}: has {self.architecture.context_length:,} positions, fewer than --context {context:,}; "
-                "give fewer"
+                f"{self.path}: has {self.architecture.max_position_embeddings:,} positions, fewer than --context "
+                f"{context:,}; give fewer"
             )

@@ -71,10 +71,10 @@ def _target(path: Path) -> Path:
 def _picture(found: Inspection, file_format: str) -> bytes:
     from matplotlib.figure import Figure
 
-    num_layers = found.architecture.num_layers
+    num_layers = found.architecture.num_hidden_layers
     # A bar for each layer, and one on either side, a little apart.
     places: dict[int | Role, float] = {"embedding": -1.5, **{i: float(i) for i in range(num_layers)}}
-    if not found.architecture.tied:
+    if not found.architecture.tie_word_embeddings:
         places["head"] = num_layers + 0.5
     columns = totals(found.weights, _column)
     xs = list(places.values())

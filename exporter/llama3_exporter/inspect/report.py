@@ -108,14 +108,16 @@ def _wrapped(start: str, text: str) -> list[str]:
 
 
 def _architecture(numbers: Architecture) -> dict[str, str]:
-    tied = "shared with the head" if numbers.tied else "a head of its own"
+    tied = "shared with the head" if numbers.tie_word_embeddings else "a head of its own"
     rotation = "" if numbers.rope_theta is None else f", RoPE with base {numbers.rope_theta:,.0f}"
     scaled = ", scaled" * bool(numbers.rope_scaled)
     return {
-        "layers": f"{numbers.num_layers} of {numbers.hidden_size:,} elements, MLP of {numbers.intermediate_size:,}",
+        "architecture": numbers.name,
+        "layers": f"{numbers.num_hidden_layers} of {numbers.hidden_size:,} elements, "
+        f"MLP of {numbers.intermediate_size:,}",
         "attention": f"{numbers.num_attention_heads} heads of {numbers.head_dim} elements, "
         f"{numbers.num_key_value_heads} of keys and values",
-        "positions": f"{numbers.context_length:,}{rotation}{scaled}",
+        "positions": f"{numbers.max_position_embeddings:,}{rotation}{scaled}",
         "embedding": f"{numbers.vocab_size:,} tokens, {tied}",
     }
 

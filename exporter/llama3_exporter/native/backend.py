@@ -15,6 +15,15 @@ from llama3_models.exports import Activations
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from onnxscript import nn
 
+from llama3_exporter.decoders.backend import (
+    Attention,
+    Embedding,
+    GatedUnit,
+    Linear,
+    Linears,
+    MakesPositions,
+    Norm,
+)
 from llama3_exporter.modules import FLOAT, parameter
 from llama3_exporter.native.modules import (
     DOMAIN,
@@ -30,7 +39,7 @@ from llama3_exporter.native.modules import (
 
 
 class NativeBackend:
-    """A `llama.Backend` of our own ops.
+    """A `Backend` of our own ops.
 
     Args:
         file: The GGUF.
@@ -50,35 +59,35 @@ class NativeBackend:
         self.domains: Mapping[str, int] = {DOMAIN: 1}
         self.kv_type = FLOAT if activations == "float32" else ir.DataType.FLOAT16
 
-    def linear(self, name: str, *, high_precision: bool = False) -> nn.Module:
-        """See `llama.Backend`."""
+    def linear(self, name: str, *, high_precision: bool = False) -> Linear:
+        """See `Backend`."""
         return BlockQuantizedLinear(self._matrix(name), self._bias(name), self._linear_activations(high_precision))
 
-    def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> nn.Module:
-        """See `llama.Backend`. Together they quantize their input once."""
+    def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> Linears:
+        """See `Backend`. Together they quantize their input once."""
         biases = {attribute: bias for attribute, name in names.items() if (bias := self._bias(name)) is not None}
         matrices = {attribute: self._matrix(name) for attribute, name in names.items()}
         return BlockQuantizedLinears(matrices, biases, self._linear_activations(high_precision))
 
-    def embedding(self, name: str) -> nn.Module:
-        """See `llama.Backend`."""
+    def embedding(self, name: str) -> Embedding:
+        """See `Backend`."""
         return BlockQuantizedEmbedding(self._matrix(name))
 
-    def norm(self, name: str) -> nn.Module:
-        """See `llama.Backend`."""
+    def norm(self, name: str) -> Norm:
+        """See `Backend`."""
         return AddRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
 
-    def swiglu(self) -> nn.Module:
-        """See `llama.Backend`."""
+    def swiglu(self) -> GatedUnit:
+        """See `Backend`."""
         return SwiGLU()
 
-    def positions(self) -> nn.Module:
-        """See `llama.Backend`."""
+    def positions(self) -> MakesPositions:
+        """See `Backend`."""
         return LengthsAndFrequencies(self._config)
 
-    def attention(self) -> nn.Module:
-        """See `llama.Backend`."""
-        return CachedAttention(self._config)
+    def attention(self, *, rotary_interleaved: bool) -> Attention:
+        """See `Backend`."""
+        return CachedAttention(self._config, rotary_interleaved=rotary_interleaved)
 
     def _linear_activations(self, high_precision: bool) -> str:
         return "int8x2" if high_precision and self._activations == "int8" else self._activations

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from llama3_models.config import Hyperparameters
 from onnxscript import OpBuilder, nn
 
-from llama3_exporter.llama import Chunk, LayerCache, Positions
+from llama3_exporter.decoders.backend import Chunk, LayerCache, Positions
 from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, parameter, typed
 
 DOMAIN = "llama3"
@@ -137,10 +137,11 @@ class LengthsAndFrequencies(nn.Module):
 
 
 class CachedAttention(nn.Module):
-    """Rotate queries and keys, append keys and values to the cache in place, attend. Neighbours rotate."""
+    """Rotate queries and keys, append keys and values to the cache in place, attend."""
 
-    def __init__(self, config: Hyperparameters) -> None:
+    def __init__(self, config: Hyperparameters, *, rotary_interleaved: bool) -> None:
         super().__init__()
+        self.rotary_interleaved = rotary_interleaved
         self.config = config
 
     def forward(
@@ -157,6 +158,7 @@ class CachedAttention(nn.Module):
             num_heads=self.config.num_attention_heads,
             kv_num_heads=self.config.num_key_value_heads,
             scale=self.config.head_dim**-0.5,
+            rotary_interleaved=int(self.rotary_interleaved),
             _domain=DOMAIN,
             _outputs=["attended", "present_key", "present_value"],
         )

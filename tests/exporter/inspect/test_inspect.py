@@ -78,16 +78,16 @@ def test_a_gguf_is_what_the_gguf_package_reads() -> None:
     assert total(found.weights).bits == 8 * sum(t.n_bytes for t in reader.tensors) / parameters
     numbers = found.architecture
     for key, value in {
-        "block_count": numbers.num_layers,
+        "block_count": numbers.num_hidden_layers,
         "embedding_length": numbers.hidden_size,
         "feed_forward_length": numbers.intermediate_size,
         "attention.head_count": numbers.num_attention_heads,
         "attention.head_count_kv": numbers.num_key_value_heads,
-        "context_length": numbers.context_length,
+        "context_length": numbers.max_position_embeddings,
         "rope.freq_base": numbers.rope_theta,
     }.items():
         assert reader.fields[f"llama.{key}"].contents() == value, key
-    assert numbers.tied
+    assert numbers.tie_word_embeddings
     assert found.tokenizer is not None
     assert found.tokenizer.chat_template == reader.fields["tokenizer.chat_template"].contents()
     types = Counter(reader.fields["tokenizer.ggml.token_type"].contents())

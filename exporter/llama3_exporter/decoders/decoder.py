@@ -1,4 +1,4 @@
-"""The model, declared once: embedding, blocks of grouped attention and SwiGLU, final norm, head.
+"""What the decoders share: embedding, blocks of attention and SwiGLU, final norm, head.
 
 Quantization does not appear here. A `Backend` makes the modules that multiply by a weight of the GGUF, and the one
 that attends over the KV cache. What the graph's inputs and outputs are called is `graph.py`'s concern.
@@ -6,84 +6,39 @@ that attends over the KV cache. What the graph's inputs and outputs are called i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import onnx_ir as ir
 from llama3_models.config import Hyperparameters
 from onnxscript import OpBuilder, nn
 
+from llama3_exporter.decoders.backend import Backend, Chunk, LayerCache, Positions
 
-class Chunk(NamedTuple):
-    """The tokens of one call: each row's real tokens come first, its padding after them."""
-
-    ids: ir.Value  # int64 [batch, seq]
-    length: ir.Value  # int64 [1]: seq
-    tokens: ir.Value  # int64 [batch]: real tokens up to and with this chunk
-    real: ir.Value  # int64 [batch]: those of this chunk, 0 to seq
-    past_key: ir.Value  # [batch, kv_heads, past, head_dim]: of the first layer
-    total_length: ir.Value  # int64 [1]: the mask's width
-
-
-class LayerCache(NamedTuple):
-    """Keys and values of one layer, [batch, kv_heads, positions, head_dim]."""
-
-    key: ir.Value
-    value: ir.Value
-
-
-Positions = tuple[ir.Value, ...]
-"""Inputs that every layer's attention op shares: the lengths of the rows, and what rotates queries and keys."""
-Select = Callable[[OpBuilder, ir.Value], ir.Value]
+Select: TypeAlias = Callable[[OpBuilder, ir.Value], ir.Value]
 """Takes the rows of [batch, seq, n] that get logits: [batch, kept, n]."""
 
 
-class Backend(Protocol):
-    """How the GGUF's weights and the attention become ops. Names are the GGUF's, without `.weight`.
-
-    Attributes:
-        kv_type: Type of the KV cache, FLOAT or FLOAT16.
-        domains: Domains of ops besides ONNX's and com.microsoft, with their versions.
-    """
-
-    kv_type: ir.DataType
-    domains: Mapping[str, int]
-
-    def linear(self, name: str, *, high_precision: bool = False) -> nn.Module:
-        """A module x [.., K] -> [.., N], float32: x @ weight^T, plus the bias where the file has one.
-
-        Where linears round x to int8, those of `high_precision` keep 15 bits of it.
-        """
-
-    def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> nn.Module:
-        """A module x -> one output for each of `names`, which share their input; the keys name their weights."""
-
-    def embedding(self, name: str) -> nn.Module:
-        """A module ids [batch, seq] -> [batch, seq, hidden], float32. On the CPU an id without a row is an error."""
-
-    def norm(self, name: str) -> nn.Module:
-        """A module (x, branch) -> (RMS norm of x + branch, x + branch), as x; a branch of None adds nothing."""
-
-    def swiglu(self) -> nn.Module:
-        """A module (gate, up) -> silu(gate) * up."""
-
-    def positions(self) -> nn.Module:
-        """A module Chunk -> Positions, which every layer's attention shares."""
-
-    def attention(self) -> nn.Module:
-        """A module (q, k, v, LayerCache, Positions) -> (y, LayerCache): rotate, append to the cache, attend."""
-
-
-class Llama(nn.Module):
+class Decoder(nn.Module, ABC):
     """Tokens of a chunk and every layer's cache -> logits of the selected rows, and the caches with the chunk."""
 
     def __init__(self, config: Hyperparameters, backend: Backend) -> None:
         super().__init__()
         self.embed_tokens = backend.embedding("token_embd")
         self.positions = backend.positions()
-        self.layers = nn.ModuleList([Block(config, backend, i) for i in range(config.num_layers)])
+        last = config.num_hidden_layers - 1
+        blocks: list[nn.Module] = []
+        for i in range(config.num_hidden_layers):
+            attention = self.attention(backend, f"blk.{i}.", high_precision_input=i == 0)
+            blocks.append(Block(backend, f"blk.{i}.", attention, high_precision_mlp=i == last))
+        self.layers = nn.ModuleList(blocks)
         self.norm = backend.norm("output_norm")
-        self.lm_head = backend.linear("token_embd" if config.tied else "output", high_precision=True)
+        self.lm_head = backend.linear("token_embd" if config.tie_word_embeddings else "output", high_precision=True)
+
+    @abstractmethod
+    def attention(self, backend: Backend, block: str, *, high_precision_input: bool) -> SelfAttention:
+        """That of one layer, whose weights' names begin with `block`."""
 
     def forward(
         self, op: OpBuilder, chunk: Chunk, caches: Sequence[LayerCache], select: Select
@@ -111,13 +66,12 @@ class Block(nn.Module):
     and v are small, and the last MLP and the head see only rows that get logits (docs/quantization.md).
     """
 
-    def __init__(self, config: Hyperparameters, backend: Backend, index: int) -> None:
+    def __init__(self, backend: Backend, block: str, attention: SelfAttention, *, high_precision_mlp: bool) -> None:
         super().__init__()
-        block = f"blk.{index}."
         self.input_layernorm = backend.norm(f"{block}attn_norm")
-        self.self_attn = Attention(backend, block, high_precision_input=index == 0)
+        self.self_attn = attention
         self.post_attention_layernorm = backend.norm(f"{block}ffn_norm")
-        self.mlp = MLP(backend, block, high_precision=index == config.num_layers - 1)
+        self.mlp = MLP(backend, block, high_precision=high_precision_mlp)
 
     def forward(
         self,
@@ -137,25 +91,30 @@ class Block(nn.Module):
         return x, self.mlp(op, normed), present
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Grouped-query attention over the cache."""
 
-    def __init__(self, backend: Backend, block: str, *, high_precision_input: bool) -> None:
+    def __init__(self, backend: Backend, block: str, *, rotary_interleaved: bool, high_precision_input: bool) -> None:
         super().__init__()
         names = {"q_proj": f"{block}attn_q", "k_proj": f"{block}attn_k", "v_proj": f"{block}attn_v"}
         self.qkv_proj = backend.linears(names, high_precision=high_precision_input)
-        self.attend = backend.attention()
+        self.attend = backend.attention(rotary_interleaved=rotary_interleaved)
         self.o_proj = backend.linear(f"{block}attn_output")
 
     def forward(
         self, op: OpBuilder, x: ir.Value, past: LayerCache, positions: Positions, select: Select | None
     ) -> tuple[ir.Value, LayerCache]:
         """[batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
-        q, k, v = self.qkv_proj(op, x)  # [batch, seq, heads * head_dim]
+        q, k, v = self.project(op, x)
         y, present = self.attend(op, q, k, v, past, positions)
         if select is not None:
             y = select(op, y)
         return self.o_proj(op, y), present
+
+    def project(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Q [batch, seq, heads * head_dim], and k and v [batch, seq, kv_heads * head_dim], not yet rotated."""
+        q, k, v = self.qkv_proj(op, x)
+        return q, k, v
 
 
 class MLP(nn.Module):

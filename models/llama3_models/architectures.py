@@ -1,0 +1,85 @@
+"""The architectures: what each is called, and which tensors a GGUF of it has.
+
+How one computes stands in the exporter's `decoders/` and, as the oracle, in `reference/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
+
+Size: TypeAlias = Literal[
+    "vocab_size", "hidden_size", "intermediate_size", "query_size", "key_value_size", "head_dim", "rotary_pairs"
+]
+"""A number of `config.Hyperparameters`, by its name."""
+
+TensorShapes: TypeAlias = Mapping[str, tuple[Size, ...]]
+"""Shapes by the names of tensors, rows first; a `*` stands for the number of each layer."""
+
+ROPE_FACTORS: Final = "rope_freqs.weight"
+"""The tensor with the divisors of the rotary frequencies."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A row of `ARCHITECTURES`.
+
+    Attributes:
+        name: The GGUF's `general.architecture`, with which the keys of its numbers begin.
+        title: What people call a model of it.
+        models: The ones that have it, for a message.
+        model_type: The `model_type` of Hugging Face's configuration, and the type of onnxruntime-genai's.
+        model_class: The class of Hugging Face's transformers.
+        required: The tensors that every model has.
+        optional: Those that some models have.
+    """
+
+    name: str
+    title: str
+    models: str
+    model_type: str
+    model_class: str
+    required: TensorShapes
+    optional: TensorShapes
+
+
+_REQUIRED: Final[TensorShapes] = MappingProxyType(
+    {
+        "token_embd.weight": ("vocab_size", "hidden_size"),
+        "output_norm.weight": ("hidden_size",),
+        "blk.*.attn_norm.weight": ("hidden_size",),
+        "blk.*.attn_q.weight": ("query_size", "hidden_size"),
+        "blk.*.attn_k.weight": ("key_value_size", "hidden_size"),
+        "blk.*.attn_v.weight": ("key_value_size", "hidden_size"),
+        "blk.*.attn_output.weight": ("hidden_size", "query_size"),
+        "blk.*.ffn_norm.weight": ("hidden_size",),
+        "blk.*.ffn_gate.weight": ("intermediate_size", "hidden_size"),
+        "blk.*.ffn_up.weight": ("intermediate_size", "hidden_size"),
+        "blk.*.ffn_down.weight": ("hidden_size", "intermediate_size"),
+    }
+)
+# Without it, the embedding is the head, too.
+_HEAD: Final[TensorShapes] = MappingProxyType({"output.weight": ("vocab_size", "hidden_size")})
+
+_LLAMA = Architecture(
+    name="llama",
+    title="Llama",
+    models="Llama 3, 3.1, 3.2 and 3.3, SmolLM2 and others of the kind",
+    model_type="llama",
+    model_class="LlamaForCausalLM",
+    required=_REQUIRED,
+    optional={
+        **_HEAD,
+        ROPE_FACTORS: ("rotary_pairs",),
+        **{
+            name.removesuffix("weight") + "bias": shape[:1]
+            for name, shape in _REQUIRED.items()
+            if name.startswith("blk.") and len(shape) == 2
+        },
+    },
+)
+
+ARCHITECTURES: Final[Mapping[str, Architecture]] = {row.name: row for row in (_LLAMA,)}
+"""Each by its name."""

@@ -1,0 +1,117 @@
+"""What layers are made of.
+
+No matrix is ever whole in float32: a slice of its rows is dequantized, multiplied and dropped, so an 8B model needs
+about 100 MB beside the mapped file and its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from llama3_models.config import Hyperparameters
+from llama3_models.gguf.file import GGUFTensor
+
+Floats = npt.NDArray[np.float32]
+
+# 32 MB of float32 at a time; dequantizing needs a few times that for its own steps.
+_ELEMENTS_PER_SLICE = 1 << 23
+# Scores exist for so many queries at a time, which keeps long prompts linear in memory.
+_QUERIES_PER_BLOCK = 128
+
+
+class Angles(NamedTuple):
+    """Cosine and sine of the angle by which each pair of a head turns, both [n, rotary_dim / 2]."""
+
+    cos: Floats
+    sin: Floats
+
+    @classmethod
+    def of_positions(cls, n: int, inverse_frequencies: npt.NDArray[np.float64]) -> Angles:
+        """For the positions from 0 to n - 1."""
+        angles = np.outer(np.arange(n), inverse_frequencies)
+        return cls(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+
+
+class Layer(NamedTuple):
+    """The weights of one layer, whose names begin with `prefix`."""
+
+    weights: Mapping[str, GGUFTensor]
+    prefix: str
+    h: Hyperparameters
+
+    def linear(self, name: str, x: Floats) -> Floats:
+        """[n, K] -> [n, N]: see `linear`."""
+        return linear(self.weights, self.prefix + name, x)
+
+    def norm(self, name: str, x: Floats) -> Floats:
+        """RMS norm over the last axis."""
+        return rms_norm(x, self.weights[f"{self.prefix}{name}.weight"], self.h.rms_norm_eps)
+
+    def heads(self, name: str, x: Floats) -> Floats:
+        """A linear whose output is cut into heads, [n, hidden] -> [heads, n, head_dim]."""
+        return self.linear(name, x).reshape(len(x), -1, self.h.head_dim).swapaxes(0, 1)
+
+    def swiglu(self, x: Floats) -> Floats:
+        """The MLP, [n, hidden] -> [n, hidden]."""
+        return self.linear("ffn_down", silu(self.linear("ffn_gate", x)) * self.linear("ffn_up", x))
+
+
+def linear(weights: Mapping[str, GGUFTensor], name: str, x: Floats) -> Floats:
+    """Multiply x [n, K] with the matrix NAME.weight [N, K], transposed, and add NAME.bias [N] where there is one."""
+    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+    num_rows, row_size = weight.shape
+    y = np.empty((len(x), num_rows), dtype=np.float32)
+    step = max(1, _ELEMENTS_PER_SLICE // row_size)
+    for start in range(0, num_rows, step):
+        rows = slice(start, start + step)
+        y[:, rows] = x @ weight.dequantize(rows).T
+    return y if bias is None else y + bias.dequantize()
+
+
+def rms_norm(x: Floats, weight: GGUFTensor, eps: float) -> Floats:
+    """Divide x by the root of the mean square of its last axis, and multiply by the weight."""
+    mean_square = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float64)
+    return np.asarray((x / np.sqrt(mean_square + eps)).astype(np.float32) * weight.dequantize())
+
+
+def rotate_neighbours(x: Floats, angles: Angles) -> Floats:
+    """RoPE over the pairs (0, 1), (2, 3), ...: the order in which a Llama GGUF stores the rows of Q and K.
+
+    x is [heads, n, head_dim]; elements past twice the width of the angles stay as they are.
+    """
+    rotary_dim = 2 * angles.cos.shape[-1]
+    even, odd = x[..., 0:rotary_dim:2], x[..., 1:rotary_dim:2]
+    rotated = x.copy()
+    rotated[..., 0:rotary_dim:2] = even * angles.cos - odd * angles.sin
+    rotated[..., 1:rotary_dim:2] = even * angles.sin + odd * angles.cos
+    return rotated
+
+
+def causal_attention(q: Floats, k: Floats, v: Floats) -> Floats:
+    """Attend from q [heads, n, head_dim] over k and v [kv_heads, n, head_dim]; [n, heads * head_dim] comes out.
+
+    Each key-value head serves heads / kv_heads consecutive query heads.
+    """
+    num_heads, n, head_dim = q.shape
+    q = (q / np.float32(np.sqrt(head_dim))).reshape(len(k), -1, n, head_dim)  # [kv_heads, group, n, head_dim]
+    output = np.empty_like(q)
+    for start in range(0, n, _QUERIES_PER_BLOCK):
+        stop = min(start + _QUERIES_PER_BLOCK, n)
+        scores = q[:, :, start:stop] @ k[:, None, :stop].swapaxes(-1, -2)  # [kv_heads, group, block, stop]
+        future = np.arange(stop) > np.arange(start, stop)[:, None]
+        scores[..., future] = -np.inf
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=-1, keepdims=True)
+        output[:, :, start:stop] = scores @ v[:, None, :stop]
+    return output.reshape(num_heads, n, head_dim).swapaxes(0, 1).reshape(n, num_heads * head_dim)
+
+
+def silu(x: Floats) -> Floats:
+    """Multiply x by its sigmoid."""
+    with np.errstate(over="ignore"):  # exp(-x) is inf far below zero, and x / inf the right limit
+        return np.asarray(x / (1 + np.exp(-x)))

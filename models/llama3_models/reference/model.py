@@ -1,0 +1,54 @@
+"""The whole model: embedding, the layers of its architecture, norm, head.
+
+Written to be checked by reading, like the equations of a paper, over `GGUFTensor.dequantize`. The tests hold it against
+llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from llama3_models.config import Hyperparameters
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile
+from llama3_models.reference import llama
+from llama3_models.reference.layers import Angles, Floats, Layer, linear, rms_norm
+
+LayerFunction: TypeAlias = Callable[[Layer, Floats, Angles], Floats]
+
+LAYERS: Final[Mapping[str, LayerFunction]] = {"llama": llama.layer}
+"""By the architecture's name, its layer: what comes in [n, hidden] and where the tokens stand -> what goes out."""
+
+
+def forward(file: GGUFFile, ids: Sequence[int], *, last_only: bool = False) -> Floats:
+    """Run `ids` through the model of `file`, without a cache.
+
+    Args:
+        file: A model that `Hyperparameters.from_gguf` accepts.
+        ids: The tokens, at least one; the first stands at position 0.
+        last_only: Compute the head for the last token alone.
+
+    Returns:
+        Logits, float32 [len(ids), vocab_size], or [1, vocab_size] with `last_only`.
+
+    Raises:
+        Llama3Error: the file is no such model, or an id is outside of its vocabulary.
+    """
+    h = Hyperparameters.from_gguf(file)
+    tokens = np.asarray(ids, dtype=np.int64)
+    if tokens.size == 0 or tokens.min() < 0 or tokens.max() >= h.vocab_size:
+        raise Llama3Error(f"{file.path}: expected one or more token ids from 0 to {h.vocab_size - 1}")
+    weights = file.tensors
+    angles = Angles.of_positions(len(tokens), h.inverse_frequencies)
+
+    x = weights["token_embd.weight"].dequantize(tokens)  # [n, hidden]
+    for index in range(h.num_hidden_layers):
+        x = LAYERS[h.architecture.name](Layer(weights, f"blk.{index}.", h), x, angles)
+
+    if last_only:
+        x = x[-1:]
+    x = rms_norm(x, weights["output_norm.weight"], h.rms_norm_eps)
+    return linear(weights, "token_embd" if h.tie_word_embeddings else "output", x)
