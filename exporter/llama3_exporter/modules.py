@@ -58,6 +58,23 @@ class RMSNorm(nn.Module, ABC):
         """The same where there is a branch."""
 
 
+class HeadRMSNorm(nn.Module):
+    """The norm of each head of q or k."""
+
+    def __init__(self, weight: nn.Parameter, head_dim: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.head_dim = head_dim
+        self.epsilon = epsilon
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """[batch, seq, heads * head_dim] -> the same."""
+        heads = op.Reshape(x, [0, 0, -1, self.head_dim])
+        y = op.Reshape(op.RMSNormalization(heads, self.weight, epsilon=self.epsilon), [0, 0, -1])
+        y.type, y.shape = x.type, x.shape
+        return y
+
+
 def typed(value: ir.Value, like: ir.Value, last_dim: int | ir.SymbolicDim, dtype: ir.DataType) -> ir.Value:
     """State what shape inference does not know of contrib ops: `value` is [batch, seq, last_dim] as `like` is."""
     value.type = ir.TensorType(dtype)

@@ -81,5 +81,34 @@ _LLAMA = Architecture(
     },
 )
 
-ARCHITECTURES: Final[Mapping[str, Architecture]] = {row.name: row for row in (_LLAMA,)}
+_QWEN2 = Architecture(
+    name="qwen2",
+    title="Qwen2",
+    models="Qwen2, Qwen2.5 and distilled models of the kind",
+    model_type="qwen2",
+    model_class="Qwen2ForCausalLM",
+    required={
+        **_REQUIRED,
+        "blk.*.attn_q.bias": ("query_size",),
+        "blk.*.attn_k.bias": ("key_value_size",),
+        "blk.*.attn_v.bias": ("key_value_size",),
+    },
+    optional=_HEAD,
+)
+
+_QWEN3 = Architecture(
+    name="qwen3",
+    title="Qwen3",
+    models="Qwen3, the dense ones",
+    model_type="qwen3",
+    model_class="Qwen3ForCausalLM",
+    required={
+        **_REQUIRED,
+        "blk.*.attn_q_norm.weight": ("head_dim",),
+        "blk.*.attn_k_norm.weight": ("head_dim",),
+    },
+    optional=_HEAD,
+)
+
+ARCHITECTURES: Final[Mapping[str, Architecture]] = {row.name: row for row in (_LLAMA, _QWEN2, _QWEN3)}
 """Each by its name."""

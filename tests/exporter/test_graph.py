@@ -1,4 +1,4 @@
-"""The exported graph computes what the GGUF means, whatever shape and type of Llama it is, however hosts pad.
+"""The exported graph computes what the GGUF means, whatever its shape, types and architecture are, however hosts pad.
 
 Expected values come from the numpy reference, which tests/models/test_reference.py holds against llama.cpp.
 """
@@ -48,6 +48,10 @@ SHAPES = {
     "linear scaling": {"rope_scaling": {"type": "linear", "factor": 4.0}},
     "biases": {"attention_bias": True},
     "odd sizes": {"hidden_size": 96, "num_heads": 3, "num_kv_heads": 1, "intermediate_size": 224, "vocab_size": 333},
+    "Qwen2": {"architecture": "qwen2", "num_heads": 8, "num_kv_heads": 2},
+    "Qwen2, a type each": {"architecture": "qwen2", "types": MIXED},
+    "Qwen3": {"architecture": "qwen3", "num_heads": 4, "num_kv_heads": 1, "head_dim": 48, "tied": True},
+    "Qwen3, a type each": {"architecture": "qwen3", "types": MIXED, "rope_theta": 1e6},
     "tied, float32": {"tied": True},
     "tied, float16": {"tied": True, "types": T.F16},
     "tied, bfloat16": {"tied": True, "types": T.BF16},
@@ -71,9 +75,10 @@ def random_ids(count: int, vocab_size: int = 320, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, vocab_size, count)
 
 
+@pytest.mark.parametrize("ops", ["contrib", "native"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_every_shape_and_type_equals_the_reference(tmp_path: Path, shape: dict[str, object]) -> None:
-    gguf, folder = exported(tmp_path, {"logits": "all"}, **shape)
+def test_every_shape_and_type_equals_the_reference(tmp_path: Path, shape: dict[str, object], ops: str) -> None:
+    gguf, folder = exported(tmp_path, {"logits": "all", "ops": ops}, **shape)
     ids = random_ids(40)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
+from llama3_models.architectures import ARCHITECTURES
 from llama3_models.config import Hyperparameters, RopeScaling
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
@@ -65,6 +66,36 @@ def test_the_scaling_of_rotary_frequencies_is_none_where_nothing_scales(path):
     metadata = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     assert read(path, without=["rope_freqs.weight"]).rope_scaling is None
     assert read(path, without=["rope_freqs.weight"], metadata=metadata).rope_scaling == RopeScaling(4.0)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_the_numbers_of_other_architectures_stand_under_their_names(tmp_path, architecture):
+    file = write_llama_gguf(tmp_path / "model.gguf", architecture=architecture, rope_theta=1e6, context_length=1024)
+    found = read(file)
+    assert found.architecture is ARCHITECTURES[architecture]
+    assert (found.num_attention_heads, found.num_key_value_heads, found.head_dim) == (4, 2, 64)
+    assert (found.rope_theta, found.max_position_embeddings) == (1e6, 1024)
+    with pytest.raises(Llama3Error, match=f"{architecture}.rope.dimension_count is 66"):
+        read(file, metadata={f"{architecture}.rope.dimension_count": 66})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "missing", "foreign"),
+    [
+        ("qwen2", "blk.1.attn_v.bias", "blk.0.attn_q_norm.weight"),
+        ("qwen2", "blk.0.attn_q.bias", "rope_freqs.weight"),
+        ("qwen2", "blk.0.attn_k.bias", "blk.0.attn_output.bias"),
+        ("qwen3", "blk.1.attn_q_norm.weight", "blk.0.attn_q.bias"),
+        ("qwen3", "blk.0.attn_k_norm.weight", "cls.output.weight"),
+    ],
+)
+def test_each_architecture_has_its_own_tensors(tmp_path, architecture, missing, foreign):
+    file = write_llama_gguf(tmp_path / "model.gguf", architecture=architecture)
+    with pytest.raises(Llama3Error, match=f"the tensor {missing} is missing"):
+        read(file, without=[missing])
+    title = ARCHITECTURES[architecture].title
+    with pytest.raises(Llama3Error, match=f"the tensor '{foreign}' is not part of a {title} model of 2 layers"):
+        read(file, tensors={foreign: {"name": foreign}})
 
 
 @pytest.mark.parametrize(

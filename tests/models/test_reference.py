@@ -32,6 +32,10 @@ def forward(path: Path, ids: list[int], **options) -> np.ndarray:
         pytest.param({"rope_scaling": {"factor": 4.0}}, id="a factor alone is linear scaling"),
         pytest.param({"rope_theta": 500.0, "rope_factors": llama31_rope_factors(64, 500.0)}, id="Llama 3.1's factors"),
         pytest.param({"attention_bias": True}, id="biases"),
+        pytest.param({"architecture": "qwen2", "num_heads": 8}, id="Qwen2"),
+        pytest.param({"architecture": "qwen2", "rope_scaling": {"factor": 4.0}, "tied": True}, id="Qwen2, scaled"),
+        pytest.param({"architecture": "qwen3", "num_heads": 8}, id="Qwen3"),
+        pytest.param({"architecture": "qwen3", "num_kv_heads": 1, "head_dim": 96}, id="Qwen3, heads of 96"),
     ],
 )
 def test_float32_models_agree_with_llama_cpp(tmp_path, shape):

@@ -1,4 +1,4 @@
-"""Writes small Llama GGUFs for tests, and one that has the shape of Llama 3.1 8B.
+"""Writes small GGUFs of Llama and its relatives for tests, and one that has the shape of Llama 3.1 8B.
 
 Weights are random but scaled like a trained model's, so that activations neither vanish nor explode and some tokens are
 much likelier than others. The gguf package quantizes them where it can; for other types they are random blocks.
@@ -34,6 +34,9 @@ __all__ = [
 Types: TypeAlias = "GGMLQuantizationType | Mapping[str, GGMLQuantizationType]"
 Weights: TypeAlias = Callable[[str, tuple[int, ...]], "np.ndarray | None"]
 Tokenizer: TypeAlias = Literal["tiny", "llama3"]
+Architecture: TypeAlias = Literal["llama", "qwen2", "qwen3"]
+
+_BIASES: dict[Architecture, tuple[str, ...]] = {"llama": (), "qwen2": ("attn_q", "attn_k", "attn_v"), "qwen3": ()}
 
 # Logits with a standard deviation of 4 make the likeliest of some hundred tokens stand out.
 _HEAD_GAIN = 4.0
@@ -48,6 +51,7 @@ _LLAMA3_CHAT_TEMPLATE = (
 def write_llama_gguf(
     path: Path,
     *,
+    architecture: Architecture = "llama",
     hidden_size: int = 256,
     num_layers: int = 2,
     num_heads: int = 4,
@@ -73,12 +77,13 @@ def write_llama_gguf(
 
     Args:
         path: The file to write.
+        architecture: qwen2 has biases of q, k and v, and qwen3 norms of the heads of q and k.
         hidden_size: And the other sizes: as in Hugging Face's configurations. A row of a block type must be a whole
             number of blocks: 256 weights for the K-quants.
         types: The type of every matrix, or types by pattern (`{"blk.*.attn_v.weight": Q6_K, "*": Q4_K}`), of which the
             first that matches counts. Vectors are F32, and so is a matrix that no pattern matches.
         rope_factors: The tensor rope_freqs.weight.
-        rope_scaling: The keys llama.rope.scaling.*, such as {"type": "linear", "factor": 2.0}.
+        rope_scaling: The keys ARCHITECTURE.rope.scaling.*, such as {"type": "linear", "factor": 2.0}.
         tied: Leave output.weight out.
         attention_bias: Add biases to the four linears of the attention.
         tokenizer: "tiny" (bytes, a few merges, three special tokens), "llama3" (its 128,256 tokens; `vocab_size` must
@@ -89,7 +94,7 @@ def write_llama_gguf(
     """
     rng = np.random.default_rng(seed)
     head_size = head_dim or hidden_size // num_heads
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_custom_alignment(alignment)
     writer.add_block_count(num_layers)
     writer.add_context_length(context_length)
@@ -108,7 +113,7 @@ def write_llama_gguf(
         value_type = gguf.GGUFValueType.get_type(value)
         if value_type is gguf.GGUFValueType.INT32:
             value_type = gguf.GGUFValueType.UINT32
-        writer.add_key_value(f"llama.rope.scaling.{key}", value, value_type)
+        writer.add_key_value(f"{architecture}.rope.scaling.{key}", value, value_type)
     _add_tokenizer(writer, tokenizer, vocab_size)
 
     names_and_shapes = _tensors(
@@ -116,11 +121,12 @@ def write_llama_gguf(
         num_layers=num_layers,
         q_size=num_heads * head_size,
         kv_size=num_kv_heads * head_size,
+        head_norm_size=head_size if architecture == "qwen3" else 0,
         intermediate_size=intermediate_size,
         vocab_size=vocab_size,
         rope_size=0 if rope_factors is None else len(rope_factors),
         tied=tied,
-        attention_bias=attention_bias,
+        biases=_BIASES[architecture] if not attention_bias else ("attn_q", "attn_k", "attn_v", "attn_output"),
     )
     tensors = [(name, shape, _type_of(name, shape, types)) for name, shape in names_and_shapes]
     for name, shape, tensor_type in tensors:
@@ -224,9 +230,10 @@ def _tensors(
     kv_size: int,
     intermediate_size: int,
     vocab_size: int,
+    head_norm_size: int,
     rope_size: int,
     tied: bool,
-    attention_bias: bool,
+    biases: Sequence[str],
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes, rows first, of every tensor of a model."""
     yield "token_embd.weight", (vocab_size, hidden_size)
@@ -246,8 +253,11 @@ def _tensors(
         yield f"blk.{layer}.ffn_norm.weight", (hidden_size,)
         for name, shape in linears.items():
             yield f"blk.{layer}.{name}.weight", shape
-            if attention_bias and name.startswith("attn"):
+            if name in biases:
                 yield f"blk.{layer}.{name}.bias", shape[:1]
+        if head_norm_size:
+            yield f"blk.{layer}.attn_q_norm.weight", (head_norm_size,)
+            yield f"blk.{layer}.attn_k_norm.weight", (head_norm_size,)
     yield "output_norm.weight", (hidden_size,)
     if not tied:
         yield "output.weight", (vocab_size, hidden_size)

@@ -41,13 +41,14 @@ from llama3_exporter.decoders.backend import (
     Attention,
     Embedding,
     GatedUnit,
+    HeadNorm,
     Linear,
     Linears,
     MakesPositions,
     Norm,
 )
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
-from llama3_exporter.modules import FLOAT, parameter
+from llama3_exporter.modules import FLOAT, HeadRMSNorm, parameter
 
 FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 
@@ -131,6 +132,10 @@ class ContribBackend:
     def norm(self, name: str) -> Norm:
         """See `Backend`."""
         return SkipRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def head_norm(self, name: str) -> HeadNorm:
+        """See `Backend`."""
+        return HeadRMSNorm(self._float32(f"{name}.weight"), self._config.head_dim, self._config.rms_norm_eps)
 
     def swiglu(self) -> GatedUnit:
         """See `Backend`."""

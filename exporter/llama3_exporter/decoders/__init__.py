@@ -8,10 +8,14 @@ from llama3_models.config import Hyperparameters
 from llama3_exporter.decoders.backend import Backend
 from llama3_exporter.decoders.decoder import Decoder
 from llama3_exporter.decoders.llama import Llama
+from llama3_exporter.decoders.qwen2 import Qwen2
+from llama3_exporter.decoders.qwen3 import Qwen3
 
 __all__ = ["DECODERS"]
 
 DECODERS: Final[Mapping[str, Callable[[Hyperparameters, Backend], Decoder]]] = {
     "llama": Llama,
+    "qwen2": Qwen2,
+    "qwen3": Qwen3,
 }
 """By the name of the architecture."""

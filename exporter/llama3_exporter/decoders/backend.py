@@ -57,6 +57,8 @@ Embedding: TypeAlias = Module[[ir.Value], ir.Value]
 """ids [batch, seq] -> [batch, seq, hidden], float32. On the CPU an id without a row is an error."""
 Norm: TypeAlias = Module[[ir.Value, "ir.Value | None"], tuple[ir.Value, ir.Value]]
 """(x, branch) -> (RMS norm of x + branch, x + branch), as x; a branch of None adds nothing."""
+HeadNorm: TypeAlias = Module[[ir.Value], ir.Value]
+"""x [batch, seq, heads * head_dim] -> the same, the RMS norm of each head."""
 GatedUnit: TypeAlias = Module[[ir.Value, ir.Value], ir.Value]
 """(gate, up) -> silu(gate) * up."""
 MakesPositions: TypeAlias = Module[[Chunk], Positions]
@@ -90,6 +92,9 @@ class Backend(Protocol):
 
     def norm(self, name: str) -> Norm:
         """Norms the residual stream."""
+
+    def head_norm(self, name: str) -> HeadNorm:
+        """Norms each head of queries or keys."""
 
     def swiglu(self) -> GatedUnit:
         """The MLP's activation."""

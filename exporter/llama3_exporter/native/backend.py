@@ -19,12 +19,13 @@ from llama3_exporter.decoders.backend import (
     Attention,
     Embedding,
     GatedUnit,
+    HeadNorm,
     Linear,
     Linears,
     MakesPositions,
     Norm,
 )
-from llama3_exporter.modules import FLOAT, parameter
+from llama3_exporter.modules import FLOAT, HeadRMSNorm, parameter
 from llama3_exporter.native.modules import (
     DOMAIN,
     AddRMSNorm,
@@ -76,6 +77,10 @@ class NativeBackend:
     def norm(self, name: str) -> Norm:
         """See `Backend`."""
         return AddRMSNorm(self._float32(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def head_norm(self, name: str) -> HeadNorm:
+        """See `Backend`."""
+        return HeadRMSNorm(self._float32(f"{name}.weight"), self._config.head_dim, self._config.rms_norm_eps)
 
     def swiglu(self) -> GatedUnit:
         """See `Backend`."""

@@ -91,6 +91,16 @@ def rotate_neighbours(x: Floats, angles: Angles) -> Floats:
     return rotated
 
 
+def rotate_halves(x: Floats, angles: Angles) -> Floats:
+    """RoPE over the pairs (0, d / 2), (1, d / 2 + 1), ... of the d elements that rotate; else as above."""
+    half = angles.cos.shape[-1]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    rotated = x.copy()
+    rotated[..., :half] = first * angles.cos - second * angles.sin
+    rotated[..., half : 2 * half] = first * angles.sin + second * angles.cos
+    return rotated
+
+
 def causal_attention(q: Floats, k: Floats, v: Floats) -> Floats:
     """Attend from q [heads, n, head_dim] over k and v [kv_heads, n, head_dim]; [n, heads * head_dim] comes out.
 

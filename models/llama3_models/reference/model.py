@@ -14,12 +14,12 @@ import numpy as np
 from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
-from llama3_models.reference import llama
+from llama3_models.reference import llama, qwen2, qwen3
 from llama3_models.reference.layers import Angles, Floats, Layer, linear, rms_norm
 
 LayerFunction: TypeAlias = Callable[[Layer, Floats, Angles], Floats]
 
-LAYERS: Final[Mapping[str, LayerFunction]] = {"llama": llama.layer}
+LAYERS: Final[Mapping[str, LayerFunction]] = {"llama": llama.layer, "qwen2": qwen2.layer, "qwen3": qwen3.layer}
 """By the architecture's name, its layer: what comes in [n, hidden] and where the tokens stand -> what goes out."""
 
 
