@@ -96,14 +96,23 @@ def test_int8_activations_lose_little(tmp_path: Path) -> None:
     assert 1e-9 < kl_divergence(expected, found[0]) < 2e-2
 
 
-@pytest.mark.parametrize("folding", [True, False], ids=["folded", "not folded"])
-def test_late_positions_rotate_right(tmp_path: Path, folding: bool) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "ops", "folding"),
+    [
+        ("llama", "contrib", True),
+        ("llama", "contrib", False),
+        ("llama", "native", True),
+        ("qwen3", "contrib", True),
+        ("qwen3", "native", True),
+    ],
+)
+def test_late_positions_rotate_right(tmp_path: Path, architecture: str, ops: str, folding: bool) -> None:
     """Past position 8,192 Llama 3.1's factors matter most, and float32 angles would be off in the fourth digit."""
-    shape = {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 96}
-    factors = llama31_rope_factors(32)
-    gguf, folder = exported(
-        tmp_path, context_length=131_072, rope_theta=500_000.0, rope_factors=factors, head_dim=32, **shape
-    )
+    shape: dict[str, object] = {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "num_kv_heads": 1}
+    shape["intermediate_size"] = 96
+    shape["rope_factors"] = llama31_rope_factors(32) if architecture == "llama" else None
+    shape |= {"architecture": architecture, "context_length": 131_072, "rope_theta": 500_000.0, "head_dim": 32}
+    gguf, folder = exported(tmp_path, {"ops": ops}, **shape)
     ids = random_ids(9_000)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids, last_only=True)

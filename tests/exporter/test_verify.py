@@ -11,6 +11,7 @@ import onnx
 import pytest
 from llama3_exporter import export
 from llama3_exporter.verify import verify
+from llama3_models.architectures import ARCHITECTURES
 from llama3_models.errors import Llama3Error
 
 Tensors = dict[str, np.ndarray]
@@ -57,6 +58,49 @@ def test_a_right_export_passes(sane_llama: SaneLlama, tmp_path: Path, kind: str,
     assert result.passed, result
     if activations == "float32":
         assert result.graph.distance.top1_agreement == 1
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"llama"}))
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_a_right_export_of_another_architecture_passes(
+    sane_llama: SaneLlama, tmp_path: Path, architecture: str, ops: str
+) -> None:
+    gguf = sane_llama("Q4_K_M", architecture=architecture)
+    export(gguf, tmp_path / "out", ops=ops)
+    assert verify(tmp_path / "out", gguf).passed
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+@pytest.mark.parametrize(
+    ("architecture", "layer", "mutation"),
+    [("qwen2", "q_proj.bias", 0.0), ("qwen3", "q_norm.weight", 1.0), ("qwen3", "k_norm.weight", 1.0)],
+)
+def test_an_export_without_what_its_architecture_adds_fails(
+    sane_llama: SaneLlama, tmp_path: Path, architecture: str, ops: str, layer: str, mutation: float
+) -> None:
+    gguf = sane_llama("Q4_K_M", architecture=architecture)
+    export(gguf, tmp_path / "out", ops=ops)
+    model = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
+    (tensor,) = (t for t in model.graph.initializer if t.name == f"layers.1.self_attn.{layer}")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(tensor.dims, mutation, np.float32), tensor.name))
+    onnx.save(model, tmp_path / "out" / "model.onnx")
+    assert not verify(tmp_path / "out", gguf).passed
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_an_export_that_rotates_other_pairs_fails(
+    sane_llama: SaneLlama, tmp_path: Path, architecture: str, ops: str
+) -> None:
+    gguf = sane_llama("Q4_K_M", architecture=architecture)
+    export(gguf, tmp_path / "out", ops=ops)
+    model = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
+    rotations = [a for node in model.graph.node for a in node.attribute if a.name == "rotary_interleaved"]
+    assert {attribute.i for attribute in rotations} == {int(architecture == "llama")}
+    for attribute in rotations:
+        attribute.i = 1 - attribute.i
+    onnx.save(model, tmp_path / "out" / "model.onnx")
+    assert not verify(tmp_path / "out", gguf).passed
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)

@@ -23,6 +23,7 @@ from tests.support.random_blocks import RANDOM_BLOCK_TYPES, random_blocks
 
 __all__ = [
     "RANDOM_BLOCK_TYPES",
+    "Architecture",
     "blank_tensors",
     "llama31_rope_factors",
     "random_blocks",

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from tests.support import llama_cpp_oracle
-from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
+from tests.support.llama_gguf import Architecture, llama31_rope_factors, write_llama_gguf
 
 HIDDEN_SIZE = 512  # a multiple of 256, a K-quant's super-block
 ROPE_THETA = 500_000.0
@@ -29,6 +29,7 @@ def write_sane_llama(
     folder: Path,
     kind: str = "Q4_K_M",
     *,
+    architecture: Architecture = "llama",
     tokenizer: Literal["tiny", "llama3"] = "tiny",
     head_dim: int = 64,
     num_layers: int = 3,
@@ -39,17 +40,25 @@ def write_sane_llama(
     Args:
         folder: Where the models are.
         kind: "F32", or what llama.cpp's quantizer makes of that: "Q4_K_M", "Q6_K", "Q2_K", "Q3_K_M", ...
+        architecture: Llama, or a relative without Llama 3.1's factors.
         tokenizer: "tiny" comes with 1,024 tokens, "llama3" with Llama 3's 128,256.
         head_dim: Elements of a head; there are eight, and two key-value heads.
         num_layers: Layers.
         tied: Whether the embedding's matrix is the head, too.
     """
-    path = folder / f"{tokenizer}-{head_dim}-{num_layers}-{'tied' if tied else 'untied'}-{kind}.gguf"
+    shape = f"{architecture}-{tokenizer}-{head_dim}-{num_layers}-{'tied' if tied else 'untied'}"
+    path = folder / f"{shape}-{kind}.gguf"
     if path.exists():
         return path
     if kind != "F32":
         source = write_sane_llama(
-            folder, "F32", tokenizer=tokenizer, head_dim=head_dim, num_layers=num_layers, tied=tied
+            folder,
+            "F32",
+            architecture=architecture,
+            tokenizer=tokenizer,
+            head_dim=head_dim,
+            num_layers=num_layers,
+            tied=tied,
         )
         llama_cpp_oracle.quantize(source, path, kind)
         return path
@@ -72,6 +81,7 @@ def write_sane_llama(
     return write_llama_gguf(
         path,
         hidden_size=HIDDEN_SIZE,
+        architecture=architecture,
         num_layers=num_layers,
         num_heads=8,
         num_kv_heads=2,
@@ -80,7 +90,7 @@ def write_sane_llama(
         vocab_size=vocab_size,
         context_length=131_072,
         rope_theta=ROPE_THETA,
-        rope_factors=llama31_rope_factors(head_dim, ROPE_THETA),
+        rope_factors=llama31_rope_factors(head_dim, ROPE_THETA) if architecture == "llama" else None,
         tied=tied,
         tokenizer=tokenizer,
         weights=weights,

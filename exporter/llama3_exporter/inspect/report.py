@@ -112,7 +112,7 @@ def _architecture(numbers: Architecture) -> dict[str, str]:
     rotation = "" if numbers.rope_theta is None else f", RoPE with base {numbers.rope_theta:,.0f}"
     scaled = ", scaled" * bool(numbers.rope_scaled)
     return {
-        "architecture": numbers.name,
+        "kind": numbers.name,
         "layers": f"{numbers.num_hidden_layers} of {numbers.hidden_size:,} elements, "
         f"MLP of {numbers.intermediate_size:,}",
         "attention": f"{numbers.num_attention_heads} heads of {numbers.head_dim} elements, "

@@ -63,7 +63,10 @@ class BlockQuantizedLinears(nn.Module):
         self.activations = activations
         for name, matrix in matrices.items():
             setattr(self, f"{name}_weight", parameter(matrix.tensor, f"{name}.weight"))
-            setattr(self, f"{name}_bias", biases.get(name))
+            bias = biases.get(name)
+            if bias is not None:
+                bias.name = f"{name}.bias"
+            setattr(self, f"{name}_bias", bias)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """[batch, seq, K] -> [batch, seq, N] of each."""

@@ -65,6 +65,19 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama_gguf(path, types=types, vocab_size=1024, attention_bias=True)
 
 
+@pytest.fixture(scope="module")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "qwen2.gguf"
+    return write_llama_gguf(path, architecture="qwen2", types=MIXED, rope_theta=1e6)
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads that are longer than the hidden size over their number."""
+    path = tmp_path_factory.mktemp("gguf") / "qwen3.gguf"
+    return write_llama_gguf(path, architecture="qwen3", types=MIXED, head_dim=128, tied=True)
+
+
 # GGUFs
 
 
@@ -134,7 +147,7 @@ def test_a_split_model_is_one(mixed: Path, tmp_path: Path) -> None:
 # Exports
 
 
-@pytest.mark.parametrize("source", ["mixed", "tied", "floats", "alike", "filled", "smollm2"])
+@pytest.mark.parametrize("source", ["mixed", "tied", "floats", "alike", "filled", "qwen2", "qwen3", "smollm2"])
 def test_memory_and_weights_of_a_contrib_graph_are_those_of_a_real_one(
     source: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -178,6 +191,15 @@ def test_shared_zero_points_belong_to_no_layer(
     assert activations != "int8" or f"{bits:.2f}: 8-bit blocks of 16" in run(capsys, alike)[1]
 
 
+def test_the_page_names_the_architecture(capsys: pytest.CaptureFixture[str], qwen3: Path, tmp_path: Path) -> None:
+    export(qwen3, tmp_path / "out")
+    for path in (qwen3, tmp_path / "out"):
+        page = run(capsys, path)[1]
+        assert re.search(r"^  kind +qwen3$", page, re.MULTILINE)
+        assert re.search(r"^  attention +4 heads of 128 elements, 2 of keys and values$", page, re.MULTILINE)
+        assert json.loads(run(capsys, path, "--json")[1])["architecture"]["name"] == "qwen3"
+
+
 def same_model(gguf_: Inspection, export_: Inspection) -> None:
     """The same numbers, and as many weights in each layer and part, whatever they are called."""
     numbers = vars(gguf_.architecture) | {"rope_theta": None, "rope_scaled": None}
@@ -194,7 +216,7 @@ def same_model(gguf_: Inspection, export_: Inspection) -> None:
 
 
 @pytest.mark.parametrize("options", [{"activations": "float32"}, {"precision": "fp16"}], ids=str)
-@pytest.mark.parametrize("source", ["mixed", "tied", "floats"])
+@pytest.mark.parametrize("source", ["mixed", "tied", "floats", "qwen2", "qwen3"])
 def test_other_options_are_the_same_model(
     source: str, options: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -206,7 +228,7 @@ def test_other_options_are_the_same_model(
     assert after.memory[0].kv_cache_per_position == summary.kv_cache_bytes_per_position
 
 
-@pytest.mark.parametrize("source", ["mixed", "tied", "floats"])
+@pytest.mark.parametrize("source", ["mixed", "tied", "floats", "qwen2", "qwen3"])
 def test_a_native_export_is_the_gguf(source: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = tmp_path / "model.gguf"
     shutil.copy(request.getfixturevalue(source), path)
