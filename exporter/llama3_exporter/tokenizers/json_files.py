@@ -68,6 +68,7 @@ def _byte_level(vocabulary: Vocabulary, model: ByteLevelBPE) -> dict[str, Any]:
         merges = all_merges(normal, normal)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
+        "normalizer": {"type": "NFC"} if model.pre_tokenizer.nfc else None,
         "pre_tokenizer": dict(model.pre_tokenizer.hugging_face),
         "decoder": byte_level,
         "model": _bpe(ids, merges, ignore_merges=model.pre_tokenizer.ignore_merges),

@@ -100,7 +100,7 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
     generation = _json_beside(path, "generation_config.json")
     template_bos = _template_bos(described.get("post_processor"))
     bos_text = _text_of(config.get("bos_token")) or template_bos
-    bos_id = ids.get(bos_text) if bos_text else next((ids[t] for t in ("<|begin_of_text|>", "<s>") if t in ids), None)
+    bos_id = ids.get(bos_text) if bos_text else _usual_bos(ids, types)
     eos_id = ids.get(_text_of(config.get("eos_token")) or "")
     ends = generation.get("eos_token_id")
     named = [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)]
@@ -111,10 +111,12 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
     if model.get("byte_fallback"):
         bpe, adds_bos = _sentencepiece_of_json(described, ids, types, path), True
     else:
-        if described.get("normalizer") is not None:
-            raise Llama3Error(f"{path}: normalizes text, which is not supported; give the GGUF as --tokenizer-path")
-        ignore_merges = bool(model.get("ignore_merges"))
-        pre_tokenizer = pre_tokenizer_of(described.get("pre_tokenizer"), ignore_merges=ignore_merges, source=path)
+        pre_tokenizer = pre_tokenizer_of(
+            described.get("pre_tokenizer"),
+            ignore_merges=bool(model.get("ignore_merges")),
+            nfc=_is_nfc(described.get("normalizer"), path),
+            source=path,
+        )
         bpe, adds_bos = ByteLevelBPE(pre_tokenizer, _merges_of_json(model, path)), pre_tokenizer.adds_bos
     says_bos = config.get("add_bos_token")
     if isinstance(says_bos, bool):
@@ -138,8 +140,31 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
     )
 
 
+def _usual_bos(ids: Mapping[str, int], types: list[int]) -> int | None:
+    """The special token that is usually the beginning of sequence; Qwen's <s> is text."""
+    usual = (ids[token] for token in ("<|begin_of_text|>", "<s>") if token in ids)
+    return next((token_id for token_id in usual if types[token_id] == TokenType.CONTROL), None)
+
+
+def _is_nfc(normalizer: object, path: Path) -> bool:
+    """Whether the normalizer of a byte-level vocabulary is NFC; it may also do nothing."""
+    match normalizer:
+        case None:
+            return False
+        case {"type": "NFC"}:
+            return True
+        case {"type": "Sequence", "normalizers": [*steps]}:
+            return True in [_is_nfc(step, path) for step in steps]  # each is looked at
+    raise Llama3Error(
+        f"{path}: its normalizer is not NFC, the only one that is supported; give the GGUF as --tokenizer-path"
+    )
+
+
 def _tokens_of_json(model: _Json, added: list[Any], path: Path) -> tuple[dict[str, int], list[int]]:
-    """The ids of all tokens, and their types by id."""
+    """The ids of all tokens, and their types by id.
+
+    An added token counts as `normalized: false`, as those of models are: it is found in text before that is normalized.
+    """
     ids: dict[str, int] = dict(model["vocab"])
     special: dict[str, bool] = {}
     for token in added:

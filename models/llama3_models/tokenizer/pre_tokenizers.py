@@ -1,9 +1,12 @@
-r"""How a byte-level tokenizer cuts text into pieces before it merges bytes.
+r"""What a byte-level tokenizer does with text before it merges bytes: some normalize it, and all cut it into pieces.
 
 A GGUF does not carry its regular expression, only a name (`tokenizer.ggml.pre`); llama.cpp's `llama-vocab.cpp` is where
 the names come from and what each means. Each expression here matches every character of any text, so the pieces are
 just its matches. Names of encoders, and those that take several expressions in a row (DeepSeek's, Falcon's), are left
 out: an unknown name is an error, since a wrong guess would give a model slightly wrong prompts without a word.
+
+Nor does a GGUF say whether text is normalized, and llama.cpp never does it. It is done here for the names whose models
+publish a tokenizer.json that does it: Qwen's, Command R's, and OLMo's and MPT's, which are GPT-NeoX's.
 """
 
 from collections.abc import Mapping
@@ -51,13 +54,15 @@ _GPT4O = (
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """A way to cut text into pieces.
+    """A way to prepare text and to cut it into pieces.
 
     Attributes:
         pattern: The expression whose successive matches are the pieces, in the dialect that the `regex` module,
             Rust's fancy-regex and Oniguruma share.
         hugging_face: The same as the `pre_tokenizer` of a `tokenizer.json`.
         as_published: The form of it in which models are published, where that is another one.
+        nfc: Whether text is brought to Unicode's normalization form C first. Tokens that are found by their text are
+            looked for before.
         ignore_merges: Whether a piece that is itself a token is taken as it is, even where no sequence of merges
             leads to it (`ignore_merges` of a `tokenizer.json`).
         adds_bos: Whether models of this kind want a beginning-of-sequence token when their files do not say.
@@ -68,6 +73,7 @@ class PreTokenizer:
     ignore_merges: bool
     adds_bos: bool
     as_published: Mapping[str, Any] | None = None
+    nfc: bool = False
 
 
 def _splits(*patterns: str) -> dict[str, Any]:
@@ -94,7 +100,7 @@ NUMBERS_THEN_LLAMA3: Final = PreTokenizer(
 )
 TEKKEN: Final = PreTokenizer(_TEKKEN, _splits(_TEKKEN), ignore_merges=True, adds_bos=True)
 GPT4O: Final = PreTokenizer(_GPT4O, _splits(_GPT4O), ignore_merges=False, adds_bos=False)
-QWEN2: Final = PreTokenizer(_QWEN2, _splits(_QWEN2), ignore_merges=False, adds_bos=False)
+QWEN2: Final = PreTokenizer(_QWEN2, _splits(_QWEN2), ignore_merges=False, adds_bos=False, nfc=True)
 SEED_CODER: Final = PreTokenizer(_SEED_CODER, _splits(_SEED_CODER), ignore_merges=False, adds_bos=False)
 GPT2: Final = PreTokenizer(_GPT2, _byte_level(use_regex=True), ignore_merges=False, adds_bos=False)
 DIGITS_THEN_GPT2: Final = PreTokenizer(
@@ -113,10 +119,13 @@ _BY_KIND: Final = (
     (NUMBERS_THEN_LLAMA3, "minicpm5"),
     (TEKKEN, "tekken"),
     (GPT4O, "gpt-4o llama4 kanana2 talkie minimax-m2"),
-    (QWEN2, "qwen2 deepseek-r1-qwen kormo stablelm2 megrez hunyuan solar-open grok-2"),
+    (QWEN2, "qwen2"),
+    (replace(QWEN2, nfc=False), "deepseek-r1-qwen kormo stablelm2 megrez hunyuan solar-open grok-2"),
     (SEED_CODER, "seed-coder"),
-    (GPT2, "gpt-2 phi-2 mpt olmo jais trillion gigachat a.x-4.0 mellum exaone4 granite-docling"),
-    (DIGITS_THEN_GPT2, "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"),
+    (GPT2, "gpt-2 phi-2 jais trillion gigachat a.x-4.0 mellum exaone4 granite-docling"),
+    (replace(GPT2, nfc=True), "mpt olmo"),
+    (DIGITS_THEN_GPT2, "smollm starcoder refact codeshell exaone minerva-7b mellum2"),
+    (replace(DIGITS_THEN_GPT2, nfc=True), "command-r"),
 )
 
 PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
@@ -143,12 +152,13 @@ def pre_tokenizer_named(name: str, source: object) -> PreTokenizer:
         ) from None
 
 
-def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, source: object) -> PreTokenizer:
+def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, nfc: bool, source: object) -> PreTokenizer:
     """The pre-tokenizer that a `tokenizer.json` describes.
 
     Args:
         hugging_face: The file's `pre_tokenizer`.
         ignore_merges: The file's `model.ignore_merges`.
+        nfc: Whether its `normalizer` is NFC.
         source: The file, for the message.
 
     Raises:
@@ -156,7 +166,7 @@ def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, source: objec
     """
     for known, _ in _BY_KIND:
         if any(_cuts_alike(hugging_face, form) for form in (known.hugging_face, known.as_published) if form):
-            return replace(known, ignore_merges=ignore_merges)
+            return replace(known, ignore_merges=ignore_merges, nfc=nfc)
     raise Llama3Error(
         f"{source}: its pre_tokenizer is not one that is known (such as those of Llama 3, Tekken, GPT-2 and SmolLM); "
         "give the GGUF of the model as --tokenizer-path instead"

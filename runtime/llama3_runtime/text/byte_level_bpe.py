@@ -15,6 +15,8 @@ from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, read_bytes
 from llama3_models.tokenizer.byte_ranks import tokens_by_rank
 from llama3_models.tokenizer.vocabulary import ByteLevelBPE, TokenType, Vocabulary
 
+from llama3_runtime.text.normalization import nfc
+
 # fancy-regex keeps a state for every character of a run of white space that a lookahead follows, a million at most;
 # past that tiktoken panics.
 _LONGEST_RUN: Final = 500_000
@@ -34,6 +36,7 @@ class ByteLevelEncoder:
         ranked = [*single_bytes, *tokens_by_rank(ids, model, vocabulary.source)]
         self._ids = [ids.get(token, -1) for token in ranked]
         self._missing_bytes = bytes(byte for byte, character in enumerate(single_bytes) if character not in ids)
+        self._nfc = model.pre_tokenizer.nfc
         self._pattern = regex.compile(model.pre_tokenizer.pattern)
         self._tiktoken = tiktoken.Encoding(
             vocabulary.source.name,
@@ -44,6 +47,8 @@ class ByteLevelEncoder:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, which is valid Unicode."""
+        if self._nfc:
+            text = nfc(text)
         if self._has_missing_bytes(text) or _has_long_run(text):
             ranks = self._encode_by_piece(text)
         else:

@@ -14,15 +14,19 @@ from llama3_runtime.text.tokenizer import Tokenizer
 
 from tests.support.texts import mixed_texts
 from tests.support.vocabularies import (
+    CHATML_TEMPLATE,
     hugging_face_ids,
+    hugging_face_qwen3,
     llama3_tokenizer_model,
     smollm2_gguf,
+    without_newer_marks,
     write_llama3_gguf,
+    write_qwen3_gguf,
     write_sentencepiece_gguf,
     write_vocabulary_gguf,
 )
 
-SOURCES = ["smollm2", "llama3", "meta", "spm", "spm without space", "added"]
+SOURCES = ["smollm2", "llama3", "qwen3", "meta", "spm", "spm without space", "added"]
 
 
 @pytest.fixture(params=SOURCES, scope="module")
@@ -33,6 +37,8 @@ def vocabulary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             path = smollm2_gguf()
         case "llama3":
             write_llama3_gguf(path, eot_token_id=128_009)
+        case "qwen3":
+            write_qwen3_gguf(path)
         case "meta":
             path = llama3_tokenizer_model()
         case "spm":
@@ -86,7 +92,7 @@ def hugging_face(folder: Path) -> tokenizers.Tokenizer:
 def test_hugging_face_and_the_runtime_read_the_same_tokenizer(
     original: Tokenizer, read_back: Tokenizer, hugging_face: tokenizers.Tokenizer, special: bool
 ) -> None:
-    texts = [*mixed_texts(), "<user>ab<user> don't orphan<|eot_id|>[PAD]"]
+    texts = [*without_newer_marks(mixed_texts()), "<user>ab<user> don't orphan<|eot_id|>[PAD]"]
     theirs = hugging_face_ids(hugging_face, texts, special=special)
     for text, expected in zip(texts, theirs, strict=True):
         assert original.encode(text, bos=False, special=special) == expected, ascii(text)
@@ -117,4 +123,24 @@ def test_the_configuration_of_llama3(tmp_path: Path) -> None:
         "pad_token": "<|eot_id|>",
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
+    }
+
+
+def test_the_files_of_qwen3_are_those_of_the_original(tmp_path: Path) -> None:
+    """The same ids, and the template as the GGUF has it."""
+    vocabulary = read_vocabulary(write_qwen3_gguf(tmp_path / "qwen3.gguf"))
+    written = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(vocabulary)))
+    texts = mixed_texts()
+    assert hugging_face_ids(written, texts, special=True) == hugging_face_ids(hugging_face_qwen3(), texts, special=True)
+    assert tokenizer_config(vocabulary) == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHATML_TEMPLATE,
     }

@@ -19,10 +19,14 @@ from tokenizers import pre_tokenizers
 
 from tests.support.texts import mixed_texts
 from tests.support.vocabularies import (
+    CHATML_TEMPLATE,
     hugging_face_ids,
+    hugging_face_qwen3,
     llama3_tokenizer_json,
     llama3_tokenizer_model,
+    without_newer_marks,
     write_llama3_gguf,
+    write_qwen3_gguf,
     write_sentencepiece_gguf,
     write_vocabulary_gguf,
 )
@@ -107,9 +111,7 @@ def test_types_that_nobody_has_defined_are_unused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("num_rows", "count"), [(260, 260), (256, 256), (10, 256), (10**9, 256), ("260", 256)])
 def test_rows_of_a_model_without_a_token_are_unused_tokens(tmp_path: Path, num_rows: object, count: int) -> None:
     """A model padded to a round number of rows may draw one that its tokenizer.json does not know."""
-    model = {"type": "BPE", "vocab": {character: byte for byte, character in enumerate(BYTES)}, "merges": []}
-    described = {"model": model, "pre_tokenizer": dict(GPT2.hugging_face)}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    write_byte_json(tmp_path, None)
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": num_rows}), encoding="utf-8")
     vocabulary = read_vocabulary(tmp_path)
     assert vocabulary.tokens[256:] == [""] * (count - 256)
@@ -131,6 +133,88 @@ def test_metas_file_numbers_tokens_as_the_hub_does(tmp_path: Path) -> None:
     assert meta.adds_bos
     assert hub.adds_bos
     assert from_gguf.adds_bos
+
+
+def test_what_a_gguf_of_qwen3_says(tmp_path: Path) -> None:
+    """Its first special token is named as the beginning of sequence, and no prompt begins with it."""
+    vocabulary = vocabulary_of(write_qwen3_gguf(tmp_path / "qwen3.gguf"))
+    assert len(vocabulary.tokens) == 151_936
+    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id) == (151_643, 151_645, 151_643)
+    assert not vocabulary.adds_bos
+    ends = {vocabulary.tokens[token_id] for token_id in vocabulary.eog_ids}
+    assert ends == {"<|endoftext|>", "<|im_end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}  # as in llama.cpp
+    found = {"<tool_call>": 151_657, "<think>": 151_667, "</think>": 151_668}
+    assert found.items() <= vocabulary.ids_by_text(TokenType.USER_DEFINED).items()
+    assert vocabulary.chat_template == CHATML_TEMPLATE
+
+
+NFC = {"type": "NFC"}
+
+
+@pytest.mark.parametrize("merges", ["pairs", "strings"])
+@pytest.mark.parametrize("normalizer", [NFC, {"type": "Sequence", "normalizers": [NFC]}])
+def test_a_tokenizer_json_of_qwen3(tmp_path: Path, merges: str, normalizer: object) -> None:
+    """As it is published, with the files beside it; older ones have the merges as strings."""
+    original = hugging_face_qwen3()
+    described = json.loads(original.to_str()) | {"normalizer": normalizer}
+    pairs = [merge if isinstance(merge, list) else merge.split(" ") for merge in described["model"]["merges"]]
+    described["model"]["merges"] = pairs if merges == "pairs" else [" ".join(pair) for pair in pairs]
+    config = {
+        "add_prefix_space": False,
+        "bos_token": None,
+        "chat_template": CHATML_TEMPLATE,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
+    generation = {"bos_token_id": 151_643, "eos_token_id": [151_645, 151_643], "pad_token_id": 151_643}
+    model = {"vocab_size": 151_936}
+    for name, content in (
+        ("tokenizer", described),
+        ("tokenizer_config", config),
+        ("generation_config", generation),
+        ("config", model),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    vocabulary = read_vocabulary(tmp_path)
+    assert len(vocabulary.tokens) == 151_936
+    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id) == (None, 151_645, 151_643)
+    assert (vocabulary.adds_bos, vocabulary.eog_ids) == (False, {151_643, 151_645})
+    assert vocabulary.chat_template == CHATML_TEMPLATE
+    texts = without_newer_marks(mixed_texts(1000))
+    ours = Tokenizer(vocabulary)
+    for special in (False, True):
+        theirs = hugging_face_ids(original, texts, special=special)
+        assert [ours.encode(text, special=special) for text in texts] == theirs
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "Sequence", "normalizers": []}])
+def test_a_normalizer_that_does_nothing(tmp_path: Path, normalizer: object) -> None:
+    path = write_byte_json(tmp_path, normalizer)
+    assert Tokenizer.from_path(path).encode("e\u0301") == [
+        BYTES.index(CHARACTER_OF_BYTE[byte]) for byte in b"e\xcc\x81"
+    ]
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [{"type": "NFKC"}, {"type": "Lowercase"}, {"type": "Sequence", "normalizers": [NFC, {"type": "Strip"}]}, "NFC"],
+)
+def test_other_normalizers_are_refused(tmp_path: Path, normalizer: object) -> None:
+    with pytest.raises(Llama3Error, match=r"tokenizer\.json: its normalizer is not NFC, .*; give the GGUF") as caught:
+        read_vocabulary(write_byte_json(tmp_path, normalizer))
+    assert "\n" not in str(caught.value)
+
+
+def write_byte_json(folder: Path, normalizer: object) -> Path:
+    """The 256 bytes as a tokenizer.json with a normalizer."""
+    model = {"type": "BPE", "vocab": {character: byte for byte, character in enumerate(BYTES)}, "merges": []}
+    described = {"model": model, "normalizer": normalizer, "pre_tokenizer": dict(GPT2.hugging_face)}
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(described), encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,22 @@ from gguf import TokenType
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_runtime.text.tokenizer import Tokenizer
-from tokenizers import AddedToken, pre_tokenizers
+from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from tests.support.texts import mixed_texts
 from tests.support.vocabularies import (
     hugging_face_bpe,
     hugging_face_ids,
     hugging_face_llama3,
+    hugging_face_qwen3,
     hugging_face_smollm2,
     llama3_tokenizer_json,
     llama3_tokenizer_model,
     sentencepiece_model,
     smollm2_gguf,
+    without_newer_marks,
     write_llama3_gguf,
+    write_qwen3_gguf,
     write_sentencepiece_gguf,
     write_vocabulary_gguf,
 )
@@ -40,6 +43,11 @@ def llama3() -> Tokenizer:
 @pytest.fixture(scope="module")
 def smollm2() -> Tokenizer:
     return Tokenizer.from_path(smollm2_gguf())
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return Tokenizer.from_path(write_qwen3_gguf(tmp_path_factory.mktemp("qwen3") / "qwen3.gguf"))
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +78,37 @@ def test_smollm2_encodes_10000_texts_as_hugging_face_does(smollm2: Tokenizer, sp
     texts = mixed_texts()
     theirs = hugging_face_ids(hugging_face_smollm2(), texts, special=special)
     assert differences(texts, ids_of(smollm2, texts, special=special), theirs) == []
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_qwen3_encodes_10000_texts_as_hugging_face_does(qwen3: Tokenizer, special: bool) -> None:
+    texts = without_newer_marks(mixed_texts())
+    assert len(texts) > 9980
+    theirs = hugging_face_ids(hugging_face_qwen3(), texts, special=special)
+    assert differences(texts, ids_of(qwen3, texts, special=special), theirs) == []
+
+
+NORMALIZED = [
+    "Cafe\u0301 cafe\u0301s, a\u0308\u0323 and a\u0323\u0308, e\u0301\u0301",
+    "Tie\u0302\u0301ng Vie\u0323\u0302t Vie\u0302\u0323t",
+    "\u1112\u1161\u11ab\u1100\u1173\u11af \ud55c\uae00 \uac00\u11a8",  # Hangul by letters, and in part
+    "か\u3099ぎ は\u309aテ",
+    "\u212b \u2126 \u212a \u037e \u2000x\u2001 \uf900 \ufa1e \u0958",  # one character that becomes another, or two
+    "\u0301 e \u0301e\n\u0301<\u0338 =\u0338",  # with nothing, a space or a newline to go with
+    "\ufb01 \u00bd \uff21 \u1e9b\u0323",  # what only the compatibility forms change
+    "12\u0305 ½\u0301 \u0660\u0653",
+    "<|im_start|>user\nre\u0301sume\u0301<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "<|im_end|>\u0338<think>\u0338</think>\u0301e<tool_call>\u0301",  # a mark after a token does not change it
+    "<|im_end\u0301|> <thin\u212a> \u212b<think\u037e",  # nor becomes a text one
+    "x" * 90 + "e\u0301" * 300 + "q" + "\u0315\u0316\u0301" * 300,
+]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_qwen3_normalizes_what_is_between_tokens(qwen3: Tokenizer, special: bool) -> None:
+    theirs = hugging_face_ids(hugging_face_qwen3(), NORMALIZED, special=special)
+    assert differences(NORMALIZED, ids_of(qwen3, NORMALIZED, special=special), theirs) == []
+    assert qwen3.decode(qwen3.encode("Cafe\u0301")) == "Caf\u00e9"
 
 
 def test_llama3_is_the_same_from_every_kind_of_file(llama3: Tokenizer, tmp_path: Path) -> None:
@@ -139,6 +178,7 @@ LONG = {
     "combining": "e\u0301",
     "words": "all work and no play ",
     "control": "\x01",
+    "unsorted": "\u0315\u0316",
     "missing": "a\x04 ",
 }
 
@@ -146,7 +186,7 @@ LONG = {
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *itertools.product(["llama3", "smollm2"], LONG),
+        *itertools.product(["llama3", "smollm2", "qwen3"], LONG),
         *itertools.product(["spm"], ["letter", "space", "emoji", "words"]),
     ],
 )
@@ -158,6 +198,8 @@ def test_a_megabyte_takes_linear_time(name: str, kind: str, request: pytest.Fixt
     ids = tokenizer.encode(text, bos=False)
     assert time.process_time() - started < 20  # a second or less; quadratic would be hours
     kept = text.replace("\x04", "") if name == "smollm2" else text
+    if name == "qwen3":
+        kept = normalizers.NFC().normalize_str(text)
     assert tokenizer.decode(ids) == kept
 
 
