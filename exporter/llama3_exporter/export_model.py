@@ -29,7 +29,7 @@ from llama3_exporter.native.placement import graph_beside, place_gguf
 from llama3_exporter.options import check_combination
 from llama3_exporter.progress import Progress
 from llama3_exporter.summary import ExportSummary
-from llama3_exporter.tokenizers.graphs import tokenizer_graphs
+from llama3_exporter.tokenizers.graphs import tokenizer_graphs, what_differs
 
 __all__ = ["ExportSummary", "export", "export_native_graph"]
 
@@ -108,7 +108,7 @@ def export(
         refuse_unfinished(file)
         config = Hyperparameters.from_gguf(file)
         options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
-        graphs = _tokenizer_graphs(file) if tokenizer_graph else {}
+        graphs, graph_warnings = _tokenizer_graphs(file) if tokenizer_graph else ({}, ())
         if output is None:
             output = graph_beside(file, force=force)
             names = {part: part.name for part in file.parts}
@@ -132,7 +132,7 @@ def export(
             kv_cache_bytes_per_position=int(per_position),
             memory_bytes=written.memory_bytes,
             seconds=time.perf_counter() - start,
-            warnings=written.warnings,
+            warnings=(*written.warnings, *graph_warnings),
         )
 
 
@@ -274,11 +274,12 @@ def _export_native(
     return _Written(_small_bytes(files), file.size, backend.kv_type.itemsize, tuple(warnings))
 
 
-def _tokenizer_graphs(file: GGUFFile) -> dict[str, bytes]:
+def _tokenizer_graphs(file: GGUFFile) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The graphs by the names of their files, and warnings about them."""
     vocabulary, warnings = read_tokenizer(file)
     if vocabulary is None:
         raise Llama3Error(f"{file.path}: no tokenizer graph: {warnings[0]}")
-    return tokenizer_graphs(vocabulary)
+    return tokenizer_graphs(vocabulary), what_differs(vocabulary)
 
 
 def _positions(file: GGUFFile, config: Hyperparameters, max_length: int | None) -> int:

@@ -52,7 +52,8 @@ def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
     have none, and what is no UTF-8 becomes U+FFFD.
 
     Raises:
-        Llama3Error: The graphs would not give the ids of the vocabulary's tokenizer.
+        Llama3Error: The graphs would not give the ids of the vocabulary's tokenizer, for more texts than `what_differs`
+            says.
     """
     if any(mark in token for token in vocabulary.tokens for mark in MARKS):
         raise Llama3Error(
@@ -67,6 +68,19 @@ def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
         )
     graphs = {TOKENIZER: _tokenizer(vocabulary, special), DETOKENIZER: _detokenizer(vocabulary)}
     return {name: ir.to_proto(graph).SerializeToString() for name, graph in graphs.items()}
+
+
+def what_differs(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """A warning about texts for which tokenizer.onnx gives other ids than the tokenizer.
+
+    No op of onnxruntime-extensions normalizes text. Nearly all text is in NFC already, so a graph is worth having.
+    """
+    if isinstance(vocabulary.model, ByteLevelBPE) and vocabulary.model.pre_tokenizer.nfc:
+        return (
+            f"{TOKENIZER} does not normalize text, as this tokenizer does (NFC); "
+            "where letters and accents are separate characters, its ids differ",
+        )
+    return ()
 
 
 def _tokenizer(vocabulary: Vocabulary, special: dict[str, int]) -> ir.Model:

@@ -15,9 +15,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import regex
+import tokenizers
 from gguf import GGMLQuantizationType, TokenType
 from llama3_exporter.commands import export as commands
-from llama3_exporter.tokenizers.graphs import _builder, _model, _rewrite, tokenizer_graphs
+from llama3_exporter.tokenizers.graphs import _builder, _model, _rewrite, tokenizer_graphs, what_differs
 from llama3_exporter.tokenizers.text_rewrites import CUT, byte_level_rewrites
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
@@ -34,9 +35,11 @@ from tests.support.texts import mixed_texts
 from tests.support.vocabularies import (
     hugging_face_ids,
     hugging_face_llama3,
+    hugging_face_qwen3,
     hugging_face_smollm2,
     smollm2_gguf,
     write_llama3_gguf,
+    write_qwen3_gguf,
     write_sentencepiece_gguf,
     write_vocabulary_gguf,
 )
@@ -107,6 +110,29 @@ def test_smollm2_gives_the_ids_of_hugging_face(smollm2: Graphs, texts: list[str]
     expected = hugging_face_ids(hugging_face_smollm2(), texts, special=True)
     for text, ids, found in zip(texts, expected, in_batches(smollm2, texts), strict=True):
         assert found == ids, ascii(text)
+
+
+def test_qwen3_gives_the_ids_of_hugging_face_for_text_in_nfc(tmp_path: Path, texts: list[str]) -> None:
+    """Other text gets the ids that it would have without a normalizer; the export warns about it."""
+    vocabulary = read_vocabulary(write_qwen3_gguf(tmp_path / "qwen3.gguf"))
+    graphs = Graphs(vocabulary)
+    without = tokenizers.Tokenizer.from_str(hugging_face_qwen3().to_str())
+    without.normalizer = None
+    expected = hugging_face_ids(without, texts, special=True)
+    original = hugging_face_ids(hugging_face_qwen3(), texts, special=True)
+    different = 0
+    for text, ids, normalized, found in zip(texts, expected, original, in_batches(graphs, texts), strict=True):
+        assert found == ids, ascii(text)
+        if found != normalized:
+            different += 1
+            assert hugging_face_qwen3().normalizer.normalize_str(text) != text
+    assert f"{different:,} of the other" in DOC.read_text(encoding="utf-8")
+    assert "does not normalize text" in what_differs(vocabulary)[0]
+
+
+def test_a_graph_that_differs_nowhere_has_no_warning(llama3: Graphs, spm: Graphs) -> None:
+    for graphs in (llama3, spm):
+        assert what_differs(graphs.original.vocabulary) == ()
 
 
 def test_sentencepiece_vocabularies_give_the_ids_of_the_tokenizer(spm: Graphs, texts: list[str]) -> None:
@@ -248,6 +274,18 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["llama3-export", "--tokenizer-graph", *map(str, arguments)])
     return commands.main()
+
+
+def test_an_export_notes_that_text_is_not_normalized(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path
+) -> None:
+    """A model of Command R's kind, whose name is as long as that of Llama 3's."""
+    model = tmp_path / "model.gguf"
+    model.write_bytes(gguf.read_bytes().replace(b"llama-bpe", b"command-r"))
+    assert export(monkeypatch, model, "--output", tmp_path / "out") == 0
+    assert capsys.readouterr().out.count("  note     tokenizer.onnx does not normalize text") == 1
+    assert export(monkeypatch, gguf, "--output", tmp_path / "other") == 0
+    assert "  note" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
