@@ -6,6 +6,7 @@ import ast
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from llama3_models.tokenizer.files import read_vocabulary
 from tests.hosts import host_programs
 from tests.hosts.conftest import PROMPTS
 from tests.support.texts import mixed_texts
-from tests.support.vocabularies import write_llama3_gguf
+from tests.support.vocabularies import write_llama3_gguf, write_qwen3_gguf
 
 host_programs.require("onnxruntime_genai")
 
@@ -59,15 +60,34 @@ def test_chat_template(contrib: Path) -> None:
     assert found == (f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
-@pytest.mark.parametrize("column", [1, 2])
-def test_the_page_counts_where_its_tokenizer_differs(column: int, contrib: Path, tmp_path: Path) -> None:
+def replace_tokenizer(folder: Path, gguf: Path) -> None:
+    """Put the tokenizer of a GGUF into an export folder."""
+    vocabulary = read_vocabulary(gguf)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary)), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(vocabulary)), encoding="utf-8")
+
+
+def test_chat_template_of_qwen3(contrib: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(contrib, folder, copy_function=shutil.copy)
+    replace_tokenizer(folder, write_qwen3_gguf(tmp_path / "qwen3.gguf"))
+    found = host_programs.run(host_programs.example(PAGE, "A chat"), folder, '[{"role": "user", "content": "Hi"}]')
+    assert found == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("column", "write_gguf"),
+    [(1, None), (2, write_llama3_gguf), (3, write_qwen3_gguf)],
+    ids=["smollm2", "llama3", "qwen3"],
+)
+def test_the_page_counts_where_its_tokenizer_differs(
+    column: int, write_gguf: Callable[[Path], Path] | None, contrib: Path, tmp_path: Path
+) -> None:
     """The page's table is true, and everything else gets the ids of Hugging Face's tokenizers."""
     folder = tmp_path / "folder"
     shutil.copytree(contrib, folder, copy_function=shutil.copy)
-    if column == 2:
-        vocabulary = read_vocabulary(write_llama3_gguf(tmp_path / "llama3.gguf"))
-        (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary)), encoding="utf-8")
-        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(vocabulary)), encoding="utf-8")
+    if write_gguf is not None:
+        replace_tokenizer(folder, write_gguf(tmp_path / "model.gguf"))
     texts = mixed_texts()
     reference = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     expected = [encoding.ids for encoding in reference.encode_batch(texts, add_special_tokens=False)]
@@ -75,11 +95,20 @@ def test_the_page_counts_where_its_tokenizer_differs(column: int, contrib: Path,
     counts: Counter[str] = Counter()
     for text, ours, theirs in zip(texts, expected, found, strict=True):
         if ours != theirs:
-            counts[
-                "a NUL " if "\0" in text else "a byte" if -1 in theirs else "U+0085" if "\x85" in text else text
-            ] += 1
+            counts[reason(text, theirs)] += 1
     rows = [line.strip("| ").split(" | ") for line in section_table(PAGE)]
     assert counts == {row[0][:6]: int(row[column]) for row in rows if row[column] != "0"}
+
+
+def reason(text: str, ids: list[int]) -> str:
+    """The first letters of the page's row that a text belongs to, or the text."""
+    if "\0" in text:
+        return "a NUL "
+    if -1 in ids:
+        return "a byte"
+    if "\x85" in text:
+        return "U+0085"
+    return text if tokenizers.normalizers.NFC().normalize_str(text) == text else "letter"
 
 
 def section_table(page: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
 from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.tokenizer.vocabulary import Vocabulary
@@ -17,8 +19,11 @@ from tests.support.texts import mixed_texts
 from tests.support.vocabularies import (
     hugging_face_ids,
     hugging_face_llama3,
+    hugging_face_qwen3,
     hugging_face_smollm2,
+    without_newer_marks,
     write_llama3_gguf,
+    write_qwen3_gguf,
 )
 
 require_node("onnxruntime-node", "@huggingface/tokenizers")
@@ -50,13 +55,19 @@ def test_the_tokenizer_gives_smollm2_s_ids(folder: Path) -> None:
     assert all(any(characters in text for characters in LEFT_OUT_LATER) for text in different), different
 
 
-def test_the_tokenizer_gives_llama3_s_ids(tmp_path: Path) -> None:
-    with GGUFFile.open(write_llama3_gguf(tmp_path / "llama3.gguf")) as file:
+@pytest.mark.parametrize(
+    ("write_gguf", "original"), [(write_llama3_gguf, hugging_face_llama3), (write_qwen3_gguf, hugging_face_qwen3)]
+)
+def test_the_tokenizer_gives_the_original_s_ids(
+    write_gguf: Callable[[Path], Path], original: Callable[[], tokenizers.Tokenizer], tmp_path: Path
+) -> None:
+    """Of Qwen3's, which composes text, without the marks that Hugging Face's older tables do not know."""
+    with GGUFFile.open(write_gguf(tmp_path / "model.gguf")) as file:
         vocabulary = Vocabulary.from_gguf(file)
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary)), encoding="utf-8")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(vocabulary)), encoding="utf-8")
-    texts = mixed_texts()
-    assert ids_of(tmp_path, texts) == hugging_face_ids(hugging_face_llama3(), texts, special=True)
+    texts = mixed_texts() if original is hugging_face_llama3 else without_newer_marks(mixed_texts())
+    assert ids_of(tmp_path, texts) == hugging_face_ids(original(), texts, special=True)
 
 
 def ids_of(folder: Path, texts: list[str]) -> list[list[int]]:
