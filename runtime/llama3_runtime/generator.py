@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Generation(Iterator[Piece]):
         self._sequence = sequence
         self._texts: list[str] = []
         self._broken = False
+        self._running = threading.Lock()
         self._tokenization_seconds = tokenization_seconds
         # When the model began, and when the first and the last token came.
         self._started: float | None = None
@@ -71,18 +73,25 @@ class Generation(Iterator[Piece]):
 
         Raises:
             Llama3Error: the model cannot be run.
-            RuntimeError: the generator was closed, another thread is using it, or another generation is unfinished.
+            RuntimeError: the generator was closed, another thread is using it or this generation, or another
+                generation is unfinished.
         """
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError("another thread is using this generation; let one thread ask for its pieces")
+        try:
+            return self._next()
+        finally:
+            self._running.release()
+
+    def _next(self) -> Piece:
         sequence = self._sequence
-        if sequence.finish_reason is None and sequence.interrupted:
+        if sequence.finish_reason is None and sequence.interrupted:  # which needs no model: others may have it by now
             piece = sequence.finish("interrupt")
             self._texts.append(piece.text)
             return piece
         if self.is_over:
             raise StopIteration
         with self._model.turns.take(self) as is_new:
-            if self.is_over:  # by another thread, just now
-                raise StopIteration
             if is_new:
                 self._model.rewind()
                 self._started = time.perf_counter()

@@ -14,8 +14,9 @@ from llama3_exporter import export
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
-from llama3_runtime import Generator, SamplingParams, Tokenizer
+from llama3_runtime import FinishReason, Generator, Piece, SamplingParams, Tokenizer
 from llama3_runtime.model import Model
+from llama3_runtime.sequence import Sequence
 
 from tests.support.llama_gguf import write_llama_gguf
 
@@ -275,7 +276,27 @@ def test_a_second_thread_while_the_first_computes(
     monkeypatch.setattr(Model, "forward", computing)
     assert [token for piece in generation for token in piece.ids] == greedy_ids
     assert len(errors) >= len(greedy_ids)
-    assert all("another thread is using this model" in str(error) for error in errors)
+    used = "generation" if attempt == "next" else "model"
+    assert all(f"another thread is using this {used}" in str(error) for error in errors)
+
+
+def test_the_last_piece_of_an_interrupted_text_comes_once(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = generator.stream(PROMPT, greedy())
+    next(generation)
+    generation.interrupt()
+    errors: list[object] = []
+    finish = Sequence.finish
+
+    def finishing(self: Sequence, reason: FinishReason) -> Piece:
+        errors.append(in_a_thread(lambda: next(generation)))
+        return finish(self, reason)
+
+    monkeypatch.setattr(Sequence, "finish", finishing)
+    assert [piece.finish_reason for piece in generation] == ["interrupt"]
+    (error,) = errors
+    assert "another thread is using this generation" in str(error)
 
 
 def test_two_generators_of_one_model(generator: Generator, greedy_ids: list[int]) -> None:
