@@ -20,7 +20,7 @@ from llama3_models.units import format_bytes
 
 from llama3_exporter.contrib.backend import ContribBackend
 from llama3_exporter.contrib.weights_file import WeightsFile
-from llama3_exporter.folder import Content, check_output, publish_file, publish_folder, unnamed_file
+from llama3_exporter.folder import Content, check_output, publish_file, publish_folder, remove_export, unnamed_file
 from llama3_exporter.graph import build_graph
 from llama3_exporter.graph_file import serialized
 from llama3_exporter.host_files import host_files, read_tokenizer, to_json
@@ -31,7 +31,7 @@ from llama3_exporter.progress import Progress
 from llama3_exporter.summary import ExportSummary
 from llama3_exporter.tokenizers.graphs import tokenizer_graphs, what_differs
 
-__all__ = ["ExportSummary", "export", "export_native_graph"]
+__all__ = ["ExportSummary", "export", "export_native_graph", "remove_export"]
 
 # ONNX Runtime's attention and ours count positions in 32 bits.
 _MAX_POSITIONS = (1 << 31) - 1

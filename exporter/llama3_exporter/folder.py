@@ -1,5 +1,8 @@
 """The export folder: it appears whole or not at all, and replaces nothing that is not ours.
 
+What is removed is removed by the names that exports give. A manifest only adds to these what its file proves to be: a
+line in it would else delete whatever it names.
+
 The weights, gigabytes of them, are written to a file without a name: whatever ends the export, be it `kill -9`, the
 kernel takes the space back. Only when all is written does the file get a name, in a hidden folder beside the output,
 which then takes the output's place in one step. What a killed export leaves there, the next one removes.
@@ -11,34 +14,43 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llama3_custom_ops import LIBRARY
+from llama3_models.digests import fingerprint
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH, MANIFEST
-from llama3_models.manifest import Manifest, NewerExportError, NotAnExportError
+from llama3_models.exports import GRAPH, MANIFEST, WEIGHTS
+from llama3_models.gguf.file_kinds import MAGIC
+from llama3_models.manifest import Manifest, NewerExportError, NotAnExportError, Part
 from llama3_models.units import format_bytes
 
-_NAMES = (
-    GRAPH,
-    "model.onnx.data",
-    MANIFEST,
-    "config.json",
-    "generation_config.json",
-    "genai_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.onnx",
-    "detokenizer.onnx",
-    LIBRARY,
+_NAMES = frozenset(
+    {
+        GRAPH,
+        WEIGHTS,
+        MANIFEST,
+        "config.json",
+        "generation_config.json",
+        "genai_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.onnx",
+        "detokenizer.onnx",
+        LIBRARY,
+    }
 )
+_SHARD = re.compile(rf"{re.escape(WEIGHTS)}_[0-9]+")
 
-# How everything is called that has no place yet. Who is still at work on it holds a lock.
+# How everything is called that has no place yet, with the letters that `tempfile` adds. Who is still at work on it
+# holds a lock.
 _UNFINISHED = ".llama3-export-"
+_LEFTOVER = re.compile(rf"{re.escape(_UNFINISHED)}[a-z0-9_]{{8}}")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -60,8 +72,8 @@ def check_output(output: Path, *, force: bool) -> None:
         if output.exists() or output.is_symlink():
             if not output.is_dir():
                 raise Llama3Error(f"{output}: there is a file of that name; give another --output")
-            if found := {path.name for path in output.iterdir()}:
-                _check_replaceable(output, found, force=force)
+            if any(output.iterdir()):
+                _check_replaceable(output, force=force)
         anchor = _anchor(output)
         if not anchor.is_dir():
             raise Llama3Error(f"{anchor}: not a folder, so that {output} cannot be made in it; give another --output")
@@ -69,27 +81,74 @@ def check_output(output: Path, *, force: bool) -> None:
             raise Llama3Error(f"{anchor}: no permission to write there; give another --output")
 
 
-def _check_replaceable(output: Path, found: set[str], *, force: bool) -> None:
-    written = _written_names(output)
-    if written is None:
-        raise Llama3Error(f"{output}: this folder was not written by llama3-export; give another --output")
-    folders = {path.name for path in output.iterdir() if path.is_dir() and not path.is_symlink()}
-    if strangers := sorted(found - written | folders):
-        raise Llama3Error(f"{output}: holds {strangers[0]}, which no export wrote; give another --output")
+def _check_replaceable(output: Path, *, force: bool) -> None:
+    try:
+        manifest = Manifest.of_folder(output)
+    except NotAnExportError:
+        raise Llama3Error(f"{output}: this folder was not written by llama3-export; give another --output") from None
+    except NewerExportError as error:
+        raise Llama3Error(f"{output}: a newer llama3-onnx wrote this export; give another --output") from error
+    if strangers := _strangers(output, _gguf_of(manifest)):
+        raise _holds(output, strangers)
     if not force:
         raise Llama3Error(f"{output}: there is an export already; --force replaces it")
 
 
-def _written_names(folder: Path) -> set[str] | None:
-    """The names of all files that an export writes into `folder`, its GGUF's among them; None if it is no export."""
+def _holds(output: Path, strangers: Sequence[str]) -> Llama3Error:
+    return Llama3Error(f"{output}: holds {strangers[0]}, which no export wrote; give another --output")
+
+
+def _gguf_of(manifest: Manifest) -> dict[str, Part]:
+    return {part.name: part for part in manifest.source.parts}
+
+
+def _strangers(folder: Path, gguf: Mapping[str, Part] | None = None) -> list[str]:
+    """What is in `folder` that no export wrote.
+
+    Args:
+        folder: An export, or what a killed one left.
+        gguf: The GGUF's files by their names, as the manifest has them; None where any GGUF may be, whole or not.
+    """
+    return sorted(path.name for path in folder.iterdir() if not _is_written(path, gguf))
+
+
+def _is_written(path: Path, gguf: Mapping[str, Part] | None) -> bool:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return False
+    if path.name in _NAMES or _SHARD.fullmatch(path.name):
+        return True
+    if gguf is None:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) in (MAGIC, b"")  # of a copy that had just begun
+    part = gguf.get(path.name)
+    return part is not None and part.fingerprint is not None and part.fingerprint == fingerprint(path)
+
+
+def remove_export(folder: Path) -> None:
+    """Remove an export of which some files may be missing, but nothing that no export wrote.
+
+    Raises:
+        Llama3Error: there is something else in it.
+        OSError: the system refuses, or it is no folder but a link to one.
+    """
+    with suppress(FileNotFoundError):
+        _remove_leftovers(folder)
+        if strangers := _strangers(folder):
+            raise Llama3Error(f"{folder}: holds {strangers[0]}, which no export wrote; move it elsewhere")
+        _remove_written(folder)
+
+
+def _remove_written(folder: Path, gguf: Mapping[str, Part] | None = None) -> None:
+    """Remove the files of a folder in which no stranger was seen, and the folder, unless one has come since."""
+    # Of the folder that was looked at, whatever may have its name by now.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        manifest = Manifest.of_folder(folder)
-    except NotAnExportError:
-        return None
-    except NewerExportError as error:
-        raise Llama3Error(f"{folder}: a newer llama3-onnx wrote this export; give another --output") from error
-    parts, weights = manifest.source.parts, manifest.weights
-    return {*_NAMES, *(part.name for part in parts), *(file.name for file in weights)}
+        for name in os.listdir(descriptor):  # noqa: PTH208
+            if _is_written(folder / name, gguf):
+                os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+    folder.rmdir()
 
 
 @contextmanager
@@ -209,7 +268,7 @@ def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
 
 @contextmanager
 def _staging_folder(parent: Path) -> Iterator[Path]:
-    """A hidden folder that is gone afterwards, unless it became something else."""
+    """A hidden folder that is gone afterwards, with what an export wrote into it, unless it became something else."""
     while True:
         staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
         descriptor = os.open(staging, os.O_RDONLY)
@@ -219,7 +278,8 @@ def _staging_folder(parent: Path) -> Iterator[Path]:
     try:
         yield staging
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):
+            _remove_written(staging)
         os.close(descriptor)
 
 
@@ -231,34 +291,48 @@ def _claimed(descriptor: int, path: Path) -> bool:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what exports left that were killed: nobody holds a lock on it."""
+    """Remove what exports left that were killed: nobody holds a lock on it, and nobody put something in."""
     for path in folder.iterdir():
-        if not path.name.startswith(_UNFINISHED) or path.is_symlink():
+        if not _LEFTOVER.fullmatch(path.name):
             continue
-        with suppress(OSError):  # still in use, or somebody else's
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with suppress(OSError):  # still in use, a link, or somebody else's
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
+                mode = os.fstat(descriptor).st_mode
+                if stat.S_ISREG(mode):
                     path.unlink()
+                elif stat.S_ISDIR(mode) and not _strangers(path):
+                    _remove_written(path)
             finally:
                 os.close(descriptor)
 
 
 def _replace(output: Path, staging: Path) -> None:
-    """Put `staging` in the place of `output`; what was there is then where `staging` was."""
+    """Put `staging` in the place of `output`, and remove the export that was there.
+
+    What was moved away is looked at again: until then, somebody may have put something in.
+    """
     if not output.is_dir() or not any(output.iterdir()):
         staging.rename(output)
-    elif not _exchange(output, staging):
-        with _staging_folder(output.parent) as aside:
-            output.rename(aside)
-            try:
-                staging.rename(output)
-            except OSError:
-                aside.rename(output)
-                raise
+        return
+    gguf = _gguf_of(Manifest.of_folder(output))
+    if _exchange(output, staging):
+        if strangers := _strangers(staging, gguf):
+            _exchange(output, staging)
+            raise _holds(output, strangers)
+        _remove_written(staging, gguf)
+        return
+    with _staging_folder(output.parent) as aside:
+        output.rename(aside)
+        try:
+            if strangers := _strangers(aside, gguf):
+                raise _holds(output, strangers)
+            staging.rename(output)
+        except (OSError, Llama3Error):
+            aside.rename(output)
+            raise
+        _remove_written(aside, gguf)
 
 
 def _exchange(one: Path, other: Path) -> bool:

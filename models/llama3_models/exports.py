@@ -9,6 +9,9 @@ from llama3_models.errors import Llama3Error
 GRAPH: Final = "model.onnx"
 """The graph in an export folder."""
 
+WEIGHTS: Final = "model.onnx.data"
+"""The weights of a contrib export; where there are several files, each later one's name ends in its number."""
+
 MANIFEST: Final = "llama3.json"
 """What an export says of itself, as a file in its folder."""
 

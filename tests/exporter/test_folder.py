@@ -270,9 +270,12 @@ def test_where_folders_cannot_be_swapped_they_are_moved(
 
 
 def test_what_another_export_is_writing_is_left_alone(gguf: Path, tmp_path: Path) -> None:
-    (tmp_path / ".llama3-export-dead").mkdir()
-    (tmp_path / ".llama3-export-file").touch()
-    busy = tmp_path / ".llama3-export-busy"
+    dead = tmp_path / ".llama3-export-deadbeef"
+    dead.mkdir()
+    (dead / "model.onnx.data_12").touch()
+    (dead / "model-00001-of-00002.gguf").write_bytes(b"GGUF and half of the rest")
+    (tmp_path / ".llama3-export-file_123").touch()
+    busy = tmp_path / ".llama3-export-busybusy"
     busy.mkdir()
     descriptor = os.open(busy, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -281,6 +284,63 @@ def test_what_another_export_is_writing_is_left_alone(gguf: Path, tmp_path: Path
     finally:
         os.close(descriptor)
     assert sorted(path.name for path in tmp_path.iterdir()) == [busy.name, "model.gguf", "out"]
+
+
+@pytest.mark.parametrize("name", [".llama3-export-notes", ".llama3-export-my_notes1", ".llama3-export-My_Notes"])
+def test_what_is_called_like_a_leftover_and_is_none_stays(gguf: Path, tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("thesis")
+    (tmp_path / ".llama3-export-link1234").symlink_to(mine)
+    export(gguf, tmp_path / "out")
+    assert (mine / "thesis.tex").read_text() == "thesis"
+    assert (tmp_path / ".llama3-export-link1234").is_symlink()
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+@pytest.mark.parametrize("name", ["thesis.tex", "model.onnx.data_x", "model.onnx.data_1/../thesis.tex"])
+def test_a_line_of_the_manifest_is_no_permission_to_delete(gguf: Path, tmp_path: Path, ops: str, name: str) -> None:
+    out = tmp_path / "out"
+    export(gguf, out, ops=ops)
+    facts = json.loads((out / "llama3.json").read_text())
+    facts["source"]["parts"].append(facts["source"]["parts"][0] | {"name": name})
+    facts["weights"] = [{"name": name, "size": 6}]
+    (out / "llama3.json").write_text(json.dumps(facts))
+    thesis = out / Path(name).name
+    thesis.write_text("GGUF thesis")
+    with pytest.raises(Llama3Error, match=r"no export wrote|not written by llama3-export"):
+        export(gguf, out, force=True)
+    assert thesis.read_text() == "GGUF thesis"
+
+
+def test_another_model_beside_a_native_graph_is_a_stranger(gguf: Path, tmp_path: Path) -> None:
+    export(gguf, tmp_path / "out", ops="native")
+    other = tmp_path / "out" / "other.gguf"
+    other.write_bytes(gguf.read_bytes())
+    with pytest.raises(Llama3Error, match=r"holds other\.gguf, which no export wrote"):
+        export(gguf, tmp_path / "out", force=True)
+    assert other.is_file()
+
+
+@pytest.mark.parametrize("swaps", [True, False], ids=["swapped", "moved"])
+def test_what_came_while_an_export_was_replaced_is_not_deleted(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    exchange = folder._exchange
+    thesis = tmp_path / "out" / "thesis.tex"
+
+    def late(output: Path, staging: Path) -> bool:
+        if not (staging / "thesis.tex").exists():
+            thesis.write_text("thesis")
+        return swaps and exchange(output, staging)
+
+    export(gguf, tmp_path / "out")
+    monkeypatch.setattr(folder, "_exchange", late)
+    with pytest.raises(Llama3Error, match=r"holds thesis\.tex, which no export wrote"):
+        export(gguf, tmp_path / "out", force=True, activations="float32")
+    assert thesis.read_text() == "thesis"
+    assert json.loads((tmp_path / "out" / "llama3.json").read_text())["options"]["activations"] == "int8"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "out"]
 
 
 @pytest.mark.parametrize("place", ["loop/out", "loop", "n" * 300, "file/out"])

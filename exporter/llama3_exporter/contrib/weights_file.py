@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from llama3_models.errors import Llama3Error
+from llama3_models.exports import WEIGHTS
 from llama3_models.gguf.file import GGUFTensor
-
-NAME = "model.onnx.data"
 
 # Pages are what the host maps; tensors that start on one cost no unaligned edge.
 _ALIGNMENT = 4096
@@ -52,7 +51,7 @@ class WeightsFile:
     """
 
     shard_size: int | None = None
-    sizes: dict[str, int] = field(default_factory=lambda: {NAME: 0})
+    sizes: dict[str, int] = field(default_factory=lambda: {WEIGHTS: 0})
     source_bytes: int = 0
     _arrays: list[tuple[ir.ExternalTensor, Callable[[], Array]]] = field(default_factory=list)
     _packings: list[_Packing] = field(default_factory=list)
@@ -108,7 +107,7 @@ class WeightsFile:
         location = next(reversed(self.sizes))
         offset = -(-self.sizes[location] // _ALIGNMENT) * _ALIGNMENT
         if self.shard_size is not None and offset > 0 and offset + length > self.shard_size:
-            location, offset = f"{NAME}_{len(self.sizes)}", 0
+            location, offset = f"{WEIGHTS}_{len(self.sizes)}", 0
         self.sizes[location] = offset + length
         return ir.ExternalTensor(location, offset, length, dtype, shape=ir.Shape(shape), name=name)
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama3_models.errors import Llama3Error
-from llama3_models.gguf.file_kinds import not_a_file, not_a_gguf, nothing_there
+from llama3_models.gguf.file_kinds import MAGIC, not_a_file, not_a_gguf, nothing_there
 from llama3_models.gguf.part import GGUFPart, GGUFTensor, StringArray, Value, parse_part, quoted
 
 __all__ = ["GGUFFile", "GGUFTensor", "StringArray", "Value"]
@@ -161,7 +161,7 @@ def _map(path: Path) -> mmap | str:
             return not_a_file(path)
         with path.open("rb") as file:
             head = file.read(1024)
-            return mmap(file.fileno(), 0, access=ACCESS_READ) if head.startswith(b"GGUF") else not_a_gguf(head)
+            return mmap(file.fileno(), 0, access=ACCESS_READ) if head.startswith(MAGIC) else not_a_gguf(head)
     except FileNotFoundError:
         return nothing_there(path)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte, a file emptied a moment ago

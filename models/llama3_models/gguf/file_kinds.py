@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Final
+
+MAGIC: Final = b"GGUF"
+"""The first bytes of every GGUF."""
 
 
 def not_a_file(path: Path) -> str:
@@ -37,7 +41,7 @@ def not_a_gguf(head: bytes) -> str:
     text = head.lstrip().lower()
     if not head:
         return "an empty file; download it again"
-    if len(head) < 4 and b"GGUF".startswith(head):
+    if len(head) < len(MAGIC) and MAGIC.startswith(head):
         return f"cut short after {len(head)} bytes; if it is being downloaded, wait for the end, else download it again"
     if not head.strip(b"\0"):
         return "it begins with zeros, as a download does that reserved its space and has not come far; wait for its end"

@@ -14,7 +14,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,11 +70,13 @@ def cached_export(
     entry = cache_root() / "exports" / f"{source.stem[:100]}-{digest}"
     folder = entry / "onnx"
     export = Export(folder, source.parent if ops == "native" else None)
+    _refuse_links(entry, folder)
     # Taken before any content is read: a file that changes meanwhile will not match.
     record = _record(file)
     if _is_recorded(entry, record):
         return export
-    with _locked(entry, source.name):
+    with _writing(entry), _locked(entry, source.name):
+        _refuse_links(entry, folder)
         if _is_recorded(entry, record):  # the process that held the lock made it
             return export
         files = _read_json(entry / "source.json").get("files")
@@ -83,6 +84,20 @@ def cached_export(
             _export_anew(file, folder, ops, precision, logits)
         _write_json(entry / "source.json", {**record, "files": _file_sizes(folder)})
     return export
+
+
+def _refuse_links(*folders: Path) -> None:
+    """An entry is the cache's own: through a link it would read, write and remove what is somebody else's.
+
+    Raises:
+        Llama3Error: one of the folders is a link.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise Llama3Error(
+                f"{folder}: a link, where the cache of exports keeps a folder of its own; remove the link, or set "
+                "LLAMA3_CACHE to another folder"
+            )
 
 
 def _record(file: GGUFFile) -> Record:
@@ -119,15 +134,11 @@ def _holds_content(folder: Path, file: GGUFFile) -> bool:
 
 def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, logits: Logits) -> None:
     (folder.parent / "source.json").unlink(missing_ok=True)  # first: it vouches for the rest
-    for path in folder.parent.iterdir():  # an earlier content, or what a killed process left
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != "lock":
-            path.unlink()
     # Here alone, and late: with an export at hand the runtime needs neither the exporter nor onnx.
-    from llama3_exporter.export_model import export, export_native_graph
+    from llama3_exporter.export_model import export, export_native_graph, remove_export
     from llama3_exporter.progress import byte_progress
 
+    remove_export(folder)  # of an earlier content, or what somebody cleaned up in part
     if ops == "native":
         folder.mkdir()
         export_native_graph(file, folder / GRAPH, logits=logits)
@@ -138,16 +149,26 @@ def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, l
 
 
 @contextlib.contextmanager
-def _locked(entry: Path, name: str) -> Iterator[None]:
-    """Holds the entry's lock, which the system releases whatever becomes of the process."""
+def _writing(entry: Path) -> Iterator[None]:
+    """Turn what the system refuses meanwhile into one line.
+
+    Raises:
+        Llama3Error: for an OSError.
+    """
     try:
-        entry.mkdir(parents=True, exist_ok=True)
-        lock = os.open(entry / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        yield
     except OSError as error:
         raise Llama3Error(
-            f"{error.filename}: the cache of exports cannot be written ({error.strerror}); set LLAMA3_CACHE to "
-            "another folder, or give --model-path a folder made by llama3-export"
+            f"{error.filename or entry}: the cache of exports cannot be written ({error.strerror}); set LLAMA3_CACHE "
+            "to another folder, or give --model-path a folder made by llama3-export"
         ) from error
+
+
+@contextlib.contextmanager
+def _locked(entry: Path, name: str) -> Iterator[None]:
+    """Holds the entry's lock, which the system releases whatever becomes of the process."""
+    entry.mkdir(parents=True, exist_ok=True)
+    lock = os.open(entry / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,5 +191,7 @@ def _read_json(path: Path) -> Record:
 
 def _write_json(path: Path, content: Record) -> None:
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
+    unfinished.unlink(missing_ok=True)
+    with unfinished.open("x", encoding="utf-8") as file:  # a link that has come meanwhile is not followed
+        json.dump(content, file)
     unfinished.replace(path)

@@ -157,10 +157,60 @@ def test_a_damaged_export_is_made_again(exports, model, damage):
 def test_what_a_killed_export_left_is_cleared_away(exports, model):
     folder = cached(model)
     shutil.rmtree(folder)
-    (folder.parent / ".onnx.abc").mkdir()
-    (folder.parent / ".llama3-export-x").write_bytes(b"x")
+    (folder.parent / ".llama3-export-abcd_123").write_bytes(b"x")
+    (folder.parent / "source.tmp").write_bytes(b"{")
     assert cached(model) == folder
     assert {path.name for path in folder.parent.iterdir()} == {"lock", "source.json", "onnx"}
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+@pytest.mark.parametrize("name", ["model-", "onnx"])
+def test_a_link_to_somebody_s_folder_is_refused(exports, model, tmp_path, name, ops):
+    """The name can be told before, and a cache may be shared. Nothing there is used, and nothing is lost."""
+    theirs = tmp_path / "photos"
+    theirs.mkdir()
+    for file in ("cat.jpg", "model.onnx", "source.json"):
+        (theirs / file).write_text("theirs")
+    folder = cached(model, ops=ops)
+    link = folder if name == "onnx" else folder.parent
+    link.rename(tmp_path / "moved")
+    link.symlink_to(theirs)
+    with pytest.raises(Llama3Error, match=rf"^{link}: a link, where .*; remove the link, or set LLAMA3_CACHE"):
+        cached(model, ops=ops)
+    assert {path.name: path.read_text() for path in theirs.iterdir()} == dict.fromkeys(
+        ("cat.jpg", "model.onnx", "source.json"), "theirs"
+    )
+
+
+@pytest.mark.parametrize("name", ["lock", "source.json", "source.tmp"])
+def test_a_link_in_the_place_of_a_file_of_the_cache_is_not_written_through(exports, model, tmp_path, name):
+    thesis = tmp_path / "thesis"
+    thesis.write_text("thesis")
+    folder = cached(model)
+    shutil.rmtree(folder)
+    (folder.parent / name).unlink(missing_ok=True)
+    (folder.parent / name).symlink_to(thesis)
+    if name == "lock":
+        with pytest.raises(Llama3Error, match="the cache of exports cannot be written"):
+            cached(model)
+    else:
+        assert cached(model) == folder
+        assert (folder / "model.onnx").is_file()
+    assert thesis.read_text() == "thesis"
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_what_no_export_wrote_is_never_removed_from_the_cache(exports, model, ops):
+    folder = cached(model, ops=ops)
+    (folder / "model.onnx").unlink()
+    (folder / "thesis.tex").write_text("thesis")
+    (folder.parent / "notes").mkdir()
+    with pytest.raises(Llama3Error, match=rf"^{folder}: holds thesis\.tex, which no export wrote; move it elsewhere"):
+        cached(model, ops=ops)
+    (folder / "thesis.tex").rename(folder.parent / "notes" / "thesis.tex")
+    assert cached(model, ops=ops) == folder
+    assert (folder / "model.onnx").is_file()
+    assert (folder.parent / "notes" / "thesis.tex").read_text() == "thesis"
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(model, monkeypatch, tmp_path):
