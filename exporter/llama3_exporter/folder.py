@@ -50,6 +50,7 @@ _SHARD = re.compile(rf"{re.escape(WEIGHTS)}_[0-9]+")
 # How everything is called that has no place yet, with the letters that `tempfile` adds. Who is still at work on it
 # holds a lock.
 _UNFINISHED = ".llama3-export-"
+_SINGLE = "unfinished"  # a file that is to be no part of a folder
 _LEFTOVER = re.compile(rf"{re.escape(_UNFINISHED)}[a-z0-9_]{{8}}")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -118,6 +119,8 @@ def _is_written(path: Path, gguf: Mapping[str, Part] | None) -> bool:
     if path.name in _NAMES or _SHARD.fullmatch(path.name):
         return True
     if gguf is None:
+        if path.name == _SINGLE:
+            return True
         with path.open("rb") as file:
             return file.read(len(MAGIC)) in (MAGIC, b"")  # of a copy that had just begun
     part = gguf.get(path.name)
@@ -262,13 +265,13 @@ def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
     with writing(path, option):
         _remove_leftovers(path.parent)
         with _staging_folder(path.parent) as staging:
-            (staging / path.name).write_bytes(content)
-            (staging / path.name).replace(path)
+            (staging / _SINGLE).write_bytes(content)
+            (staging / _SINGLE).replace(path)
 
 
 @contextmanager
 def _staging_folder(parent: Path) -> Iterator[Path]:
-    """A hidden folder that is gone afterwards, with what an export wrote into it, unless it became something else."""
+    """A hidden folder that is gone afterwards, unless it became something else."""
     while True:
         staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
         descriptor = os.open(staging, os.O_RDONLY)
@@ -279,7 +282,8 @@ def _staging_folder(parent: Path) -> Iterator[Path]:
         yield staging
     finally:
         with suppress(OSError):
-            _remove_written(staging)
+            if os.path.samestat(staging.lstat(), os.fstat(descriptor)):
+                shutil.rmtree(staging)
         os.close(descriptor)
 
 

@@ -32,7 +32,13 @@ def build_graph(config: Hyperparameters, backend: Backend, logits: Logits) -> ir
         backend: Makes the modules that hold weights.
         logits: Which positions get logits.
     """
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET, "com.microsoft": 1, **backend.domains}, name="llama")
+    graph = ir.Graph(
+        [],
+        [],
+        nodes=[],
+        opset_imports={"": OPSET, "com.microsoft": 1, **backend.domains},
+        name=config.architecture.name,
+    )
     builder = GraphBuilder(graph)
     op = builder.op
     int64 = ir.DataType.INT64

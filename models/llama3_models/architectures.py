@@ -1,6 +1,6 @@
 """The architectures: what each is called, and which tensors a GGUF of it has.
 
-How one computes stands in the exporter's `decoders/` and, as the oracle, in `reference/`.
+What each computes is in the exporter's `decoders/`, and for comparison in `reference/`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _HEAD: Final[TensorShapes] = MappingProxyType({"output.weight": ("vocab_size", "
 _LLAMA = Architecture(
     name="llama",
     title="Llama",
-    models="Llama 3, 3.1, 3.2 and 3.3, SmolLM2 and others of the kind",
+    models="Llama 3, 3.1, 3.2 and 3.3, SmolLM2 and others that share it",
     model_type="llama",
     model_class="LlamaForCausalLM",
     required=_REQUIRED,
@@ -84,7 +84,7 @@ _LLAMA = Architecture(
 _QWEN2 = Architecture(
     name="qwen2",
     title="Qwen2",
-    models="Qwen2, Qwen2.5 and distilled models of the kind",
+    models="Qwen2, Qwen2.5 and models distilled into them",
     model_type="qwen2",
     model_class="Qwen2ForCausalLM",
     required={
@@ -99,7 +99,7 @@ _QWEN2 = Architecture(
 _QWEN3 = Architecture(
     name="qwen3",
     title="Qwen3",
-    models="Qwen3, the dense ones",
+    models="dense Qwen3",
     model_type="qwen3",
     model_class="Qwen3ForCausalLM",
     required={

@@ -2,8 +2,8 @@
 
 The exporter and the numpy reference both build the model from this one dataclass, so a file that gets past
 `Hyperparameters.from_gguf` is complete and means what we compute: every tensor is there with the right shape, there
-is no tensor and no setting that would change the result and that we ignore. Whatever is no such model is refused in
-one line. The meaning of each key, and the value taken when it is absent, are llama.cpp's.
+is no tensor and no setting that would change the result and that we ignore. Any other file is refused in one line. The
+meaning of each key, and the value taken when it is absent, are llama.cpp's.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _positive_float(file: GGUFFile, key: str, *, default: float | None = None) -
 def _vocab_size(file: GGUFFile) -> int:
     """The number of tokens, or without a tokenizer in the file the embedding's rows.
 
-    The key llama.vocab_size is not used: fine-tunes that add tokens leave the old number there.
+    The key ARCHITECTURE.vocab_size is not used: fine-tunes that add tokens leave the old number there.
     """
     tokens = file.get_strings("tokenizer.ggml.tokens", default=None)
     if tokens is not None:

@@ -273,6 +273,7 @@ def test_what_another_export_is_writing_is_left_alone(gguf: Path, tmp_path: Path
     dead = tmp_path / ".llama3-export-deadbeef"
     dead.mkdir()
     (dead / "model.onnx.data_12").touch()
+    (dead / "unfinished").touch()
     (dead / "model-00001-of-00002.gguf").write_bytes(b"GGUF and half of the rest")
     (tmp_path / ".llama3-export-file_123").touch()
     busy = tmp_path / ".llama3-export-busybusy"

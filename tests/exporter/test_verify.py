@@ -88,7 +88,7 @@ def test_an_export_without_what_its_architecture_adds_fails(
 
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_export_that_rotates_other_pairs_fails(
     sane_llama: SaneLlama, tmp_path: Path, architecture: str, ops: str
 ) -> None:

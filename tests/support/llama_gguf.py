@@ -198,7 +198,8 @@ def blank_tensors(path: Path, *names: str) -> None:
 def split_gguf(path: Path, folder: Path, *, max_tensors: int) -> list[Path]:
     """Writes the model in `path` once more, in parts of so many tensors, as gguf-split does; returns the parts."""
     reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(folder / path.name, "llama", split_max_tensors=max_tensors)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(folder / path.name, architecture, split_max_tensors=max_tensors)
     for field in reader.fields.values():
         if not field.name.startswith("GGUF.") and field.name != "general.architecture":
             sub_type = field.types[-1] if len(field.types) > 1 else None

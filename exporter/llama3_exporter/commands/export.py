@@ -35,7 +35,7 @@ def llama3_export(
     copy: bool = False,
     force: bool = False,
 ) -> int:
-    """Turn a GGUF of a Llama or Qwen model into a folder that any ONNX Runtime app loads.
+    """Turn a GGUF into a folder that any ONNX Runtime app loads.
 
     The graph computes exactly the weights of the GGUF, however they are quantized.
 

@@ -24,7 +24,7 @@ def llama3_inspect(
     json: bool = False,
     plot: Path | None = None,
 ) -> int:
-    """Show what is in a GGUF of a Llama or Qwen model, or in an export of one.
+    """Show what is in a GGUF, or in an export of one.
 
     Its architecture, its weights by type and by layer, what each type becomes in a graph, the memory that it takes to
     run, and its tokenizer. Only the header is read, whatever the model's size; but a model of the catalogue that is not

@@ -44,8 +44,8 @@ from llama3_exporter.decoders.backend import (
     HeadNorm,
     Linear,
     Linears,
-    MakesPositions,
     Norm,
+    PositionInputs,
 )
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
 from llama3_exporter.modules import FLOAT, HeadRMSNorm, parameter
@@ -141,7 +141,7 @@ class ContribBackend:
         """See `Backend`."""
         return SwiGLU()
 
-    def positions(self) -> MakesPositions:
+    def positions(self) -> PositionInputs:
         """See `Backend`.
 
         Raises:

@@ -6,14 +6,14 @@ from typing import Final
 from llama3_models.config import Hyperparameters
 
 from llama3_exporter.decoders.backend import Backend
-from llama3_exporter.decoders.decoder import Decoder
+from llama3_exporter.decoders.decoder import DecoderCall
 from llama3_exporter.decoders.llama import Llama
 from llama3_exporter.decoders.qwen2 import Qwen2
 from llama3_exporter.decoders.qwen3 import Qwen3
 
 __all__ = ["DECODERS"]
 
-DECODERS: Final[Mapping[str, Callable[[Hyperparameters, Backend], Decoder]]] = {
+DECODERS: Final[Mapping[str, Callable[[Hyperparameters, Backend], DecoderCall]]] = {
     "llama": Llama,
     "qwen2": Qwen2,
     "qwen3": Qwen3,

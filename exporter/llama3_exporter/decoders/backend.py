@@ -1,6 +1,7 @@
 """What a decoder is made of: modules that a `Backend` makes, and what goes from one to the next.
 
-A module is a call: the types below say with what, so that a wrong call, or a module of another form, fails in mypy.
+A module is a call: the types below say with what and what comes of it, so that a call, or a module's `forward`, of
+another signature fails in mypy.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ HeadNorm: TypeAlias = Module[[ir.Value], ir.Value]
 """x [batch, seq, heads * head_dim] -> the same, the RMS norm of each head."""
 GatedUnit: TypeAlias = Module[[ir.Value, ir.Value], ir.Value]
 """(gate, up) -> silu(gate) * up."""
-MakesPositions: TypeAlias = Module[[Chunk], Positions]
+PositionInputs: TypeAlias = Module[[Chunk], Positions]
 """Chunk -> Positions, which every layer's attention shares."""
 Attention: TypeAlias = Module[[ir.Value, ir.Value, ir.Value, LayerCache, Positions], tuple[ir.Value, LayerCache]]
 """(q, k, v, LayerCache, Positions) -> (y, LayerCache): rotate, append to the cache, attend."""
@@ -79,28 +80,28 @@ class Backend(Protocol):
     domains: Mapping[str, int]
 
     def linear(self, name: str, *, high_precision: bool = False) -> Linear:
-        """Multiplies by a weight.
+        """A module that multiplies by a weight.
 
         Where linears round x to int8, those of `high_precision` keep 15 bits of it.
         """
 
     def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> Linears:
-        """The linears of `names`, which share their input, in that order; the keys name their weights."""
+        """A module of the linears of `names`, which share their input, in that order; the keys name their weights."""
 
     def embedding(self, name: str) -> Embedding:
-        """Takes rows of a weight."""
+        """A module that takes rows of a weight."""
 
     def norm(self, name: str) -> Norm:
-        """Norms the residual stream."""
+        """A module that norms the residual stream."""
 
     def head_norm(self, name: str) -> HeadNorm:
-        """Norms each head of queries or keys."""
+        """A module that norms each head of queries or keys."""
 
     def swiglu(self) -> GatedUnit:
-        """The MLP's activation."""
+        """The activation of the MLP."""
 
-    def positions(self) -> MakesPositions:
-        """Where the tokens of a chunk stand."""
+    def positions(self) -> PositionInputs:
+        """A module that says where the tokens of a chunk stand."""
 
     def attention(self, *, rotary_interleaved: bool) -> Attention:
-        """Attention over the KV cache; neighbouring elements of a head rotate, or else its two halves."""
+        """Attention over the KV cache; neighbouring elements of a head rotate, or its two halves."""

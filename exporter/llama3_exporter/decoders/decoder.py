@@ -14,10 +14,18 @@ import onnx_ir as ir
 from llama3_models.config import Hyperparameters
 from onnxscript import OpBuilder, nn
 
-from llama3_exporter.decoders.backend import Backend, Chunk, LayerCache, Positions
+from llama3_exporter.decoders.backend import Backend, Chunk, LayerCache, Linear, Module, Positions
 
 Select: TypeAlias = Callable[[OpBuilder, ir.Value], ir.Value]
 """Takes the rows of [batch, seq, n] that get logits: [batch, kept, n]."""
+DecoderCall: TypeAlias = Module[[Chunk, Sequence[LayerCache], Select], tuple[ir.Value, list[LayerCache]]]
+"""See `Decoder`."""
+BlockCall: TypeAlias = Module[
+    [ir.Value, "ir.Value | None", LayerCache, Positions, "Select | None"], tuple[ir.Value, ir.Value, LayerCache]
+]
+"""See `Block`."""
+SelfAttentionCall: TypeAlias = Module[[ir.Value, LayerCache, Positions, "Select | None"], tuple[ir.Value, LayerCache]]
+"""See `SelfAttention`."""
 
 
 class Decoder(nn.Module, ABC):
@@ -28,11 +36,12 @@ class Decoder(nn.Module, ABC):
         self.embed_tokens = backend.embedding("token_embd")
         self.positions = backend.positions()
         last = config.num_hidden_layers - 1
-        blocks: list[nn.Module] = []
+        blocks = []
         for i in range(config.num_hidden_layers):
             attention = self.attention(backend, f"blk.{i}.", high_precision_input=i == 0)
             blocks.append(Block(backend, f"blk.{i}.", attention, high_precision_mlp=i == last))
-        self.layers = nn.ModuleList(blocks)
+        self.layers = nn.ModuleList([*blocks])
+        self.blocks: Sequence[BlockCall] = blocks
         self.norm = backend.norm("output_norm")
         self.lm_head = backend.linear("token_embd" if config.tie_word_embeddings else "output", high_precision=True)
 
@@ -47,7 +56,7 @@ class Decoder(nn.Module, ABC):
         positions = self.positions(op, chunk)
         x, branch = self.embed_tokens(op, chunk.ids), None  # [batch, seq, hidden]
         presents = []
-        for i, (layer, past) in enumerate(zip(self.layers, caches, strict=True)):
+        for i, (layer, past) in enumerate(zip(self.blocks, caches, strict=True)):
             last = i == len(caches) - 1
             x, branch, present = layer(op, x, branch, past, positions, select if last else None)
             presents.append(present)
@@ -69,9 +78,9 @@ class Block(nn.Module):
     def __init__(self, backend: Backend, block: str, attention: SelfAttention, *, high_precision_mlp: bool) -> None:
         super().__init__()
         self.input_layernorm = backend.norm(f"{block}attn_norm")
-        self.self_attn = attention
+        self.self_attn: SelfAttentionCall = attention
         self.post_attention_layernorm = backend.norm(f"{block}ffn_norm")
-        self.mlp = MLP(backend, block, high_precision=high_precision_mlp)
+        self.mlp: Linear = MLP(backend, block, high_precision=high_precision_mlp)
 
     def forward(
         self,

@@ -25,9 +25,9 @@ from llama3_exporter.graph_file import read_graph
 from llama3_exporter.host_files import read_tokenizer, unusable
 from llama3_exporter.inspect.inspection import (
     ITEM_BYTES,
-    Architecture,
     Inspection,
     Memory,
+    ModelNumbers,
     TokenizerFacts,
     Weight,
     block_form,
@@ -240,12 +240,12 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _architecture(graph: onnx.GraphProto, weights: Sequence[Weight], manifest: Manifest) -> Architecture:
+def _architecture(graph: onnx.GraphProto, weights: Sequence[Weight], manifest: Manifest) -> ModelNumbers:
     shapes = {weight.name: weight.shape for weight in weights}
     caches = [value for value in graph.input if value.name.startswith("past_key_values.")]
     _, kv_heads, _, head_dim = (dim.dim_value for dim in caches[0].type.tensor_type.shape.dim)
     vocab_size, hidden_size = shapes["embed_tokens"]
-    return Architecture(
+    return ModelNumbers(
         name=manifest.architecture,
         num_hidden_layers=len(caches) // 2,
         hidden_size=hidden_size,
@@ -259,7 +259,7 @@ def _architecture(graph: onnx.GraphProto, weights: Sequence[Weight], manifest: M
     )
 
 
-def _memory(graph: onnx.GraphProto, architecture: Architecture, manifest: Manifest, weight_bytes: int) -> Memory:
+def _memory(graph: onnx.GraphProto, architecture: ModelNumbers, manifest: Manifest, weight_bytes: int) -> Memory:
     cache = next(value for value in graph.input if value.name.startswith("past_key_values."))
     cache_type = _FLOATS[cache.type.tensor_type.elem_type]
     ops = manifest.options.ops

@@ -20,11 +20,11 @@ from onnxscript import nn
 from llama3_exporter.contrib.backend import ContribBackend
 from llama3_exporter.contrib.weights_file import WeightsFile
 from llama3_exporter.decoders import DECODERS
-from llama3_exporter.decoders.backend import Attention, MakesPositions
+from llama3_exporter.decoders.backend import Attention, PositionInputs
 from llama3_exporter.host_files import read_tokenizer
 from llama3_exporter.inspect.inspection import (
-    Architecture,
     Inspection,
+    ModelNumbers,
     TokenizerFacts,
     Weight,
     block_form,
@@ -60,9 +60,9 @@ def inspect_gguf(path: Path) -> Inspection:
         )
 
 
-def architecture_of(config: Hyperparameters) -> Architecture:
+def architecture_of(config: Hyperparameters) -> ModelNumbers:
     """The numbers that are shown."""
-    return Architecture(
+    return ModelNumbers(
         name=config.architecture.name,
         num_hidden_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -113,7 +113,7 @@ class _Plan(ContribBackend):
         super().__init__(file, config, WeightsFile(), options)
         DECODERS[config.architecture.name](config, self)
 
-    def positions(self) -> MakesPositions:
+    def positions(self) -> PositionInputs:
         """Nothing."""
         return nn.Module()
 

@@ -123,7 +123,7 @@ def totals(weights: Iterable[Weight], key: Callable[[Weight], K]) -> dict[K, Tot
 
 
 @dataclass(frozen=True)
-class Architecture:
+class ModelNumbers:
     """The numbers of the model, as in `Hyperparameters`; an export does not say what its rotation was made of."""
 
     name: str
@@ -154,7 +154,7 @@ class Memory:
         return self.weights + context * self.kv_cache_per_position
 
 
-def memory(architecture: Architecture, ops: Ops, weights: int, kv_cache_type: str) -> Memory:
+def memory(architecture: ModelNumbers, ops: Ops, weights: int, kv_cache_type: str) -> Memory:
     """`kv_cache_type` is float16 or float32."""
     per_layer = 2 * architecture.num_key_value_heads * architecture.head_dim * ITEM_BYTES[kv_cache_type]
     return Memory(ops, weights, kv_cache_type, architecture.num_hidden_layers * per_layer)
@@ -162,10 +162,14 @@ def memory(architecture: Architecture, ops: Ops, weights: int, kv_cache_type: st
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """A vocabulary in short. `special` counts the tokens that are found by their text; ids go with their texts."""
+    """A vocabulary in short. `special` counts the tokens that are found by their text; ids go with their texts.
+
+    Of a byte-level one, `normalizer` says what is done to text before `pre_tokenizer` cuts it; None for nothing.
+    """
 
     kind: str
     pre_tokenizer: str | None
+    normalizer: str | None
     tokens: int
     special: int
     bos: tuple[int, str] | None
@@ -181,6 +185,7 @@ class TokenizerFacts:
         return cls(
             kind="byte-level BPE" if byte_level else "SentencePiece BPE",
             pre_tokenizer=_name_of(model) if isinstance(model, ByteLevelBPE) else None,
+            normalizer="NFC" if isinstance(model, ByteLevelBPE) and model.pre_tokenizer.nfc else None,
             tokens=len(tokens),
             special=len(vocabulary.ids_by_text(*FOUND_BY_TEXT)),
             bos=None if vocabulary.bos_id is None else (vocabulary.bos_id, tokens[vocabulary.bos_id]),
@@ -214,7 +219,7 @@ class Inspection:
     path: Path
     about: Mapping[str, str]
     manifest: Manifest | None
-    architecture: Architecture
+    architecture: ModelNumbers
     weights: tuple[Weight, ...]
     memory: tuple[Memory, ...]
     tokenizer: TokenizerFacts | None

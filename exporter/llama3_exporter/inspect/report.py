@@ -12,7 +12,7 @@ from typing import Any
 
 from llama3_models.units import format_bytes
 
-from llama3_exporter.inspect.inspection import Architecture, Inspection, TokenizerFacts, Total, Weight, total, totals
+from llama3_exporter.inspect.inspection import Inspection, ModelNumbers, TokenizerFacts, Total, Weight, total, totals
 
 _WIDTH = 79
 _HEADING_WIDTH = 12
@@ -107,12 +107,12 @@ def _wrapped(start: str, text: str) -> list[str]:
     return [start + lines[0], *(" " * len(start) + line for line in lines[1:])]
 
 
-def _architecture(numbers: Architecture) -> dict[str, str]:
+def _architecture(numbers: ModelNumbers) -> dict[str, str]:
     tied = "shared with the head" if numbers.tie_word_embeddings else "a head of its own"
     rotation = "" if numbers.rope_theta is None else f", RoPE with base {numbers.rope_theta:,.0f}"
     scaled = ", scaled" * bool(numbers.rope_scaled)
     return {
-        "kind": numbers.name,
+        "name": numbers.name,
         "layers": f"{numbers.num_hidden_layers} of {numbers.hidden_size:,} elements, "
         f"MLP of {numbers.intermediate_size:,}",
         "attention": f"{numbers.num_attention_heads} heads of {numbers.head_dim} elements, "
@@ -181,6 +181,7 @@ def _memory(found: Inspection, context: int) -> Iterator[str]:
 
 def _tokenizer(facts: TokenizerFacts) -> dict[str, str]:
     cut = "" if facts.pre_tokenizer is None else f", cuts text as {facts.pre_tokenizer} does"
+    cut += "" if facts.normalizer is None else f", after {facts.normalizer}"
     begins = "with none"
     if facts.bos is not None:
         begins = f"with {_token(facts.bos)}" + ("" if facts.adds_bos else ", but prompts do not")

@@ -22,8 +22,8 @@ from llama3_exporter.decoders.backend import (
     HeadNorm,
     Linear,
     Linears,
-    MakesPositions,
     Norm,
+    PositionInputs,
 )
 from llama3_exporter.modules import FLOAT, HeadRMSNorm, parameter
 from llama3_exporter.native.modules import (
@@ -86,7 +86,7 @@ class NativeBackend:
         """See `Backend`."""
         return SwiGLU()
 
-    def positions(self) -> MakesPositions:
+    def positions(self) -> PositionInputs:
         """See `Backend`."""
         return LengthsAndFrequencies(self._config)
 

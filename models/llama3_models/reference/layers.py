@@ -92,7 +92,7 @@ def rotate_neighbours(x: Floats, angles: Angles) -> Floats:
 
 
 def rotate_halves(x: Floats, angles: Angles) -> Floats:
-    """RoPE over the pairs (0, d / 2), (1, d / 2 + 1), ... of the d elements that rotate; else as above."""
+    """RoPE over the pairs (0, d / 2), (1, d / 2 + 1), ... of the d elements that rotate; otherwise as above."""
     half = angles.cos.shape[-1]
     first, second = x[..., :half], x[..., half : 2 * half]
     rotated = x.copy()

@@ -1,7 +1,7 @@
 """The whole model: embedding, the layers of its architecture, norm, head.
 
-Written to be checked by reading, like the equations of a paper, over `GGUFTensor.dequantize`. The tests hold it against
-llama.cpp.
+Written to be checked by reading, like the equations of a paper, over `GGUFTensor.dequantize`; so each architecture's
+layer is written out, whatever it shares with another's. The tests hold it against llama.cpp.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def run_model(
     stream: bool = True,
     json: bool = False,
 ) -> int:
-    """Continues a prompt with a Llama or Qwen model on ONNX Runtime.
+    """Continues a prompt with a model on ONNX Runtime.
 
     Prints the prompt and then the text as it is generated; sizes and times go to standard error. A .gguf is exported
     once into the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) and reused while its content is the same.

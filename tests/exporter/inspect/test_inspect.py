@@ -195,7 +195,7 @@ def test_the_page_names_the_architecture(capsys: pytest.CaptureFixture[str], qwe
     export(qwen3, tmp_path / "out")
     for path in (qwen3, tmp_path / "out"):
         page = run(capsys, path)[1]
-        assert re.search(r"^  kind +qwen3$", page, re.MULTILINE)
+        assert re.search(r"^  name +qwen3$", page, re.MULTILINE)
         assert re.search(r"^  attention +4 heads of 128 elements, 2 of keys and values$", page, re.MULTILINE)
         assert json.loads(run(capsys, path, "--json")[1])["architecture"]["name"] == "qwen3"
 
