@@ -6,8 +6,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.sane_qwen import SaneQwen
 
 
 @pytest.fixture(scope="session")
@@ -18,4 +22,15 @@ def sane_llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
     folder = tmp_path_factory.mktemp("sane-llama")
     yield partial(write_sane_llama, folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session", params=["qwen2", "qwen3"])
+def sane_qwen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SaneQwen]:
+    """A small Qwen2, then a small Qwen3, with its exports: a hundred megabytes that go with the session."""
+    pytest.importorskip("llama_cpp")
+    from tests.support.sane_qwen import SaneQwen
+
+    folder = tmp_path_factory.mktemp("sane-qwen")
+    yield SaneQwen(folder, request.param)
     shutil.rmtree(folder)

@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Literal, TypeAlias
 
 import gguf
@@ -26,6 +27,7 @@ __all__ = [
     "Architecture",
     "blank_tensors",
     "llama31_rope_factors",
+    "qwen2_vocabulary",
     "random_blocks",
     "split_gguf",
     "write_llama31_8b",
@@ -34,7 +36,7 @@ __all__ = [
 
 Types: TypeAlias = "GGMLQuantizationType | Mapping[str, GGMLQuantizationType]"
 Weights: TypeAlias = Callable[[str, tuple[int, ...]], "np.ndarray | None"]
-Tokenizer: TypeAlias = Literal["tiny", "llama3"]
+Tokenizer: TypeAlias = Literal["tiny", "llama3", "qwen2"]
 Architecture: TypeAlias = Literal["llama", "qwen2", "qwen3"]
 
 _BIASES: dict[Architecture, tuple[str, ...]] = {"llama": (), "qwen2": ("attn_q", "attn_k", "attn_v"), "qwen3": ()}
@@ -42,6 +44,10 @@ _BIASES: dict[Architecture, tuple[str, ...]] = {"llama": (), "qwen2": ("attn_q",
 # Logits with a standard deviation of 4 make the likeliest of some hundred tokens stand out.
 _HEAD_GAIN = 4.0
 
+_CHATML_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 _LLAMA3_CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
     " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
@@ -88,7 +94,8 @@ def write_llama_gguf(
         tied: Leave output.weight out.
         attention_bias: Add biases to the four linears of the attention.
         tokenizer: "tiny" (bytes, a few merges, three special tokens), "llama3" (its 128,256 tokens; `vocab_size` must
-            say so) or None. Tokens are padded up to `vocab_size`.
+            say so), "qwen2" (bytes, pairs of letters, and Qwen2's keys and first special tokens) or None. Tokens are
+            padded up to `vocab_size`.
         weights: Called with name and shape of each tensor; returns its float32 values, or None for the usual ones.
         share_bytes: Draw one random matrix for all tensors of one shape, type and scale, which writes gigabytes at the
             disk's speed.
@@ -306,17 +313,25 @@ def _gguf_quantizes(tensor_type: GGMLQuantizationType) -> bool:
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer | None, vocab_size: int) -> None:
     if tokenizer is None:
         return
-    tokens, merges, special = _llama3_vocabulary() if tokenizer == "llama3" else _tiny_vocabulary()
+    tokens, merges, special = _VOCABULARIES[tokenizer]()
     if vocab_size < len(tokens):
         raise ValueError(f"the {tokenizer} vocabulary has {len(tokens)} tokens, and vocab_size is {vocab_size}")
     types = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in tokens]
     types += [TokenType.UNUSED] * (vocab_size - len(tokens))
     tokens = [*tokens, *(f"[PAD{i}]" for i in range(len(tokens), vocab_size))]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre("qwen2" if tokenizer == "qwen2" else "llama-bpe")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(merges)
+    if tokenizer == "qwen2":
+        # As llama.cpp converts Qwen2.5 and Qwen3: there is a first token, which no text begins with.
+        writer.add_bos_token_id(tokens.index("<|endoftext|>"))
+        writer.add_pad_token_id(tokens.index("<|endoftext|>"))
+        writer.add_eos_token_id(tokens.index("<|im_end|>"))
+        writer.add_add_bos_token(False)
+        writer.add_chat_template(_CHATML_TEMPLATE)
+        return
     writer.add_bos_token_id(tokens.index("<|begin_of_text|>"))
     writer.add_add_bos_token(True)
     if tokenizer == "llama3":
@@ -348,6 +363,22 @@ def _tiny_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
     tokens = [*_byte_characters(), *(merge.replace(" ", "") for merge in merges), *special]
     return tokens, merges, set(special)
+
+
+@cache
+def qwen2_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
+    """Every byte, every pair of small letters, a space with each of them, and Qwen2's first three special tokens."""
+    merges = [f"{first} {second}" for first in ("Ġ", *ascii_lowercase) for second in ascii_lowercase]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*_byte_characters(), *(merge.replace(" ", "") for merge in merges), *special]
+    return tokens, merges, set(special)
+
+
+_VOCABULARIES: dict[Tokenizer, Callable[[], tuple[Sequence[str], Sequence[str], set[str]]]] = {
+    "tiny": _tiny_vocabulary,
+    "llama3": _llama3_vocabulary,
+    "qwen2": qwen2_vocabulary,
+}
 
 
 def _byte_characters() -> list[str]:

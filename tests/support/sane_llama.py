@@ -66,17 +66,7 @@ def write_sane_llama(
     rng = np.random.default_rng(31)
 
     def weights(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        if len(shape) == 1:
-            return None  # what llama_gguf makes is sane
-        if name == "output.weight":
-            gain = logit_deviation
-        elif name == "token_embd.weight":
-            gain = logit_deviation if tied else math.sqrt(HIDDEN_SIZE)
-        else:
-            gain = 1.0  # a vector of deviation 1 stays one
-        matrix = rng.standard_normal(shape, dtype=np.float32)
-        matrix[:, rng.random(shape[1]) < _OUTLIER_COLUMNS] *= _OUTLIER_GAIN
-        return matrix * np.float32(gain / math.sqrt(np.square(matrix).sum() / len(matrix)))
+        return sane_weights(name, shape, rng, tied=tied, logit_deviation=logit_deviation)
 
     return write_llama_gguf(
         path,
@@ -95,3 +85,20 @@ def write_sane_llama(
         tokenizer=tokenizer,
         weights=weights,
     )
+
+
+def sane_weights(
+    name: str, shape: tuple[int, ...], rng: np.random.Generator, *, tied: bool, logit_deviation: float
+) -> np.ndarray | None:
+    """The values of a matrix, float32 [rows, inputs]; None for a vector, of which llama_gguf makes a sane one."""
+    if len(shape) == 1:
+        return None
+    if name == "output.weight":
+        gain = logit_deviation
+    elif name == "token_embd.weight":
+        gain = logit_deviation if tied else math.sqrt(shape[1])
+    else:
+        gain = 1.0  # a vector of deviation 1 stays one
+    matrix = rng.standard_normal(shape, dtype=np.float32)
+    matrix[:, rng.random(shape[1]) < _OUTLIER_COLUMNS] *= _OUTLIER_GAIN
+    return matrix * np.float32(gain / math.sqrt(np.square(matrix).sum() / len(matrix)))
