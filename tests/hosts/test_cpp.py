@@ -6,13 +6,18 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import llama3_custom_ops
 import pytest
+from llama3_models.exports import Ops
 
 from tests.hosts import host_programs
 from tests.hosts.conftest import NEW_TOKENS, PROMPTS
 from tests.support.vocabularies import hugging_face_smollm2, package_folder
+
+if TYPE_CHECKING:
+    from tests.support.sane_qwen import SaneQwen
 
 COMPILER = shutil.which("c++")
 INCLUDE = Path(__file__).parent / "include"
@@ -60,6 +65,18 @@ def test_greedy_ids(
     output = host_programs.run_command(program, folder, library, *prompt_ids)
     assert [int(token) for token in output.split()] == ids[prompt]
     assert output.endswith("\n")
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_qwen_s_ids_are_llama_cpp_s(
+    ops: Ops, program: Path, sane_qwen: SaneQwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(program.parent))
+    folder = sane_qwen.exported(ops)
+    library = "-" if ops == "contrib" else folder / llama3_custom_ops.LIBRARY
+    for prompt, ids in sane_qwen.prompts.items():
+        output = host_programs.run_command(program, folder, library, *map(str, ids))
+        assert [int(token) for token in output.split()] == [*ids, *sane_qwen.new[prompt]]
 
 
 def test_too_few_arguments_are_one_line(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:

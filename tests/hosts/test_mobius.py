@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import llama3_custom_ops
 import numpy as np
@@ -22,9 +23,18 @@ PROMPTS = np.random.default_rng(0).integers(0, 256, (4, 20)).tolist()
 LINEARS_OF_A_BLOCK = 7
 
 
-@pytest.mark.parametrize("weights", [T.IQ4_NL, T.MXFP4], ids=lambda weights: weights.name)
-def test_the_likeliest_token_is_the_reference_s(weights: T, tmp_path: Path) -> None:
-    gguf = write_llama_gguf(tmp_path / "model.gguf", types={"blk.*": weights, "*": T.F16}, num_layers=2)
+@pytest.mark.parametrize(
+    ("weights", "model"),
+    [
+        pytest.param(T.IQ4_NL, {}, id="IQ4_NL"),
+        pytest.param(T.MXFP4, {}, id="MXFP4"),
+        pytest.param(T.IQ4_NL, {"architecture": "qwen2"}, id="Qwen2"),
+        pytest.param(T.IQ4_NL, {"architecture": "qwen3", "head_dim": 96}, id="Qwen3"),
+    ],
+)
+def test_the_likeliest_token_is_the_reference_s(weights: T, model: dict[str, Any], tmp_path: Path) -> None:
+    types = {"blk.*": weights, "*": T.F16}
+    gguf = write_llama_gguf(tmp_path / "model.gguf", types=types, num_layers=2, **model)
     mobius = host_programs.PYTHON.parent / "mobius"
     host_programs.run_command(mobius, "build-gguf", "--keep-quantized", "--output", tmp_path / "out", gguf)
     nodes = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).graph.node

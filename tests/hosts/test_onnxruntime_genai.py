@@ -8,16 +8,21 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import tokenizers
 from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
+from llama3_models.exports import Ops
 from llama3_models.tokenizer.files import read_vocabulary
 
 from tests.hosts import host_programs
 from tests.hosts.conftest import PROMPTS
 from tests.support.texts import mixed_texts
 from tests.support.vocabularies import write_llama3_gguf, write_qwen3_gguf
+
+if TYPE_CHECKING:
+    from tests.support.sane_qwen import SaneQwen
 
 host_programs.require("onnxruntime_genai")
 
@@ -51,6 +56,21 @@ def test_a_batch_gives_what_each_prompt_gives(kind: str, texts: dict[str, str], 
         found = ast.literal_eval(line)
         # The shorter prompt's row goes on to the batch's end: more tokens of the same text.
         assert found.startswith(prompt + texts[prompt])
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_qwen_s_text_is_llama_cpp_s(ops: Ops, sane_qwen: SaneQwen) -> None:
+    program = host_programs.example(PAGE, "A prompt")
+    found = {prompt: host_programs.run(program, sane_qwen.exported(ops), prompt) for prompt in sane_qwen.texts}
+    assert found == sane_qwen.texts
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_a_batch_of_qwen_s_is_llama_cpp_s_texts(ops: Ops, sane_qwen: SaneQwen) -> None:
+    program = host_programs.example(PAGE, "Several prompts at once")
+    lines = host_programs.run(program, sane_qwen.exported(ops), *sane_qwen.texts).splitlines()
+    for (prompt, text), line in zip(sane_qwen.texts.items(), lines, strict=True):
+        assert ast.literal_eval(line).startswith(prompt + text)
 
 
 def test_chat_template(contrib: Path) -> None:

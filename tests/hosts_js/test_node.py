@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import tokenizers
@@ -26,6 +27,9 @@ from tests.support.vocabularies import (
     write_qwen3_gguf,
 )
 
+if TYPE_CHECKING:
+    from tests.support.sane_qwen import SaneQwen
+
 require_node("onnxruntime-node", "@huggingface/tokenizers")
 
 # Characters without a token between two that merge: left out after the merging here, by Hugging Face's own before it.
@@ -35,14 +39,20 @@ LEFT_OUT_LATER = (">\x06'", ">\x14'")
 @pytest.mark.parametrize("prompt", ["Gravity is", "The capital of France is"])
 def test_greedy_ids_are_our_generator_s(folder: Path, generator: Generator, prompt: str, tmp_path: Path) -> None:
     """With one array a layer as past and present; the second text ends at an end token."""
-    (tmp_path / "program.mjs").write_text(example("node.md", "A prompt", "js"), encoding="utf-8")
-    (tmp_path / "node_modules").symlink_to(PACKAGES)
-    ids, *text = run_node(tmp_path / "program.mjs", folder, prompt, 48).splitlines()
+    ids, *text = run_node(program(tmp_path), folder, prompt, 48).splitlines()
 
     prompt_ids = generator.tokenizer.encode(prompt)
     expected = [*prompt_ids, *generator.generate(prompt_ids, SamplingParams(temperature=0, max_new_tokens=48)).ids]
     assert [int(i) for i in ids.split()] == expected
     assert "\n".join(text) == generator.tokenizer.decode(expected)
+
+
+def test_qwen_s_text_is_llama_cpp_s(sane_qwen: SaneQwen, tmp_path: Path) -> None:
+    script, folder = program(tmp_path), sane_qwen.exported("contrib")
+    for prompt, text in sane_qwen.texts.items():
+        ids, found = run_node(script, folder, prompt, len(sane_qwen.new[prompt])).splitlines()
+        assert [int(i) for i in ids.split()] == [*sane_qwen.prompts[prompt], *sane_qwen.until_end(prompt)]
+        assert found == prompt + text
 
 
 def test_the_tokenizer_gives_smollm2_s_ids(folder: Path) -> None:
@@ -68,6 +78,14 @@ def test_the_tokenizer_gives_the_original_s_ids(
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(vocabulary)), encoding="utf-8")
     texts = mixed_texts() if original is hugging_face_llama3 else without_newer_marks(mixed_texts())
     assert ids_of(tmp_path, texts) == hugging_face_ids(original(), texts, special=True)
+
+
+def program(folder: Path) -> Path:
+    """The page's program in `folder`, beside the packages that it imports."""
+    path = folder / "program.mjs"
+    path.write_text(example("node.md", "A prompt", "js"), encoding="utf-8")
+    (folder / "node_modules").symlink_to(PACKAGES)
+    return path
 
 
 def ids_of(folder: Path, texts: list[str]) -> list[list[int]]:

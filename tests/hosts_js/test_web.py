@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from llama3_runtime import Generator, SamplingParams
 
 from tests.hosts_js.javascript import FOLDER, PACKAGES, require_chromium, require_node, run_node
 from tests.support.paths import DOCS
+
+if TYPE_CHECKING:
+    from tests.support.sane_qwen import SaneQwen
 
 require_node("onnxruntime-web", "@huggingface/tokenizers", "playwright-core")
 CHROMIUM = require_chromium()
@@ -40,8 +43,8 @@ def served(site: Path) -> Iterator[str]:
             server.terminate()
 
 
-def visit(url: str, screenshot: Path) -> dict[str, Any]:
-    printed = run_node(FOLDER / "drive_page.mjs", CHROMIUM, url, PROMPT, NEW_TOKENS, screenshot)
+def visit(url: str, screenshot: Path, prompt: str = PROMPT, new_tokens: int = NEW_TOKENS) -> dict[str, Any]:
+    printed = run_node(FOLDER / "drive_page.mjs", CHROMIUM, url, prompt, new_tokens, screenshot)
     report: dict[str, Any] = json.loads(printed)
     return report
 
@@ -69,6 +72,15 @@ def test_progress_grows_with_the_weights(report: dict[str, Any]) -> None:
 def test_the_text_is_our_generator_s(report: dict[str, Any], generator: Generator) -> None:
     text = generator.generate(PROMPT, SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS)).text
     assert report["output"] == PROMPT + text
+
+
+def test_qwen_s_text_is_llama_cpp_s(sane_qwen: SaneQwen, tmp_path: Path) -> None:
+    prompt, text = next(iter(sane_qwen.texts.items()))
+    (tmp_path / "model").symlink_to(sane_qwen.exported("contrib"))
+    with served(tmp_path) as url:
+        report = visit(url, tmp_path / "page.png", prompt, len(sane_qwen.new[prompt]))
+    assert (report["errors"], report["error"]) == ([], "")
+    assert report["output"] == prompt + text
 
 
 def test_the_text_comes_token_by_token(report: dict[str, Any]) -> None:
