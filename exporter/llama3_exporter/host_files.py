@@ -96,6 +96,8 @@ def _special_ids(vocabulary: Vocabulary | None) -> dict[str, Any]:
     if ends:
         ids["eos_token_id"] = ends
         ids["pad_token_id"] = ends[0] if vocabulary.eos_id is None else vocabulary.eos_id
+    if vocabulary.pad_id is not None:
+        ids["pad_token_id"] = vocabulary.pad_id
     return ids
 
 
