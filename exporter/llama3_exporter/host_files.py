@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 from llama3_custom_ops import LIBRARY, built_library
 from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
@@ -21,6 +22,9 @@ from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_js
 
 # genai allocates the whole KV cache of `search.max_length` at once, so its default stays far below a long context.
 _GENAI_MAX_LENGTH = 4096
+
+# How Llama 3.1, 3.2 and 3.3 stretch Llama 3's context. Their GGUFs have only the divisors that follow from it.
+_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 _NO_LIBRARY = (
     "the library of the native ops was not built: to run the graph, install a C++20 compiler and CMake, then "
@@ -74,7 +78,7 @@ def host_files(
         else:
             files[LIBRARY] = library.read_bytes()
             genai_config["model"]["decoder"]["session_options"]["custom_ops_library"] = LIBRARY
-    files["config.json"] = to_json(_config(config, vocabulary, max_length))
+    files["config.json"] = to_json({**_config(config, vocabulary, max_length), **_biases(file, config)})
     files["generation_config.json"] = to_json(_special_ids(vocabulary))
     files["genai_config.json"] = to_json(genai_config)
     if vocabulary is not None:
@@ -115,10 +119,40 @@ def _config(config: Hyperparameters, vocabulary: Vocabulary | None, max_length: 
         "max_position_embeddings": max_length,
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_theta,
+        "rope_scaling": _rope_scaling(config),
         "tie_word_embeddings": config.tie_word_embeddings,
         "hidden_act": "silu",
         "use_cache": True,
         **_special_ids(vocabulary),
+    }
+
+
+def _rope_scaling(config: Hyperparameters) -> dict[str, Any] | None:
+    """What transformers calls the scaling; None, too, for divisors that it has no name for."""
+    scaling = config.rope_scaling
+    if scaling is None:
+        return None
+    if scaling.frequency_factors is None:
+        return {"rope_type": "linear", "factor": scaling.factor}
+    factor = max(scaling.frequency_factors)
+    low, high = _LLAMA3_ROPE["low_freq_factor"], _LLAMA3_ROPE["high_freq_factor"]
+    frequencies = config.rope_theta ** -(np.arange(0, config.rotary_dim, 2) / config.rotary_dim)
+    turns = frequencies * _LLAMA3_ROPE["original_max_position_embeddings"] / (2 * np.pi)
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    divisors = 1 / ((1 - smooth) / factor + smooth)
+    if scaling.factor != 1 or not np.allclose(scaling.frequency_factors, divisors, rtol=1e-5, atol=0):
+        return None
+    return {"rope_type": "llama3", "factor": factor, **_LLAMA3_ROPE}
+
+
+def _biases(file: GGUFFile, config: Hyperparameters) -> dict[str, bool]:
+    """Whether linears have biases, where that is a choice: transformers' Llama has none unless it is told so."""
+    if not any(name.endswith(".bias") for name in config.architecture.optional):
+        return {}
+    biases = [name for name in file.tensors if name.endswith(".bias")]
+    return {
+        "attention_bias": any(".attn_" in name for name in biases),
+        "mlp_bias": any(".ffn_" in name for name in biases),
     }
 
 

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from llama3_exporter import export
 
-from tests.support.llama_gguf import write_llama_gguf
+from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
 
 
 def written(folder: Path, name: str = "config.json", **shape: Any) -> dict[str, Any]:
@@ -17,6 +18,41 @@ def written(folder: Path, name: str = "config.json", **shape: Any) -> dict[str, 
     output = export(write_llama_gguf(folder / "model.gguf", **shape), folder / "out", force=True).output
     content: dict[str, Any] = json.loads((output / name).read_text(encoding="utf-8"))
     return content
+
+
+@pytest.mark.parametrize(
+    ("factor", "head_dim"), [pytest.param(8.0, 128, id="Llama 3.1"), pytest.param(32.0, 64, id="Llama 3.2 1B")]
+)
+def test_the_scaling_of_llama_3_is_named(factor: float, head_dim: int, tmp_path: Path) -> None:
+    """As in the config.json of these models, of which a GGUF has only the divisors."""
+    factors = llama31_rope_factors(head_dim, factor=factor)
+    config = written(tmp_path, rope_theta=500_000.0, head_dim=head_dim, rope_factors=factors)
+    assert config["rope_scaling"] == {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"rope_factors": np.linspace(1, 8, 32, dtype=np.float32)}, id="divisors of another rule"),
+        pytest.param(
+            {
+                "rope_theta": 500_000.0,
+                "rope_factors": llama31_rope_factors(64),
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+            },
+            id="two at once",
+        ),
+    ],
+)
+def test_a_scaling_without_a_name_is_left_out(shape: dict[str, Any], tmp_path: Path) -> None:
+    assert written(tmp_path, **shape)["rope_scaling"] is None
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "genai_config.json"])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import llama3_custom_ops
+import numpy as np
 import pytest
+from llama3_exporter import export
 from llama3_runtime import Generator
 
 from tests.hosts import host_programs
 from tests.hosts.conftest import PROMPTS
+from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
 from tests.support.texts import mixed_texts
 
 if TYPE_CHECKING:
@@ -27,6 +30,69 @@ MESSAGES = [
     {"role": "assistant", "content": "Hello!"},
     {"role": "user", "content": "\n"},
 ]
+
+# Writes the logits of transformers' own model, made from the config.json of a folder and the weights of its GGUF.
+OWN_MODEL = """
+import sys
+
+import gguf
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+NAMES = {
+    "token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head",
+    "attn_norm": "input_layernorm", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}
+ids = torch.tensor([[int(token) for token in sys.argv[1].split()]])
+for folder in sys.argv[2:]:
+    config = AutoConfig.from_pretrained(folder)
+    state = {}
+    for tensor in gguf.GGUFReader(folder + ".gguf").tensors:
+        *layer, name, kind = tensor.name.split(".")
+        if name == "rope_freqs":
+            continue
+        values = torch.from_numpy(tensor.data.copy())
+        if config.model_type == "llama" and name in ("attn_q", "attn_k"):
+            # The two numbers of a pair that rotates are neighbours in a GGUF of Llama, and half a head apart here.
+            pairs = values.reshape(-1, config.head_dim // 2, 2, *values.shape[1:])
+            values = pairs.transpose(1, 2).reshape(values.shape)
+        prefix = f"model.layers.{layer[1]}." if layer else ""
+        state[f"{prefix}{NAMES[name]}.{kind}"] = values
+    if config.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(state)
+    with torch.no_grad():
+        np.save(folder + ".npy", model.eval()(ids).logits[0].numpy())
+"""
+LLAMA31 = {"head_dim": 96, "rope_theta": 500_000.0, "rope_factors": llama31_rope_factors(96)}
+MODELS: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Llama 3.1": {**LLAMA31, "context_length": 131_072},
+    "linear scaling": {"rope_scaling": {"type": "linear", "factor": 4.0}, "tied": True},
+    "biases": {"attention_bias": True},
+    "Qwen2": {"architecture": "qwen2", "rope_theta": 1e6},
+    "Qwen3": {"architecture": "qwen3", "rope_theta": 1e6, "head_dim": 96, "num_kv_heads": 1},
+}
+
+
+def test_config_json_says_what_the_model_is(tmp_path: Path) -> None:
+    """With nothing but that, transformers' own model of the file's weights gives llama.cpp's logits."""
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
+    host_programs.require("gguf")
+    ids = np.random.default_rng(2).integers(0, 256, 600).tolist()
+    for name, shape in MODELS.items():
+        export(write_llama_gguf(tmp_path / f"{name}.gguf", **shape), tmp_path / name)
+    host_programs.run(OWN_MODEL, " ".join(map(str, ids)), *(tmp_path / name for name in MODELS))
+    for name in MODELS:
+        expected = llama_cpp_oracle.logits(tmp_path / f"{name}.gguf", ids)
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), expected, atol=2e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])

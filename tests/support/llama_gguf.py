@@ -220,15 +220,16 @@ def split_gguf(path: Path, folder: Path, *, max_tensors: int) -> list[Path]:
     return sorted(folder.glob("*.gguf"))
 
 
-def llama31_rope_factors(head_dim: int = 128, rope_theta: float = 500_000.0) -> np.ndarray:
+def llama31_rope_factors(head_dim: int = 128, rope_theta: float = 500_000.0, *, factor: float = 8.0) -> np.ndarray:
     """The divisors of the rotary frequencies in Llama 3.1's files, float32 [head_dim / 2].
 
-    Frequencies that turn less than once in the 8,192 positions of Llama 3 are divided by 8, those that turn more than
-    4 times are left, and between them the reciprocal goes over smoothly (Hugging Face's rope type "llama3").
+    Frequencies that turn less than once in the 8,192 positions of Llama 3 are divided by 8 (Llama 3.2: 32), those that
+    turn more than 4 times are left, and between them the reciprocal goes over smoothly (Hugging Face's rope type
+    "llama3").
     """
     turns = 8192 * rope_theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * np.pi)
     smooth = np.clip((turns - 1) / (4 - 1), 0, 1)
-    return (1 / ((1 - smooth) / 8 + smooth)).astype(np.float32)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
 def _tensors(
