@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from llama3_exporter import export
+from llama3_models.architectures import ARCHITECTURES
 
 from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
 
@@ -63,3 +64,14 @@ def test_rows_are_filled_up_with_the_file_s_padding(name: str, tmp_path: Path) -
     ids = {token["content"]: token["id"] for token in tokens}
     assert content["pad_token_id"] == content["bos_token_id"] == ids["<|endoftext|>"]
     assert content["eos_token_id"] == [ids["<|endoftext|>"], ids["<|im_end|>"]]
+
+
+CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_architecture_is_named_truly(architecture: str, tmp_path: Path) -> None:
+    """As transformers and onnxruntime-genai call it."""
+    config = written(tmp_path, architecture=architecture)
+    assert (config["model_type"], config["architectures"]) == (architecture, [CLASSES[architecture]])
+    assert written(tmp_path, "genai_config.json", architecture=architecture)["model"]["type"] == architecture
