@@ -15,7 +15,7 @@ from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Precision, check_choice
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.unfinished import refuse_unfinished
-from llama3_models.manifest import ExportOptions, Manifest, Part, Shard, types_of
+from llama3_models.manifest import ExportOptions, Manifest, Part, types_of
 from llama3_models.units import format_bytes
 
 from llama3_exporter.contrib.backend import ContribBackend
@@ -210,10 +210,11 @@ def _export_contrib(
                 progress(done, weights.source_bytes)
 
         weights.write({name: shard.descriptor for name, shard in shards.items()}, packed)
-        # Of several files of weights, a host has to know the names.
-        sizes = weights.sizes if weights.shard_size is not None else {}
-        shard_files = [Shard(name, size) for name, size in sizes.items()]
-        manifest = Manifest.of_gguf(file, options, digests.result(), shard_files)
+        own = [
+            Part(name, size=weights.sizes[name], fingerprint=fingerprint(shard.descriptor))
+            for name, shard in shards.items()
+        ]
+        manifest = Manifest.of_gguf(file, options, digests.result(), own)
         files: dict[str, Content] = {
             GRAPH: serialized(model, manifest),
             **{name: shard.publish for name, shard in shards.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 _BLOCK = 1 << 20
@@ -19,16 +20,19 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(file: Path | int) -> str:
     """A SHA-256 over a file's size, its beginning, its end, and samples at even distances between.
 
     Another model, another quantization or a half-written file differs in nearly all of these; an edit of a few bytes
     in the middle goes unnoticed.
+
+    Args:
+        file: Its path, or its descriptor, which stays open.
     """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    last = max(0, size - _SAMPLE_BYTES)
-    with path.open("rb") as stream:
+    with open(file, "rb", closefd=not isinstance(file, int)) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        digest = hashlib.sha256(str(size).encode())
+        last = max(0, size - _SAMPLE_BYTES)
         for i in range(_SAMPLES + 1):
             stream.seek(last * i // _SAMPLES)
             digest.update(stream.read(_SAMPLE_BYTES))

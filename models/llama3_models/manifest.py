@@ -38,10 +38,10 @@ class NewerExportError(Llama3Error):
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the GGUF, by its name alone.
+    """A file of the GGUF or of an export's own weights, by its name alone.
 
-    A contrib export holds the weights itself and has the `sha256` of what it was made of. A native one reads the file
-    in every run, and has its `size` and its `fingerprint` (`digests.fingerprint`), which take no time to compare.
+    What a graph reads in every run has its `size` and its `fingerprint` (`digests.fingerprint`), which take no time to
+    compare: a native export's GGUF, and a contrib export's weights. The GGUF that these were made of has its `sha256`.
     """
 
     name: str
@@ -80,14 +80,6 @@ class TypeUse:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One of several files of weights."""
-
-    name: str
-    size: int
-
-
-@dataclass(frozen=True)
 class Manifest:
     """An export's account of itself.
 
@@ -96,7 +88,7 @@ class Manifest:
         options: How it was exported.
         types: What each GGML type of the GGUF holds, by its name, the one with most bytes first.
         architecture: The GGUF's `general.architecture`.
-        weights: The files of weights where there are several (`--shard-size`), else none.
+        weights: A contrib export's files of weights; none in a native one, and older ones name only several of them.
         version: The version of this package that exported.
         format_version: The form of the manifest, `FORMAT_VERSION` or older.
     """
@@ -105,13 +97,13 @@ class Manifest:
     options: ExportOptions
     types: Mapping[str, TypeUse]
     architecture: str
-    weights: tuple[Shard, ...] = ()
+    weights: tuple[Part, ...] = ()
     version: str = version("llama3-onnx")
     format_version: int = FORMAT_VERSION
 
     @classmethod
     def of_gguf(
-        cls, file: GGUFFile, options: ExportOptions, parts: Sequence[Part], weights: Sequence[Shard] = ()
+        cls, file: GGUFFile, options: ExportOptions, parts: Sequence[Part], weights: Sequence[Part] = ()
     ) -> Manifest:
         """The manifest of an export of `file`."""
         source = Source(file.path.name, file.size, tuple(parts))
@@ -119,18 +111,21 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as data for JSON; what there is none of is left out."""
-        parts = [{key: value for key, value in asdict(part).items() if value is not None} for part in self.source.parts]
         data: dict[str, Any] = {
             "producer": PRODUCER,
             "version": self.version,
             "format_version": self.format_version,
             "architecture": self.architecture,
-            "source": {"name": self.source.name, "size": self.source.size, "parts": parts},
+            "source": {
+                "name": self.source.name,
+                "size": self.source.size,
+                "parts": [_described(part) for part in self.source.parts],
+            },
             "options": asdict(self.options),
             "types": {name: asdict(use) for name, use in self.types.items()},
         }
         if self.weights:
-            data["weights"] = [asdict(file) for file in self.weights]
+            data["weights"] = [_described(part) for part in self.weights]
         return data
 
     def to_json(self) -> str:
@@ -219,10 +214,7 @@ class Manifest:
                 for name, use in data["types"].items()
             },
             architecture=_text(data.get("architecture", _UNVERSIONED_ARCHITECTURE), "architecture"),
-            weights=tuple(
-                Shard(_file_name(file["name"]), _count(file["size"], "size", least=0))
-                for file in _list(data.get("weights", []), "weights")
-            ),
+            weights=tuple(_part(part) for part in _list(data.get("weights", []), "weights")),
             version=_text(data["version"], "version"),
             format_version=format_version,
         )
@@ -238,11 +230,15 @@ def types_of(file: GGUFFile) -> dict[str, TypeUse]:
     return dict(sorted(uses.items(), key=lambda item: -item[1].bytes))
 
 
+def _described(part: Part) -> dict[str, Any]:
+    return {key: value for key, value in asdict(part).items() if value is not None}
+
+
 def _part(data: Any) -> Part:
     size = data.get("size")
     return Part(
         name=_file_name(data["name"]),
-        size=None if size is None else _count(size, "size"),
+        size=None if size is None else _count(size, "size", least=0),
         sha256=_optional_text(data.get("sha256"), "sha256"),
         fingerprint=_optional_text(data.get("fingerprint"), "fingerprint"),
     )

@@ -125,10 +125,10 @@ class Model:
         except Llama3Error:
             # Of weights that are gone or not yet copied the export knows more than ONNX Runtime says.
             if (beside := _manifest_beside(graph)) is not None:
-                check_weights(beside.source.parts, weights)
+                check_weights(beside, weights)
             raise
         manifest = _manifest_within(graph, session)
-        check_weights(manifest.source.parts, weights)
+        check_weights(manifest, weights)
         _check_contract(graph, session)
         # Without a folder of its own; beside model.gguf it has the name that it has in a folder.
         stands_alone = weights_folder is not None or graph.name != GRAPH or not (graph.parent / MANIFEST).is_file()

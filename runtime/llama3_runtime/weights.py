@@ -1,22 +1,21 @@
-"""Whether the GGUF that a native graph reads is still the one that it was made for."""
+"""Whether the weights that a graph reads are those that it was made with: the GGUF of a native one, or its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from llama3_models.digests import fingerprint
 from llama3_models.errors import Llama3Error
-from llama3_models.manifest import Part
+from llama3_models.manifest import Manifest
 
 
-def check_weights(parts: Iterable[Part], folder: Path) -> None:
-    """Compare the files of a GGUF with those that a graph was made for; only native graphs read them.
+def check_weights(manifest: Manifest, folder: Path) -> None:
+    """Compare the files that a graph reads with those that it was made with.
 
     Raises:
-        Llama3Error: one is gone, cut short, or its content has changed.
+        Llama3Error: one is gone, cut short, or has other content.
     """
-    for part in parts:
+    for part in (*manifest.source.parts, *manifest.weights):
         if part.fingerprint is None:
             continue
         path = folder / part.name
@@ -28,4 +27,6 @@ def check_weights(parts: Iterable[Part], folder: Path) -> None:
                 f"{path}: has {size:,} of {part.size:,} bytes; wait until it is copied, or export the GGUF again"
             )
         if fingerprint(path) != part.fingerprint:
+            if part in manifest.weights:
+                raise Llama3Error(f"{path}: not the weights of this graph; put these back, or export the GGUF again")
             raise Llama3Error(f"{path}: changed since this graph was made of it; export it again")

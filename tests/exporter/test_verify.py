@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from llama3_exporter import export
 from llama3_exporter.verify import verify
 from llama3_models.architectures import ARCHITECTURES
+from llama3_models.digests import fingerprint
 from llama3_models.errors import Llama3Error
 
 Tensors = dict[str, np.ndarray]
@@ -110,6 +112,7 @@ def test_a_wrong_export_fails(
     folder = tmp_path / "wrong"
     shutil.copytree(right_export, folder)
     mutation(writable_tensors(folder))
+    take_for_its_own_weights(folder)
     result = verify(folder, sane_llama("Q4_K_M"))
     assert not result.passed, result
 
@@ -126,6 +129,17 @@ def test_an_export_without_its_weights_is_one_line(right_export: Path, sane_llam
     shutil.copy(right_export / "model.onnx", tmp_path)
     with pytest.raises(Llama3Error, match=r"model\.onnx: ONNX Runtime .* cannot load this graph; export it again"):
         verify(tmp_path, sane_llama("Q4_K_M"))
+
+
+def take_for_its_own_weights(folder: Path) -> None:
+    """As an exporter that packs wrongly would say of what it wrote."""
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "llama3")
+    manifest = json.loads(entry.value)
+    for file in manifest["weights"]:
+        file["fingerprint"] = fingerprint(folder / file["name"])
+    entry.value = json.dumps(manifest)
+    onnx.save(model, folder / "model.onnx")
 
 
 def writable_tensors(folder: Path) -> Tensors:

@@ -12,7 +12,7 @@ import pytest
 from llama3_exporter import export
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
-from llama3_models.manifest import ExportOptions, Manifest, NotAnExportError, Part, Shard, Source, TypeUse
+from llama3_models.manifest import ExportOptions, Manifest, NotAnExportError, Part, Source, TypeUse
 from llama3_runtime.model import Model
 
 from tests.support.llama_gguf import write_llama_gguf
@@ -42,7 +42,7 @@ def test_what_is_written_is_read() -> None:
     parts = (Part("a-1.gguf", sha256="ff"), Part("a-2.gguf", sha256="fe"))
     for manifest in (
         replace(MANIFEST, source=Source("a-1.gguf", 9, parts), architecture="qwen3", types={}),
-        replace(MANIFEST, weights=(Shard("model.onnx.data", 3), Shard("model.onnx.data_1", 0))),
+        replace(MANIFEST, weights=(Part("model.onnx.data", 3), Part("model.onnx.data_1", 0, fingerprint="0a"))),
     ):
         assert read(manifest.to_json()) == manifest
 
