@@ -62,6 +62,14 @@ _REQUIRED: Final[TensorShapes] = MappingProxyType(
 )
 # Without it, the embedding is the head, too.
 _HEAD: Final[TensorShapes] = MappingProxyType({"output.weight": ("vocab_size", "hidden_size")})
+# Qwen2's own models have them and Qwen3's do not; llama.cpp takes them where they are.
+_QKV_BIASES: Final[TensorShapes] = MappingProxyType(
+    {
+        "blk.*.attn_q.bias": ("query_size",),
+        "blk.*.attn_k.bias": ("key_value_size",),
+        "blk.*.attn_v.bias": ("key_value_size",),
+    }
+)
 
 _LLAMA = Architecture(
     name="llama",
@@ -87,13 +95,8 @@ _QWEN2 = Architecture(
     models="Qwen2, Qwen2.5 and models distilled into them",
     model_type="qwen2",
     model_class="Qwen2ForCausalLM",
-    required={
-        **_REQUIRED,
-        "blk.*.attn_q.bias": ("query_size",),
-        "blk.*.attn_k.bias": ("key_value_size",),
-        "blk.*.attn_v.bias": ("key_value_size",),
-    },
-    optional=_HEAD,
+    required=_REQUIRED,
+    optional={**_HEAD, **_QKV_BIASES},
 )
 
 _QWEN3 = Architecture(
@@ -107,7 +110,7 @@ _QWEN3 = Architecture(
         "blk.*.attn_q_norm.weight": ("head_dim",),
         "blk.*.attn_k_norm.weight": ("head_dim",),
     },
-    optional=_HEAD,
+    optional={**_HEAD, **_QKV_BIASES},
 )
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {row.name: row for row in (_LLAMA, _QWEN2, _QWEN3)}

@@ -23,6 +23,9 @@ from llama3_models.gguf.part import quoted
 
 _CONVERT = "download or convert the model again"
 
+# Radians per position; models have 1. Angles of a million positions of it are exact to 1e-7 in double precision.
+_FASTEST_ROTATION = 1e3
+
 # Converters of 2023 stored the rotation's table as a tensor; llama.cpp has never read it.
 _IGNORED_SUFFIXES = ("attn_rot_embd.weight", "attention.rotary_emb.inv_freq")
 
@@ -96,6 +99,7 @@ class Hyperparameters:
         )
         _check_numbers(file, hyperparameters)
         _check_tensors(file, hyperparameters)
+        _check_rotation(file, hyperparameters)
         return hyperparameters
 
     @property
@@ -231,6 +235,17 @@ def _check_numbers(file: GGUFFile, h: Hyperparameters) -> None:
         raise Llama3Error(
             f"{file.path}: {name}.rope.dimension_count is {h.rotary_dim}, expected an even number up to {h.head_dim}, "
             f"the length of a head; {_CONVERT}"
+        )
+
+
+def _check_rotation(file: GGUFFile, h: Hyperparameters) -> None:
+    """Refuse numbers that are possible one by one, but whose angles no type holds."""
+    with np.errstate(all="ignore"):
+        frequencies = h.inverse_frequencies
+    if not (np.isfinite(frequencies).all() and frequencies.max() <= _FASTEST_ROTATION):
+        raise Llama3Error(
+            f"{file.path}: the rotation that {h.architecture.name}.rope.freq_base = {h.rope_theta:g} and "
+            f"{h.architecture.name}.rope.scaling.factor say is not one that can be computed; {_CONVERT}"
         )
 
 

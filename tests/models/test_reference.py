@@ -34,7 +34,9 @@ def forward(path: Path, ids: list[int], **options) -> np.ndarray:
         pytest.param({"attention_bias": True}, id="biases"),
         pytest.param({"architecture": "qwen2", "num_heads": 8}, id="Qwen2"),
         pytest.param({"architecture": "qwen2", "rope_scaling": {"factor": 4.0}, "tied": True}, id="Qwen2, scaled"),
+        pytest.param({"architecture": "qwen2", "attention_bias": False}, id="Qwen2 without biases"),
         pytest.param({"architecture": "qwen3", "num_heads": 8}, id="Qwen3"),
+        pytest.param({"architecture": "qwen3", "attention_bias": True}, id="Qwen3 with biases"),
         pytest.param({"architecture": "qwen3", "num_kv_heads": 1, "head_dim": 96}, id="Qwen3, heads of 96"),
     ],
 )

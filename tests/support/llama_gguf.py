@@ -39,7 +39,8 @@ Weights: TypeAlias = Callable[[str, tuple[int, ...]], "np.ndarray | None"]
 Tokenizer: TypeAlias = Literal["tiny", "llama3", "qwen2"]
 Architecture: TypeAlias = Literal["llama", "qwen2", "qwen3"]
 
-_BIASES: dict[Architecture, tuple[str, ...]] = {"llama": (), "qwen2": ("attn_q", "attn_k", "attn_v"), "qwen3": ()}
+_QKV = ("attn_q", "attn_k", "attn_v")
+_BIASES: dict[Architecture, tuple[str, ...]] = {"llama": (*_QKV, "attn_output"), "qwen2": _QKV, "qwen3": _QKV}
 
 # Logits with a standard deviation of 4 make the likeliest of some hundred tokens stand out.
 _HEAD_GAIN = 4.0
@@ -73,7 +74,7 @@ def write_llama_gguf(
     rope_scaling: Mapping[str, str | float | int | bool] | None = None,
     rope_dim: int | None = None,
     tied: bool = False,
-    attention_bias: bool = False,
+    attention_bias: bool | None = None,
     alignment: int = 32,
     tokenizer: Tokenizer | None = "tiny",
     seed: int = 0,
@@ -92,7 +93,7 @@ def write_llama_gguf(
         rope_factors: The tensor rope_freqs.weight.
         rope_scaling: The keys ARCHITECTURE.rope.scaling.*, such as {"type": "linear", "factor": 2.0}.
         tied: Leave output.weight out.
-        attention_bias: Add biases to the four linears of the attention.
+        attention_bias: Biases of the attention's linears, Llama's four or Qwen's three; None for what is usual.
         tokenizer: "tiny" (bytes, a few merges, three special tokens), "llama3" (its 128,256 tokens; `vocab_size` must
             say so), "qwen2" (bytes, pairs of letters, and Qwen2's keys and first special tokens) or None. Tokens are
             padded up to `vocab_size`.
@@ -134,7 +135,7 @@ def write_llama_gguf(
         vocab_size=vocab_size,
         rope_size=0 if rope_factors is None else len(rope_factors),
         tied=tied,
-        biases=_BIASES[architecture] if not attention_bias else ("attn_q", "attn_k", "attn_v", "attn_output"),
+        biases=_BIASES[architecture] if (architecture == "qwen2" if attention_bias is None else attention_bias) else (),
     )
     tensors = [(name, shape, _type_of(name, shape, types)) for name, shape in names_and_shapes]
     for name, shape, tensor_type in tensors:

@@ -45,7 +45,7 @@ def llama3_export(
         ops: contrib: ONNX Runtime's own ops over repacked weights, for every app; native: ours over the GGUF's own
             bytes, for ONNX Runtime on a CPU: faster, and nothing is copied.
         activations: int8 is fast and rounds as llama.cpp does, float32 is exact and slower.
-        precision: fp16 is for CUDA: attention and KV cache in float16, and every linear that loses nothing by it.
+        precision: fp16 is for CUDA: attention and KV cache in float16, and every linear whose weights lose nothing.
         logits: Positions that get logits: the last one, all, or as many as the input logits_to_keep says.
         max_length: Positions that the graph can reach; the model's whole context by default.
         shard_size: Largest file of weights, 500MB or 2GB, for browsers and the like; one file of any size by default.
@@ -93,7 +93,7 @@ def llama3_export(
         )
     print(summary.describe())
     if verify:
-        _verify(summary.output, gguf)
+        _verify(summary.output, gguf, precision)
     print(f'\nRun it:  llama3-run --model-path {shlex.quote(str(summary.output))} --prompt "I believe"')
     return 0
 
@@ -105,14 +105,15 @@ def _bytes(shard_size: str) -> int:
     return round(float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]])
 
 
-def _verify(output: Path, gguf: Path) -> None:
+def _verify(output: Path, gguf: Path, precision: Precision) -> None:
     from llama3_exporter.verify import verify
 
     print("Verifying against a float32 reference of the GGUF ...", file=sys.stderr)
     result = verify(output, gguf)
     print(f"  graph    {result.graph.describe()}\n  weights  {result.weights.describe()}")
     if not result.passed:
-        raise Llama3Error(f"{output}: the graph differs from {gguf} by more than the bound; please report this")
+        advice = "please report this" if precision == "fp32" else "float16 is too coarse for it: export it with fp32"
+        raise Llama3Error(f"{output}: the graph differs from {gguf} by more than the bound; {advice}")
 
 
 def main() -> int:

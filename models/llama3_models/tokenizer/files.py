@@ -65,6 +65,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
                 return reader(head + file.read(), path)
     except OSError as error:
         raise Llama3Error(f"{path}: the tokenizer cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise Llama3Error(f"{path}: lists within lists without end; give the model's own tokenizer.json") from None
     if head.startswith(b"GGUF"):
         with GGUFFile.open(path) as model:
             return Vocabulary.from_gguf(model)
@@ -86,8 +88,11 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
     model, added = described.get("model"), described.get("added_tokens", [])
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(added, list):
         raise Llama3Error(f"{path}: JSON, but not a tokenizer.json with a vocabulary; give the model's tokenizer.json")
-    if not isinstance(model.get("merges"), list):
+    if not isinstance(model.get("merges"), list) or model.get("type", "BPE") != "BPE":
         raise Llama3Error(f"{path}: its model is {model.get('type')!r}, and only BPE with merges is supported")
+    for setting in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+        if model.get(setting):
+            raise Llama3Error(f"{path}: its model has a {setting}, which is not supported; give another tokenizer")
     ids, types = _tokens_of_json(model, added, path)
     num_rows = _json_beside(path, "config.json").get("vocab_size")
     if isinstance(num_rows, int) and num_rows < 4 * len(types):
@@ -155,9 +160,7 @@ def _is_nfc(normalizer: object, path: Path) -> bool:
             return True
         case {"type": "Sequence", "normalizers": [*steps]}:
             return True in [_is_nfc(step, path) for step in steps]  # each is looked at
-    raise Llama3Error(
-        f"{path}: its normalizer is not NFC, the only one that is supported; give the GGUF as --tokenizer-path"
-    )
+    raise Llama3Error(f"{path}: its normalizer is not NFC, the only one that is supported; give another tokenizer")
 
 
 def _tokens_of_json(model: _Json, added: list[Any], path: Path) -> tuple[dict[str, int], list[int]]:

@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+import gguf as gguf_package
+import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 from llama3_models.errors import Llama3Error
@@ -82,3 +84,22 @@ def test_every_part_of_a_split_model_is_looked_at(gguf: Path, tmp_path: Path) ->
     cut(parts[1], parts[1].stat().st_size // 2)
     with pytest.raises(Llama3Error, match=f"^{parts[1]}: "):
         check(parts[0])
+
+
+def test_biases_of_zeros_are_no_sign(tmp_path: Path) -> None:
+    """Even where they are all that a model ends with, side by side."""
+    gguf = write_llama_gguf(tmp_path / "model.gguf", architecture="qwen2")
+    reader = gguf_package.GGUFReader(gguf)
+    writer = gguf_package.GGUFWriter(tmp_path / "zeros.gguf", "qwen2")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            sub_type = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
+    for tensor in sorted(reader.tensors, key=lambda tensor: tensor.name.endswith(".bias")):
+        is_bias = tensor.name.endswith(".bias")
+        writer.add_tensor(tensor.name, np.zeros_like(tensor.data) if is_bias else tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    check(tmp_path / "zeros.gguf")

@@ -203,14 +203,36 @@ def test_a_normalizer_that_does_nothing(tmp_path: Path, normalizer: object) -> N
     [{"type": "NFKC"}, {"type": "Lowercase"}, {"type": "Sequence", "normalizers": [NFC, {"type": "Strip"}]}, "NFC"],
 )
 def test_other_normalizers_are_refused(tmp_path: Path, normalizer: object) -> None:
-    with pytest.raises(Llama3Error, match=r"tokenizer\.json: its normalizer is not NFC, .*; give the GGUF") as caught:
+    with pytest.raises(Llama3Error, match=r"tokenizer\.json: its normalizer is not NFC, .*; give another") as caught:
         read_vocabulary(write_byte_json(tmp_path, normalizer))
     assert "\n" not in str(caught.value)
 
 
-def write_byte_json(folder: Path, normalizer: object) -> Path:
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("type", "WordPiece"), ("end_of_word_suffix", "</w>"), ("continuing_subword_prefix", "##"), ("dropout", 0.1)],
+)
+def test_a_model_that_encodes_otherwise_is_refused(tmp_path: Path, setting: str, value: object) -> None:
+    with pytest.raises(Llama3Error, match=rf"tokenizer\.json: .*{value if setting == 'type' else setting}"):
+        read_vocabulary(write_byte_json(tmp_path, None, **{setting: value}))
+    assert read_vocabulary(write_byte_json(tmp_path, None, dropout=None, end_of_word_suffix="")).tokens
+
+
+@pytest.mark.parametrize("depth", [1100, 100_000])
+def test_lists_within_lists_are_one_line(tmp_path: Path, depth: int) -> None:
+    """Whichever comes first to the end of Python's stack: the reader of JSON, or what goes through the lists."""
+    path = write_byte_json(tmp_path, "HERE")
+    nested = '{"type": "Sequence", "normalizers": [' * depth + '{"type": "NFC"}' + "]}" * depth
+    path.write_text(path.read_text(encoding="utf-8").replace('"HERE"', nested), encoding="utf-8")
+    with pytest.raises(Llama3Error, match=r"tokenizer\.json: ") as caught:
+        read_vocabulary(path)
+    assert "\n" not in str(caught.value)
+
+
+def write_byte_json(folder: Path, normalizer: object, **settings: object) -> Path:
     """The 256 bytes as a tokenizer.json with a normalizer."""
-    model = {"type": "BPE", "vocab": {character: byte for byte, character in enumerate(BYTES)}, "merges": []}
+    vocab = {character: byte for byte, character in enumerate(BYTES)}
+    model = {"type": "BPE", "vocab": vocab, "merges": [], **settings}
     described = {"model": model, "normalizer": normalizer, "pre_tokenizer": dict(GPT2.hugging_face)}
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(described), encoding="utf-8")
