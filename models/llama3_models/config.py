@@ -79,16 +79,19 @@ class Hyperparameters:
         _refuse_what_would_change_the_result(file, name)
 
         hidden_size = _positive_int(file, f"{name}.embedding_length")
-        num_attention_heads = _positive_int(file, f"{name}.attention.head_count")
+        num_layers = _positive_int(file, f"{name}.block_count")
+        num_attention_heads = _of_all_layers(file, f"{name}.attention.head_count", num_layers)
         head_dim = _positive_int(file, f"{name}.attention.key_length", default=hidden_size // num_attention_heads)
         hyperparameters = cls(
             architecture=architecture,
             vocab_size=_vocab_size(file),
             hidden_size=hidden_size,
-            intermediate_size=_positive_int(file, f"{name}.feed_forward_length"),
-            num_hidden_layers=_positive_int(file, f"{name}.block_count"),
+            intermediate_size=_of_all_layers(file, f"{name}.feed_forward_length", num_layers),
+            num_hidden_layers=num_layers,
             num_attention_heads=num_attention_heads,
-            num_key_value_heads=_positive_int(file, f"{name}.attention.head_count_kv", default=num_attention_heads),
+            num_key_value_heads=_of_all_layers(
+                file, f"{name}.attention.head_count_kv", num_layers, default=num_attention_heads
+            ),
             head_dim=head_dim,
             rotary_dim=_positive_int(file, f"{name}.rope.dimension_count", default=head_dim),
             rope_theta=_positive_float(file, f"{name}.rope.freq_base", default=10_000.0),
@@ -154,8 +157,34 @@ def _refuse_what_would_change_the_result(file: GGUFFile, name: str) -> None:
             )
 
 
+def _of_all_layers(file: GGUFFile, key: str, num_layers: int, *, default: int | None = None) -> int:
+    """A number, or an array with one for each layer where all are the same."""
+    numbers = file.metadata.get(key)
+    if not isinstance(numbers, np.ndarray):
+        return _positive_int(file, key, default=default)
+    if numbers.dtype.kind not in "iu" or len(numbers) != num_layers:
+        raise Llama3Error(
+            f"{file.path}: {key} is an array of {len(numbers)} values, expected an integer, or one for each of "
+            f"{num_layers} layers; {_CONVERT}"
+        )
+    if (numbers != numbers[0]).any():
+        raise Llama3Error(
+            f"{file.path}: {key} is {numbers.min()} in some layers and {numbers.max()} in others, which is not "
+            "supported; give a model whose layers are all alike"
+        )
+    return _checked_positive(file, key, int(numbers[0]))
+
+
 def _positive_int(file: GGUFFile, key: str, *, default: int | None = None) -> int:
-    value = file.get_int(key) if default is None else file.get_int(key, default=default)
+    if isinstance(file.metadata.get(key), np.ndarray):
+        raise Llama3Error(
+            f"{file.path}: {key} is an array, and only one number for all layers is supported; "
+            "give a model whose layers are all alike"
+        )
+    return _checked_positive(file, key, file.get_int(key) if default is None else file.get_int(key, default=default))
+
+
+def _checked_positive(file: GGUFFile, key: str, value: int) -> int:
     if value < 1:
         raise Llama3Error(f"{file.path}: {key} is {value}, expected at least 1; {_CONVERT}")
     return value

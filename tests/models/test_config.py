@@ -68,6 +68,14 @@ def test_the_scaling_of_rotary_frequencies_is_none_where_nothing_scales(path):
     assert read(path, without=["rope_freqs.weight"], metadata=metadata).rope_scaling == RopeScaling(4.0)
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.int64, np.uint8])
+def test_an_array_that_says_the_same_of_every_layer_is_its_number(path, dtype):
+    """As llama.cpp takes it."""
+    keys = {"attention.head_count": 4, "attention.head_count_kv": 2, "feed_forward_length": 512}
+    keys = {key: n for key, n in keys.items() if n <= np.iinfo(dtype).max}
+    assert read(path, metadata={f"llama.{key}": np.array([n, n], dtype) for key, n in keys.items()}) == read(path)
+
+
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
 def test_the_numbers_of_other_architectures_stand_under_their_names(tmp_path, architecture):
     file = write_llama_gguf(tmp_path / "model.gguf", architecture=architecture, rope_theta=1e6, context_length=1024)
@@ -103,6 +111,18 @@ def test_each_architecture_has_its_own_tensors(tmp_path, architecture, missing, 
     [
         ({"general.architecture": "qwen2moe"}, "'qwen2moe' is not supported; give a GGUF of one of these: 'llama'"),
         ({"general.architecture": None}, "general.architecture.* is missing"),
+        (
+            {"llama.attention.head_count": np.array([4, 2])},
+            "head_count is 2 in some layers and 4 in others, which is not",
+        ),
+        ({"llama.attention.head_count_kv": np.array([2, 4])}, "head_count_kv is 2 in some layers and 4 in others"),
+        ({"llama.feed_forward_length": np.array([512, 0])}, "feed_forward_length is 0 in some layers and 512 in"),
+        ({"llama.feed_forward_length": np.array([0, 0])}, "feed_forward_length is 0, expected at least 1"),
+        ({"llama.feed_forward_length": np.array([512])}, "is an array of 1 values, expected .* each of 2 layers"),
+        ({"llama.attention.head_count": np.array([])}, "is an array of 0 values, expected an integer"),
+        ({"llama.attention.head_count": np.array([4.0, 4.0])}, "is an array of 2 values, expected an integer"),
+        ({"llama.attention.key_length": np.array([64, 64])}, "key_length is an array, and only one number for all"),
+        ({"llama.attention.causal": np.array([1, 1])}, "should be a boolean, not an array of numbers"),
         ({"llama.expert_count": 8}, "mixture of 8 experts"),
         ({"llama.attention.causal": False}, "causal"),
         ({"llama.attention.scale": 0.5}, "llama.attention.scale = 0.5"),

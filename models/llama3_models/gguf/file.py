@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -140,10 +140,18 @@ class GGUFFile:
         value = self.metadata[key]
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
-        found = f"{value}" if isinstance(value, (bool, int, float)) else f"a {type(value).__name__}"
+        found = f"{value}" if isinstance(value, (bool, int, float)) else _KINDS[type(value)]
         raise Llama3Error(
             f"{self.path}: metadata key {quoted(key)} should be {expected}, not {found}; convert the model again"
         )
+
+
+_KINDS: Final[Mapping[type, str]] = {
+    str: "text",
+    np.ndarray: "an array of numbers",
+    StringArray: "an array of strings",
+    tuple: "an array of arrays",
+}
 
 
 def _open_part(path: Path) -> tuple[GGUFPart, int]:

@@ -229,7 +229,7 @@ class TestChecks:
         assert file.get_float("no.such", 10_000.0) == 10_000.0
         with pytest.raises(Llama3Error, match=r"a\.gguf: metadata key 'no\.such' is missing"):
             file.get_str("no.such")
-        with pytest.raises(Llama3Error, match=r"'general\.architecture' should be an integer, not a str"):
+        with pytest.raises(Llama3Error, match=r"'general\.architecture' should be an integer, not text"):
             file.get_int("general.architecture", default=0)
 
     def test_a_boolean_is_no_number(self, file: GGUFFile) -> None:
