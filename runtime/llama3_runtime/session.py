@@ -6,6 +6,7 @@ it has to say of that goes to standard output. Here `cuda` means CUDA, and only 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from typing import Any, Literal, TypeAlias
 
 import llama3_custom_ops
 import onnxruntime as ort
+from llama3_models.cpus import usable_cpus
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import check_choice
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+logger = logging.getLogger(__name__)
 
 Provider: TypeAlias = Literal["cpu", "cuda", "auto"]
 
@@ -90,9 +94,11 @@ def open_session(
     """
     check_choice("provider", provider, Provider)
     if threads is None:
-        threads = len(os.sched_getaffinity(0))  # ONNX Runtime's own default knows nothing of a container's share
+        threads = usable_cpus()  # ONNX Runtime's own default knows nothing of a container's share
     if not 1 <= threads <= _MAX_THREADS:
         raise Llama3Error(f"threads must be in 1 .. {_MAX_THREADS}, not {threads}")
+    if threads > usable_cpus():
+        logger.warning("%d threads are more than the %d CPUs that may be used, which is slower", threads, usable_cpus())
     options = ort.SessionOptions()
     options.log_severity_level = _NO_LOG
     options.intra_op_num_threads = threads

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from llama3_exporter import export
+from llama3_models.cpus import usable_cpus
 from llama3_models.errors import Llama3Error
 from llama3_runtime.model import Model
 from llama3_runtime.session import has_cuda, open_session
@@ -131,6 +132,14 @@ def test_by_default_a_thread_for_each_cpu_that_may_be_used(monkeypatch: pytest.M
     session = open_session(folder / "model.onnx")
     assert session.threads == session.ort.get_session_options().intra_op_num_threads == 3
     assert open_session(folder / "model.onnx", threads=2).threads == 2
+
+
+def test_more_threads_than_cpus_are_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_session(folder / "model.onnx", threads=usable_cpus())
+    assert caplog.messages == []
+    open_session(folder / "model.onnx", threads=usable_cpus() + 1)
+    (message,) = caplog.messages
+    assert message.startswith(f"{usable_cpus() + 1} threads are more than the {usable_cpus()} CPUs")
 
 
 @pytest.mark.parametrize("threads", [0, 100_000, 2**31, 2**64])

@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from llama3_models.cpus import usable_cpus
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import WEIGHTS
 from llama3_models.gguf.file import GGUFTensor
@@ -127,7 +128,7 @@ class WeightsFile:
             os.ftruncate(descriptors[name], size)
         for tensor, make in self._arrays:
             _write(descriptors, tensor, make())
-        workers = os.cpu_count() or 1
+        workers = usable_cpus()
         pending: deque[Future[int]] = deque()
         pool = ThreadPoolExecutor(workers)
         try:

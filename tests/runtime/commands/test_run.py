@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import onnx
 import pytest
 from llama3_models.cli.arguments import read_signature
 from llama3_models.cli.command_line import run
+from llama3_models.cpus import usable_cpus
 from llama3_models.manifest import ExportOptions, Manifest
 from llama3_runtime import Generator, SamplingParams
 from llama3_runtime.commands import run as commands
@@ -96,7 +96,7 @@ def test_defaults(call, generators, asked, capsys):
     assert call() == 0
     (generator,) = generators
     assert (generator.model.max_length, generator.model.device) == (512, "cpu")
-    assert generator.model.threads == len(os.sched_getaffinity(0))
+    assert generator.model.threads == usable_cpus()
     assert asked == [SamplingParams()]
     assert capsys.readouterr().out == "I believe the meaning of life iser:x\n"  # what follows an s in the story
 
