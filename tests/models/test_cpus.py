@@ -84,6 +84,8 @@ def test_a_real_quota() -> None:
     group = Path("/sys/fs/cgroup/cpu") / f"llama3-onnx-{os.getpid()}"
     group.mkdir()
     try:
+        if not (group / "cpu.cfs_quota_us").exists():
+            pytest.skip("these control groups know no quotas")
         (group / "cpu.cfs_quota_us").write_text("100000")
         code = (
             "import os, sys\nfrom pathlib import Path\nPath(sys.argv[1], 'cgroup.procs').write_text(str(os.getpid()))\n"

@@ -41,7 +41,8 @@ def cache_root() -> Path:
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
     try:
-        return (Path(shared) if shared else Path.home() / ".cache") / "llama3-onnx"
+        # A relative one is to be ignored, says the XDG Base Directory Specification.
+        return (Path(shared) if shared and Path(shared).is_absolute() else Path.home() / ".cache") / "llama3-onnx"
     except RuntimeError:
         raise Llama3Error("no home folder to keep exports in; set LLAMA3_CACHE to a folder") from None
 

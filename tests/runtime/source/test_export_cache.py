@@ -52,6 +52,8 @@ def test_the_folder_of_the_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("LLAMA3_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert export_cache.cache_root() == tmp_path / ".cache" / "llama3-onnx"
+    monkeypatch.setenv("XDG_CACHE_HOME", "xdg")
+    assert export_cache.cache_root() == tmp_path / ".cache" / "llama3-onnx"
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert export_cache.cache_root() == Path("/xdg/llama3-onnx")
     monkeypatch.setenv("LLAMA3_CACHE", "/own")
