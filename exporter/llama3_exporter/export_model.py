@@ -85,7 +85,7 @@ def export(
         progress: Called with the bytes of the GGUF that are packed or copied, and their total.
 
     Raises:
-        Llama3Error: the options contradict each other, the file is no model that we support, is damaged, or the output
+        Llama3Error: the options contradict each other, the file is not a supported model, is damaged, or the output
             cannot be written.
     """
     start = time.perf_counter()
@@ -157,7 +157,7 @@ def export_native_graph(
         max_length: See `export`.
 
     Raises:
-        Llama3Error: the file is no model that we support, or the graph cannot be written.
+        Llama3Error: the file is not a supported model, or the graph cannot be written.
     """
     refuse_unfinished(file)
     config = Hyperparameters.from_gguf(file)

@@ -132,7 +132,7 @@ def remove_export(folder: Path) -> None:
 
     Raises:
         Llama3Error: there is something else in it.
-        OSError: the system refuses, or it is no folder but a link to one.
+        OSError: the system refuses, or it is a link to a folder.
     """
     with suppress(FileNotFoundError):
         _remove_leftovers(folder)
@@ -143,7 +143,7 @@ def remove_export(folder: Path) -> None:
 
 def _remove_written(folder: Path, gguf: Mapping[str, Part] | None = None) -> None:
     """Remove the files of a folder in which no stranger was seen, and the folder, unless one has come since."""
-    # Of the folder that was looked at, whatever may have its name by now.
+    # By a descriptor, which pathlib does not list: another folder may have the name by now.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         for name in os.listdir(descriptor):  # noqa: PTH208
@@ -304,7 +304,7 @@ def _remove_leftovers(folder: Path) -> None:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 mode = os.fstat(descriptor).st_mode
-                if stat.S_ISREG(mode):
+                if stat.S_ISREG(mode) and stat.S_IMODE(mode) == 0o600:  # as tempfile makes them, and few others do
                     path.unlink()
                 elif stat.S_ISDIR(mode) and not _strangers(path):
                     _remove_written(path)

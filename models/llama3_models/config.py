@@ -273,8 +273,8 @@ def _check_rotation(file: GGUFFile, h: Hyperparameters) -> None:
         frequencies = h.inverse_frequencies
     if not (np.isfinite(frequencies).all() and frequencies.max() <= _FASTEST_ROTATION):
         raise Llama3Error(
-            f"{file.path}: the rotation that {h.architecture.name}.rope.freq_base = {h.rope_theta:g} and "
-            f"{h.architecture.name}.rope.scaling.factor say is not one that can be computed; {_CONVERT}"
+            f"{file.path}: {h.architecture.name}.rope.freq_base = {h.rope_theta:g} and the RoPE scaling give angles "
+            f"that cannot be computed; {_CONVERT}"
         )
 
 

@@ -275,7 +275,7 @@ def test_what_another_export_is_writing_is_left_alone(gguf: Path, tmp_path: Path
     (dead / "model.onnx.data_12").touch()
     (dead / "unfinished").touch()
     (dead / "model-00001-of-00002.gguf").write_bytes(b"GGUF and half of the rest")
-    (tmp_path / ".llama3-export-file_123").touch()
+    (tmp_path / ".llama3-export-file_123").touch(0o600)
     busy = tmp_path / ".llama3-export-busybusy"
     busy.mkdir()
     descriptor = os.open(busy, os.O_RDONLY)
@@ -293,9 +293,11 @@ def test_what_is_called_like_a_leftover_and_is_none_stays(gguf: Path, tmp_path: 
     mine.mkdir()
     (mine / "thesis.tex").write_text("thesis")
     (tmp_path / ".llama3-export-link1234").symlink_to(mine)
+    (tmp_path / ".llama3-export-my_notes").write_text("notes")
     export(gguf, tmp_path / "out")
     assert (mine / "thesis.tex").read_text() == "thesis"
     assert (tmp_path / ".llama3-export-link1234").is_symlink()
+    assert (tmp_path / ".llama3-export-my_notes").read_text() == "notes"
 
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])

@@ -47,7 +47,7 @@ def test_weights_of_another_graph_are_refused(
     for name in sorted(path.name for path in twins[0].glob("model.onnx.data*")):
         shutil.copytree(twins[0], tmp_path / name)
         change(tmp_path / name / name, twins[1] / name)
-        with pytest.raises(Llama3Error, match=rf"{name}: not the weights of this graph; put these back, or export"):
+        with pytest.raises(Llama3Error, match=rf"{name}: not the weights of this graph; put its own back, or export"):
             Model.from_folder(tmp_path / name)
 
 

@@ -112,7 +112,7 @@ def _verify(output: Path, gguf: Path, precision: Precision) -> None:
     result = verify(output, gguf)
     print(f"  graph    {result.graph.describe()}\n  weights  {result.weights.describe()}")
     if not result.passed:
-        advice = "please report this" if precision == "fp32" else "float16 is too coarse for it: export it with fp32"
+        advice = "please report this" if precision == "fp32" else "float16 may be too coarse: try --precision fp32"
         raise Llama3Error(f"{output}: the graph differs from {gguf} by more than the bound; {advice}")
 
 

@@ -1,7 +1,6 @@
 """What a decoder is made of: modules that a `Backend` makes, and what goes from one to the next.
 
-A module is a call: the types below say with what and what comes of it, so that a call, or a module's `forward`, of
-another signature fails in mypy.
+The types below are those of calls: mypy refuses a call, or the `forward` of a module, that has another signature.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Decoder(nn.Module, ABC):
             attention = self.attention(backend, f"blk.{i}.", high_precision_input=i == 0)
             blocks.append(Block(backend, f"blk.{i}.", attention, high_precision_mlp=i == last))
         self.layers = nn.ModuleList([*blocks])
-        self.blocks: Sequence[BlockCall] = blocks
+        self.blocks: Sequence[BlockCall] = blocks  # the same: what a ModuleList holds has no type
         self.norm = backend.norm("output_norm")
         self.lm_head = backend.linear("token_embd" if config.tie_word_embeddings else "output", high_precision=True)
 

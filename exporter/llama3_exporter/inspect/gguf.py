@@ -117,7 +117,7 @@ class _Plan(ContribBackend):
         """Nothing."""
         return nn.Module()
 
-    def attention(self, *, rotary_interleaved: bool) -> Attention:  # noqa: ARG002
+    def attention(self, **_: bool) -> Attention:
         """Nothing."""
         return nn.Module()
 

@@ -66,7 +66,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     except OSError as error:
         raise Llama3Error(f"{path}: the tokenizer cannot be read: {error.strerror}") from None
     except RecursionError:
-        raise Llama3Error(f"{path}: lists within lists without end; give the model's own tokenizer.json") from None
+        raise Llama3Error(f"{path}: nested too deeply; give the model's own tokenizer.json") from None
     if head.startswith(b"GGUF"):
         with GGUFFile.open(path) as model:
             return Vocabulary.from_gguf(model)

@@ -159,7 +159,7 @@ def test_a_damaged_export_is_made_again(exports, model, damage):
 def test_what_a_killed_export_left_is_cleared_away(exports, model):
     folder = cached(model)
     shutil.rmtree(folder)
-    (folder.parent / ".llama3-export-abcd_123").write_bytes(b"x")
+    (folder.parent / ".llama3-export-abcd_123").touch(0o600)
     (folder.parent / "source.tmp").write_bytes(b"{")
     assert cached(model) == folder
     assert {path.name for path in folder.parent.iterdir()} == {"lock", "source.json", "onnx"}
