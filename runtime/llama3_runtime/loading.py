@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama3_models.errors import Llama3Error
-from llama3_models.hub.locate import is_name
 
 from llama3_runtime.generator import Generator
 from llama3_runtime.model import ModelOptions
@@ -29,8 +28,8 @@ def load(
     """Load a model by name or path, downloading or exporting it first if needed.
 
     Args:
-        model: A name of the catalogue, a .gguf file, an export folder, or the .onnx in one. A text that exists as a
-            path, has a slash, or ends in .gguf or .onnx is a path.
+        model: A .gguf file, an export folder or the .onnx in one, a name of the catalogue, or ORG/REPO[:Q4_K_M] for a
+            repository of the Hugging Face Hub. What exists is a path; a `Path` is always one.
         encoding: Of a name, which file to download; of a path, what it must be. None takes the default, or what is
             there.
         ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
@@ -45,6 +44,5 @@ def load(
         raise TypeError(f"a model is a name or a path, not {type(model).__name__}")
     if not str(model):
         raise Llama3Error("no model: give a name, a .gguf file or an export folder")
-    is_path = isinstance(model, Path) or not is_name(model)
-    path = Path(model) if is_path else find_model(model=str(model), encoding=encoding)
+    path = model if isinstance(model, Path) else find_model(model=model, encoding=encoding)
     return Generator.from_folder(path, encoding=encoding, ops=ops, tokenizer=tokenizer, **options)

@@ -81,7 +81,7 @@ def test_another_tokenizer(folder: Path, gguf: Path, as_path: bool) -> None:
     [
         ("gone.gguf", {}, "gone.gguf: no such file"),
         ("gone.onnx", {}, "gone.onnx: no such file"),
-        ("some/folder", {}, "some/folder: no such file"),
+        ("gone/some/folder", {}, "gone/some/folder: no such file"),
         ("smollm2-135", {}, "smollm2-135m"),  # did you mean
         ("smollm2-135m", {"encoding": "q6_k"}, "q6_k"),
         (None, {"encoding": "q4_k"}, "its weights are float32, not q4_k"),

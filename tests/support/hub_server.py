@@ -1,12 +1,14 @@
 """A Hugging Face Hub on the loopback interface, for tests of downloads.
 
-It speaks the part of the Hub's protocol that fetching one file needs, as https://huggingface.co does for a file in
-large-file storage: `/{owner}/{repository}/resolve/{revision}/{file}` answers with the commit, the SHA-256 and the size
-in headers and redirects to the storage, which is another host and honours ranges. Failures are scripted ahead, one per
-request, and every request is kept for the test to look at.
+It speaks the part of the Hub's protocol that fetching files needs: `/api/models/{owner}/{repository}` lists the files
+of a repository, and `/{owner}/{repository}/resolve/{revision}/{file}` answers, as https://huggingface.co does for a file
+in large-file storage, with the commit, the SHA-256 and the size in headers and redirects to the storage, which is
+another host and honours ranges. Failures are scripted ahead, one per request, and every request is kept for the test to
+look at.
 """
 
 import hashlib
+import json
 import re
 import socket
 import struct
@@ -143,8 +145,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._storage(self.path.removeprefix("/storage/"))
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):
             self._resolve(match[1], match[3])
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/?]+)(\?.*)?", self.path):
+            self._list(match[1])
         else:
             self._empty(404)
+
+    def _list(self, repository: str) -> None:
+        hub = self.server_state
+        if hub.always:
+            self._empty(hub.always)
+            return
+        prefix = f"{repository}/"
+        names = sorted(key.removeprefix(prefix) for key in hub.files if key.startswith(prefix))
+        if not names:
+            self._empty(401 if self.headers.get("Authorization") is None else 404, {"X-Error-Code": "RepoNotFound"})
+            return
+        body = json.dumps({"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
 
     def _resolve(self, repository: str, name: str) -> None:
         hub = self.server_state

@@ -7,7 +7,6 @@ the model's size, and the operating system may drop pages that are no longer use
 from __future__ import annotations
 
 import math
-import re
 import stat
 from collections.abc import Mapping
 from mmap import ACCESS_READ, mmap
@@ -21,10 +20,10 @@ import numpy.typing as npt
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file_kinds import MAGIC, not_a_file, not_a_gguf, nothing_there
 from llama3_models.gguf.part import GGUFPart, GGUFTensor, StringArray, Value, parse_part, quoted
+from llama3_models.gguf.split_name import SPLIT_NAME
 
 __all__ = ["GGUFFile", "GGUFTensor", "StringArray", "Value"]
 
-_SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _REQUIRED: Any = object()
 
 D = TypeVar("D")
@@ -193,7 +192,7 @@ def _split_key(part: GGUFPart, path: Path, key: str) -> int:
 
 def _split_parts(path: Path, count: int) -> tuple[Path, ...]:
     """The files of a split model, all of which are there."""
-    name = _SPLIT_NAME.fullmatch(path.name)
+    name = SPLIT_NAME.fullmatch(path.name)
     if name is None or int(name["count"]) != count:
         raise Llama3Error(
             f"{path}: one of the {count} parts of a split model, but not named so; give the parts their names back: "

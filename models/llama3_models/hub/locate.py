@@ -1,33 +1,76 @@
-"""What a user calls a model, a file or a name of the catalogue, as a file on this machine."""
+"""What a user calls a model as a path on this machine: a path, a name of the catalogue, or a repository of the Hub."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from llama3_models.errors import Llama3Error
-from llama3_models.hub import catalogue, download
+from llama3_models.gguf.file_kinds import nothing_there
+from llama3_models.hub import catalogue, download, repository
 
+logger = logging.getLogger(__name__)
 
-def is_name(model: str) -> bool:
-    """Whether a model of the catalogue is meant: what exists, has a slash or ends in .gguf or .onnx is a path."""
-    exists = os.path.exists(model)  # noqa: PTH110 (Path.exists raises for a text too long for a path)
-    is_path = exists or model.lower().endswith((".gguf", ".onnx")) or os.sep in model
-    return not is_path
+_ENDINGS = (".gguf", ".onnx")
 
 
 def locate_model(model: str, encoding: str | None = None) -> Path:
-    """Give the GGUF file that `model` names, downloading it where it is a name of the catalogue.
+    """Give the file or folder that `model` names, downloading it where it is a name or a repository.
 
     Args:
-        model: A path, or a name of the catalogue.
+        model: A path, a name of the catalogue, or a repository.
         encoding: Which of a catalogue model's files; None for its default one.
 
     Raises:
-        Llama3Error: there is no such name, its file cannot be downloaded, or a file is given an encoding.
+        Llama3Error: there is no such model, its file cannot be downloaded, or it is no name and is given an encoding.
     """
-    if is_name(model):
-        return download.fetch(catalogue.find(model), encoding)
-    if encoding is not None:
+    meant = read_name(model)
+    if isinstance(meant, Path) and encoding is not None:
         raise Llama3Error(f"{model}: a file has its own encoding; leave --quantization-encoding {encoding} out")
-    return Path(model)
+    return fetch(meant, encoding)
+
+
+def read_name(model: str) -> Path | repository.Repository | catalogue.Model:
+    """Say what `model` means, without a network.
+
+    What exists is a path, and so is what ends in .gguf or .onnx or lies in a folder that exists. Of the rest,
+    ORG/REPO[:TAG] is a repository of the Hugging Face Hub, and a text without a slash a name of the catalogue.
+
+    Raises:
+        Llama3Error: there is no such path or no such name.
+    """
+    path = Path(model)
+    on_hub = repository.parse(model)
+    if os.path.exists(model):  # noqa: PTH110 (Path.exists raises for a text too long for a path)
+        if on_hub is not None and not model.lower().endswith(_ENDINGS):
+            logger.warning("%s is there as a path and is used; for the repository write hf.co/%s", model, model)
+        return path
+    is_path = model.lower().endswith(_ENDINGS) or os.path.isdir(path.parent)  # noqa: PTH112 (as above)
+    if on_hub is not None and (on_hub.tag is not None or not is_path):
+        return on_hub
+    if os.sep not in model and not model.lower().endswith(_ENDINGS):
+        return catalogue.find(model)
+    hint = "" if on_hub is None else f" (for a repository of the hub write hf.co/{on_hub})"
+    raise Llama3Error(f"{model}: {nothing_there(path)}{hint}")
+
+
+def fetch(meant: Path | repository.Repository | catalogue.Model, encoding: str | None = None) -> Path:
+    """Give the path of what `read_name` found, downloading it if the cache does not hold it.
+
+    Raises:
+        Llama3Error: it cannot be downloaded, or a repository is given an encoding.
+    """
+    if isinstance(meant, Path):
+        return meant
+    if isinstance(meant, catalogue.Model):
+        return download.fetch(meant, encoding)
+    if encoding is not None:
+        raise Llama3Error(
+            f"{meant}: the name of a repository says which file, such as {meant.name}:Q4_K_M; "
+            f"leave --quantization-encoding {encoding} out"
+        )
+    try:
+        return repository.fetch(meant)
+    except Llama3Error as error:
+        raise Llama3Error(f"{error} (and no file or folder is called {meant} here)") from error

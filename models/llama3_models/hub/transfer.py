@@ -9,20 +9,26 @@ compares sizes). So a file is hashed once, when it arrives, and never at a start
 This goes over plain HTTP, which the hub offers for every file below 50 GB, also for those that it keeps in Xet.
 """
 
+import contextlib
 import errno
 import logging
 import re
+import shlex
 import shutil
+import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
 
 # HTTPError is httpx's base class, whichever httpx it is: huggingface_hub 1 is built on httpx, 2 on httpx2.
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -42,6 +48,11 @@ logger = logging.getLogger(__name__)
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
+# Of a file that Ctrl-C ends, less than this share is removed: that download was not meant. More is worth keeping.
+_SHARE_TO_KEEP = 0.1
+
+T = TypeVar("T")
+
 
 class SourceRefusedError(Exception):
     """This source does not offer the file, but another one may: the message says which file and why."""
@@ -49,6 +60,10 @@ class SourceRefusedError(Exception):
     def __init__(self, reason: str, needs_token: bool = False) -> None:
         super().__init__(reason)
         self.needs_token = needs_token
+
+
+class HubUnreachableError(Llama3Error):
+    """The hub does not answer, or may not be asked: what the cache holds may do instead."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +83,45 @@ def download(source: Source) -> Path:
         SourceRefusedError: this source does not give the file; another one may.
         Llama3Error: no source would help: no network, no room, a cache that cannot be written.
     """
-    try:
+    with _in_one_line(str(source)):
         _bring_into_cache(_ask(source))
         # The blob lies in the cache under its own name now, so this makes the links to it and transfers nothing.
         return Path(hf_hub_download(source.repository, source.file))
+
+
+def list_files(repository: str) -> list[str]:
+    """List the paths of all files of a repository.
+
+    Raises:
+        SourceRefusedError: there is no such repository, or it is not for this user.
+        Llama3Error: the hub cannot be reached.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise HubUnreachableError(
+            f"{repository}: not in the cache {constants.HF_HUB_CACHE} as it was asked for, and HF_HUB_OFFLINE forbids "
+            f"to ask the hub: unset it, or use {INSTEAD}"
+        )
+    with _in_one_line(repository):
+        info = _patiently(lambda: HfApi().model_info(repository, timeout=constants.HF_HUB_ETAG_TIMEOUT))
+        return [file.rfilename for file in info.siblings or ()]
+
+
+@contextlib.contextmanager
+def _in_one_line(source: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises meanwhile into errors of one line; `source` is what was asked for.
+
+    Raises:
+        SourceRefusedError: for an answer that is about this source.
+        Llama3Error: for everything that no other source would help against.
+    """
+    try:
+        yield
+    except HFValidationError as error:
+        raise SourceRefusedError(f"{source} is not the name of a repository") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in _TRANSIENT_STATUSES:
-            raise Llama3Error(
+            raise HubUnreachableError(
                 f"{constants.ENDPOINT} is overloaded or down (HTTP {status} for {source}): "
                 f"try again later (what has come so far is kept), or use {INSTEAD}"
             ) from error
@@ -88,7 +134,7 @@ def download(source: Source) -> Path:
         raise SourceRefusedError(f"{source} is not offered by the hub (HTTP {status})") from error
     except (HTTPError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise Llama3Error(
+        raise HubUnreachableError(
             f"cannot reach {constants.ENDPOINT} for {source} ({reason}): check the network and try again "
             f"(what has come so far is kept), or use {INSTEAD}"
         ) from error
@@ -104,19 +150,24 @@ def download(source: Source) -> Path:
 
 def _ask(source: Source) -> _RemoteFile:
     url = hf_hub_url(source.repository, source.file)
-    for delay in (*RETRY_DELAYS, None):
-        try:
-            metadata = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-            break
-        except HfHubHTTPError as error:
-            if error.response.status_code not in _TRANSIENT_STATUSES or delay is None:
-                raise
-            time.sleep(delay)
+    metadata = _patiently(lambda: get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT))
     commit, etag, size = metadata.commit_hash, metadata.etag, metadata.size
     # The SHA-256 becomes a file's name: nothing but a SHA-256 will do.
     if commit is None or etag is None or size is None or not re.fullmatch("[0-9a-f]{64}", etag):
         raise SourceRefusedError(f"{url} does not answer as a hub does, with a commit, a SHA-256 and a size")
     return _RemoteFile(source, commit, etag, size)
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask the hub, and again after each of the delays for as long as it is overloaded."""
+    for delay in RETRY_DELAYS:
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            if error.response.status_code not in _TRANSIENT_STATUSES:
+                raise
+            time.sleep(delay)
+    return ask()
 
 
 def _bring_into_cache(file: _RemoteFile) -> None:
@@ -136,8 +187,17 @@ def _bring_into_cache(file: _RemoteFile) -> None:
             return
         missing, free = file.size - _size(partial), shutil.disk_usage(blob.parent).free
         if missing > free:
-            raise _no_room(file.source, f"it needs {format_bytes(missing)}, and {format_bytes(free)} are free")
-        _transfer(file, partial)
+            raise _no_room(str(file.source), f"it needs {format_bytes(missing)}, and {format_bytes(free)} are free")
+        print(
+            f"Downloading {file.source.file}, {format_bytes(file.size)}{_begun(partial)}, from "
+            f"{constants.ENDPOINT}/{file.source.repository} to {cache}; Ctrl-C stops it",
+            file=sys.stderr,
+        )
+        try:
+            _transfer(file, partial)
+        except KeyboardInterrupt:
+            _after_interrupt(file, partial)
+            raise
         came, digest = _size(partial), sha256(partial)
         if digest != file.sha256:
             partial.unlink()
@@ -146,6 +206,27 @@ def _bring_into_cache(file: _RemoteFile) -> None:
                 f"({came:,} of {file.size:,} bytes, SHA-256 {digest[:12]}... for {file.sha256[:12]}...) and was removed"
             )
         partial.replace(blob)
+
+
+def _begun(partial: Path) -> str:
+    size = _size(partial)
+    return f" (of which {format_bytes(size)} are here from an earlier attempt)" if size else ""
+
+
+def _after_interrupt(file: _RemoteFile, partial: Path) -> None:
+    """Remove the beginning of a file, with the folders that were made for it; of a larger part say where it is."""
+    size = _size(partial)
+    if size >= file.size * _SHARE_TO_KEEP:
+        print(
+            f"\n{format_bytes(size)} of {format_bytes(file.size)} are kept, and the next attempt goes on from there; "
+            f"to remove them: rm {shlex.quote(str(partial))}",
+            file=sys.stderr,
+        )
+        return
+    partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another file of the repository is there
+        partial.parent.rmdir()
+        partial.parent.parent.rmdir()
 
 
 def _transfer(file: _RemoteFile, partial: Path) -> None:
@@ -170,7 +251,7 @@ def _transfer(file: _RemoteFile, partial: Path) -> None:
             return
 
 
-def _no_room(source: Source, why: str) -> Llama3Error:
+def _no_room(source: str, why: str) -> Llama3Error:
     return Llama3Error(
         f"no room for {source} in {constants.HF_HUB_CACHE}: {why}: "
         "free some space, or set HF_HOME to a folder on another disk"

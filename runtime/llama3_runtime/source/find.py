@@ -14,7 +14,7 @@ import llama3_custom_ops
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Logits, Ops, Precision, check_choice
 from llama3_models.gguf.file_kinds import nothing_there
-from llama3_models.hub import catalogue, download
+from llama3_models.hub import catalogue, locate
 
 from llama3_runtime.source.export_cache import Export, cached_export
 
@@ -40,7 +40,8 @@ def find_model(
 
     Args:
         model_path: A .gguf file, an export folder, or the .onnx in one.
-        model: A name of the catalogue. With neither, `version` and `encoding` choose a download.
+        model: A path as well, a name of the catalogue, or a repository of the Hugging Face Hub. With neither, `version`
+            and `encoding` choose a download.
         encoding: Which of its encodings to download; None for its default.
         version: Which Llama to download, 3.1 by default.
 
@@ -56,10 +57,10 @@ def find_model(
         if not model_path.exists():
             raise Llama3Error(f"{model_path}: {nothing_there(model_path)}")
         return model_path
-    if encoding == "float32":
-        raise Llama3Error("--quantization-encoding float32 needs --model-path with a GGUF in float32")
-    entry = catalogue.find(model) if model is not None else catalogue.for_version(version or DEFAULT_VERSION)
-    return download.fetch(entry, encoding)
+    meant = locate.read_name(model) if model is not None else catalogue.for_version(version or DEFAULT_VERSION)
+    if encoding == "float32" and not isinstance(meant, Path):
+        raise Llama3Error("--quantization-encoding float32 needs a GGUF in float32; give its path with --model")
+    return locate.fetch(meant, encoding)
 
 
 def is_export(path: Path) -> bool:

@@ -7,6 +7,7 @@ how a user meets it.
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from llama3_models.hub import catalogue, download
 from llama3_models.hub.transfer import RETRY_DELAYS
 
 from tests.support.hub_server import Cut, HostedFile, HubServer, Request
+from tests.support.processes import take_interrupts
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -70,6 +72,7 @@ def start(hub: HubServer | None, home: Path, program: str = PROGRAM, **environme
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=take_interrupts,
     )
 
 
@@ -142,6 +145,37 @@ def test_a_killed_download_goes_on_in_the_next_process(hub: HubServer, home: Pat
     assert kept
     assert finish(start(hub, home)).read_bytes() == CONTENT
     assert [range_start(request) for request in hub.transfers] == [0, kept]
+
+
+def interrupted(hub: HubServer, home: Path, after: int) -> str:
+    """What a fetch says that gets Ctrl-C when so many bytes have been sent."""
+    hub.cuts.append(Cut(after, "hang"))
+    process = start(hub, home)
+    assert hub.hanging.wait(30)
+    time.sleep(0.5)  # what was sent is still on its way to the disk
+    process.send_signal(signal.SIGINT)
+    return process.communicate(timeout=60)[1]
+
+
+def test_a_download_says_first_what_it_fetches(hub: HubServer, home: Path) -> None:
+    process = start(hub, home)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    said = f"Downloading tiny.gguf, 3.0 MB, from {hub.endpoint}/first/tiny-gguf to {home / 'hub'}; Ctrl-C stops it"
+    assert err.startswith(said)
+
+
+def test_ctrl_c_at_the_beginning_of_a_download_leaves_nothing(hub: HubServer, home: Path) -> None:
+    interrupted(hub, home, 2 * CHUNK)
+    assert not (home / "hub" / "models--first--tiny-gguf").exists()
+
+
+def test_ctrl_c_late_in_a_download_keeps_what_came_and_says_where(hub: HubServer, home: Path) -> None:
+    err = interrupted(hub, home, 2_000_000)
+    partial = home / "hub" / "models--first--tiny-gguf" / "blobs" / f"{SHA256}.llama3-onnx.incomplete"
+    assert partial.stat().st_size > 1_000_000
+    assert f"of 3.0 MB are kept, and the next attempt goes on from there; to remove them: rm {partial}" in err
+    assert finish(start(hub, home)).read_bytes() == CONTENT
 
 
 def test_two_processes_at_once_transfer_the_file_once(hub: HubServer, home: Path) -> None:

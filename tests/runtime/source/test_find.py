@@ -117,7 +117,7 @@ def test_float32_of_a_file(tmp_path):
 
 @pytest.mark.parametrize("model", [None, "llama-3.1-8b-instruct"])
 def test_float32_needs_a_path(model, downloads):
-    with pytest.raises(Llama3Error, match="float32 needs --model-path"):
+    with pytest.raises(Llama3Error, match="float32 needs a GGUF in float32"):
         find_model(model=model, encoding="float32")
     assert downloads == []
 

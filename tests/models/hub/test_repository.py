@@ -1,0 +1,204 @@
+"""Repositories of the Hub as models: how they are spelled, which file is meant, and what comes of it.
+
+The rules of the choice are llama.cpp's; the expected files were read off its source (`find_best_model`).
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from llama3_models.errors import Llama3Error
+from llama3_models.hub import catalogue, locate, repository
+from llama3_models.hub.repository import Repository, choose, parse
+
+from tests.support.hub_server import HostedFile, HubServer
+
+NAME = "bartowski/Tiny-GGUF"
+PARTS = ("Q8_0/Tiny-Q8_0-00001-of-00002.gguf", "Q8_0/Tiny-Q8_0-00002-of-00002.gguf")
+FILES = ["README.md", "Tiny-IQ4_XS.gguf", "Tiny-Q4_K_M.gguf", "Tiny.Q4_K_S.gguf", *PARTS, "mmproj-Tiny-Q4_K_M.gguf"]
+
+PROGRAM = """
+import sys
+from llama3_models.errors import Llama3Error
+from llama3_models.hub.locate import locate_model
+import logging
+logging.basicConfig(format="warning: %(message)s")
+try:
+    print(locate_model(sys.argv[1]))
+except Llama3Error as error:
+    sys.exit("error: " + str(error))
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "tag"),
+    [
+        ("org/repo", "org/repo", None),
+        ("org/repo:Q4_K_M", "org/repo", "Q4_K_M"),
+        ("org/repo:q8_0", "org/repo", "q8_0"),
+        ("org/repo:sub/file-Q8_0.gguf", "org/repo", "sub/file-Q8_0.gguf"),
+        ("hf.co/org/repo:UD-Q4_K_XL", "org/repo", "UD-Q4_K_XL"),
+        ("https://huggingface.co/org/repo", "org/repo", None),
+        ("unsloth/Llama-3.2-1B-Instruct-GGUF:Q6_K", "unsloth/Llama-3.2-1B-Instruct-GGUF", "Q6_K"),
+    ],
+)
+def test_what_is_a_repository(text: str, name: str, tag: str | None) -> None:
+    assert parse(text) == Repository(name, tag)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name", "a/b/c", "/a/b", "./a", "../a", "a/", "a/b:", "org/re po", "org/repo:a b", "~/x", "C:/x", "a:b", ""],
+)
+def test_what_is_none(text: str) -> None:
+    assert parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "tag", "chosen"),
+    [
+        (FILES, None, ("Tiny-Q4_K_M.gguf",)),
+        (FILES, "q4_k_m", ("Tiny-Q4_K_M.gguf",)),
+        (FILES, "Q4_K_S", ("Tiny.Q4_K_S.gguf",)),
+        (FILES, "Q4_K", None),
+        (FILES, "Q4_XS", None),  # llama.cpp's own expression takes the IQ4_XS here
+        (FILES, "IQ4_XS", ("Tiny-IQ4_XS.gguf",)),
+        (FILES, "Q8_0", PARTS),
+        (FILES, "Tiny.Q4_K_S.gguf", ("Tiny.Q4_K_S.gguf",)),
+        (FILES, PARTS[0], PARTS),
+        (["b-Q8_0.gguf", "a-F16.gguf"], None, ("b-Q8_0.gguf",)),
+        (["a-F16.gguf", "b-F32.gguf"], None, ("a-F16.gguf",)),
+        (["imatrix.gguf", "mmproj-F16.gguf", "model.safetensors"], None, None),
+        (["../../evil-Q4_K_M.gguf", "/evil-Q4_K_M.gguf"], None, None),
+        ([], None, None),
+        (FILES, "Q4.K_M", None),  # a tag is text, not an expression
+    ],
+)
+def test_which_file_is_meant(files: list[str], tag: str | None, chosen: tuple[str, ...] | None) -> None:
+    assert choose(files, tag) == chosen
+
+
+def test_what_exists_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that is called like a repository wins, and it is said how to get the other."""
+    monkeypatch.chdir(tmp_path)
+    Path("org/repo").mkdir(parents=True)
+    Path("model.gguf").touch()
+    assert locate.read_name("org/repo") == Path("org/repo")
+    assert "for the repository write hf.co/org/repo" in caplog.text
+    caplog.clear()
+    assert locate.read_name("model.gguf") == Path("model.gguf")
+    assert locate.read_name("hf.co/org/repo") == Repository("org/repo", None)
+    assert locate.read_name("other/repo") == Repository("other/repo", None)
+    assert locate.read_name("smollm2-135m") == catalogue.find("smollm2-135m")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("model", ["org/gone", "org/gone.gguf", "gone.onnx", "a/b/c", "/gone", "./gone"])
+def test_what_can_only_be_a_path_is_asked_of_no_hub(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelled file in a folder that exists is no reason to ask the network."""
+    monkeypatch.chdir(tmp_path)
+    Path("org").mkdir()
+    with pytest.raises(Llama3Error, match="no such file"):
+        locate.read_name(model)
+
+
+def test_an_encoding_beside_a_repository_is_one_line() -> None:
+    with pytest.raises(Llama3Error, match="such as org/repo:Q4_K_M; leave --quantization-encoding q4_k out"):
+        locate.fetch(Repository("org/repo", None), "q4_k")
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    files = {f"{NAME}/{file}": HostedFile(b"GGUF" + file.encode() * 99) for file in FILES}
+    with HubServer(files=files) as server:
+        yield server
+
+
+def located(hub: HubServer | None, home: Path, model: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
+    kept |= {"HF_HOME": str(home), "HF_ENDPOINT": hub.endpoint if hub else "http://127.0.0.1:9", "NO_PROXY": "*"}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, model], env=kept | environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [(NAME, "Tiny-Q4_K_M.gguf"), (f"{NAME}:iq4_xs", "Tiny-IQ4_XS.gguf"), (f"hf.co/{NAME}:Q4_K_S", "Tiny.Q4_K_S.gguf")],
+)
+def test_a_file_comes_and_stays(hub: HubServer, tmp_path: Path, model: str, file: str) -> None:
+    """The second time the hub is not asked."""
+    first = located(hub, tmp_path, model)
+    assert Path(first.stdout.strip()).read_bytes() == b"GGUF" + file.encode() * 99, first.stderr
+    assert f"Downloading {file}" in first.stderr
+    asked = len(hub.requests)
+    assert located(hub, tmp_path, model).stdout == first.stdout
+    assert len(hub.requests) == asked
+
+
+def test_all_parts_of_a_split_file_come_into_one_folder(hub: HubServer, tmp_path: Path) -> None:
+    path = Path(located(hub, tmp_path, f"{NAME}:Q8_0").stdout.strip())
+    assert [other.name for other in sorted(path.parent.iterdir())] == [Path(part).name for part in PARTS]
+    assert path.name == Path(PARTS[0]).name
+
+
+def test_a_cache_with_one_part_alone_is_completed(hub: HubServer, tmp_path: Path) -> None:
+    path = Path(located(hub, tmp_path, f"{NAME}:Q8_0").stdout.strip())
+    path.with_name(Path(PARTS[1]).name).unlink()
+    assert Path(located(hub, tmp_path, f"{NAME}:Q8_0").stdout.strip()).with_name(Path(PARTS[1]).name).is_file()
+
+
+def test_without_a_network_the_cache_serves(hub: HubServer, tmp_path: Path) -> None:
+    """Also for a default that the list of files decided, which the cache alone cannot."""
+    del hub.files[f"{NAME}/Tiny-Q4_K_M.gguf"]
+    first = located(hub, tmp_path, NAME).stdout
+    assert Path(first.strip()).name == Path(PARTS[0]).name
+    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+        again = located(None, tmp_path, NAME, **environment)
+        assert again.stdout == first
+        assert "the hub was not reached" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (f"{NAME}:Q5_K_M", "no file has 'Q5_K_M' in its name; there is Tiny-Q4_K_M.gguf, "),
+        ("nobody/nothing", "nobody/nothing does not exist or is refused without a token (HTTP 401): check the name"),
+        ("a--b/c", "a--b/c is not the name of a repository: check the name"),
+        ("base/model", "there is no GGUF of a model in this repository"),
+    ],
+)
+def test_what_is_not_there_is_one_line(hub: HubServer, tmp_path: Path, model: str, message: str) -> None:
+    hub.files["base/model/model.safetensors"] = HostedFile(b"x")
+    done = located(hub, tmp_path, model)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "and no file or folder is called" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_network_and_no_cache_is_one_line(tmp_path: Path) -> None:
+    done = located(None, tmp_path, NAME)
+    assert done.returncode == 1
+    assert f"cannot reach http://127.0.0.1:9 for {NAME}" in done.stderr
+    assert "HF_HUB_OFFLINE forbids" in located(None, tmp_path, NAME, HF_HUB_OFFLINE="1").stderr
+
+
+def test_a_repository_is_its_own_kind(tmp_path: Path) -> None:
+    """Reading a name imports no network library."""
+    code = (
+        "import sys; from llama3_models.hub.locate import read_name; read_name('org/repo'); "
+        "assert 'huggingface_hub' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_str_spells_it_again() -> None:
+    assert str(repository.parse("hf.co/org/repo:Q4_K_M")) == "org/repo:Q4_K_M"
