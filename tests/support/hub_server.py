@@ -1,7 +1,7 @@
 """A Hugging Face Hub on the loopback interface, for tests of downloads.
 
 It speaks the part of the Hub's protocol that fetching files needs: `/api/models/{owner}/{repository}` lists the files
-of a repository, and `/{owner}/{repository}/resolve/{revision}/{file}` answers, as https://huggingface.co does for a file
+of a repository, and `/{owner}/{repository}/resolve/{revision}/{file}` answers, as https://huggingface.co does for one
 in large-file storage, with the commit, the SHA-256 and the size in headers and redirects to the storage, which is
 another host and honours ranges. Failures are scripted ahead, one per request, and every request is kept for the test to
 look at.

@@ -12,6 +12,7 @@ from llama3_models.cli import command_line
 from llama3_models.cli.command_line import check_ranges
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Activations, Logits, Ops, Precision
+from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
 
 from llama3_exporter.options import check_combination
@@ -40,7 +41,8 @@ def llama3_export(
     The graph computes exactly the weights of the GGUF, however they are quantized.
 
     Args:
-        model: A .gguf file (any part of a split one), or a name of the catalogue such as smollm2-135m.
+        model: A .gguf file (any part of a split one), a name of --list-models such as smollm2-135m, or a repository of
+            the Hugging Face Hub, ORG/REPO or ORG/REPO:Q4_K_M.
         output: The folder to make (default with native ops: one file, NAME.onnx beside NAME.gguf).
         ops: contrib: ONNX Runtime's own ops over repacked weights, for every app; native: ours over the GGUF's own
             bytes, for ONNX Runtime on a CPU: faster, and nothing is copied.
@@ -118,4 +120,4 @@ def _verify(output: Path, gguf: Path, precision: Precision) -> None:
 
 def main() -> int:
     """Entry point of the console script."""
-    return command_line.run(llama3_export, name="llama3-export")
+    return command_line.run(llama3_export, name="llama3-export", pages=MODEL_PAGES)

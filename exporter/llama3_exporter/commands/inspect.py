@@ -10,6 +10,7 @@ from pathlib import Path
 from llama3_models.cli import command_line
 from llama3_models.errors import UsageError
 from llama3_models.exports import GRAPH, MANIFEST
+from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
 
 _PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -27,11 +28,12 @@ def llama3_inspect(
     """Show what is in a GGUF, or in an export of one.
 
     Its architecture, its weights by type and by layer, what each type becomes in a graph, the memory that it takes to
-    run, and its tokenizer. Only the header is read, whatever the model's size; but a model of the catalogue that is not
-    on this machine yet is downloaded first, whole.
+    run, and its tokenizer. Only the header is read, whatever the model's size; but a model that is not on this
+    machine yet is downloaded first, whole.
 
     Args:
-        model: A .gguf file (any part of a split one), the folder of an export, its graph, or a name of the catalogue.
+        model: A .gguf file (any part of a split one), the folder of an export, its graph, a name of --list-models, or a
+            repository of the Hugging Face Hub.
         context: Positions of the KV cache for which memory is counted (default: 4096, or all that the model has).
         tensors: List every tensor as well.
         json: Print one JSON object, and nothing else.
@@ -81,4 +83,4 @@ def _is_export(path: Path) -> bool:
 
 def main() -> int:
     """Entry point of the console script."""
-    return command_line.run(llama3_inspect, name="llama3-inspect")
+    return command_line.run(llama3_inspect, name="llama3-inspect", pages=MODEL_PAGES)

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import fire
 from fire.decorators import SetParseFns
@@ -27,12 +28,21 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a failed write carries no file name
 
 
+@dataclass(frozen=True)
+class Page:
+    """What a switch such as --list-models prints; `help` is its line in the help."""
+
+    help: str
+    text: Callable[[], str]
+
+
 def run(
     command: Callable[..., int | None],
     argv: Sequence[str] | None = None,
     *,
     name: str,
     groups: Mapping[str, Sequence[str]] | None = None,
+    pages: Mapping[str, Page] | None = None,
 ) -> int:
     """Calls a command with the arguments of a command line.
 
@@ -41,6 +51,7 @@ def run(
         argv: The arguments, without the program's name; those of this process by default.
         name: The program's name in messages and help.
         groups: Headings of the help, each with the parameters below it; the rest come under "Options".
+        pages: Switches besides --help, such as "--list-models", that print a page and end the command.
 
     Returns:
         The exit status: 0, 1 for a `Llama3Error` or a file that the system refuses, 2 for a wrong command line,
@@ -50,7 +61,7 @@ def run(
     # ONNX Runtime's packages report usage from 1.29 on, unless told otherwise before they are loaded.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        return _execute(command, list(sys.argv[1:] if argv is None else argv), name, groups or {})
+        return _execute(command, list(sys.argv[1:] if argv is None else argv), name, groups or {}, pages or {})
     except UsageError as error:
         return _fail(name, f"{error} (see {name} --help)", 2)
     except Llama3Error as error:
@@ -80,12 +91,20 @@ def check_ranges(options: Mapping[str, tuple[int | None, int]]) -> None:
 
 
 def _execute(
-    command: Callable[..., int | None], words: list[str], name: str, groups: Mapping[str, Sequence[str]]
+    command: Callable[..., int | None],
+    words: list[str],
+    name: str,
+    groups: Mapping[str, Sequence[str]],
+    pages: Mapping[str, Page],
 ) -> int:
     options = read_signature(command)
     status = 0
-    if _asks_for_help(words):
-        print(format_help(command, options, name=name, groups=groups))
+    asked = [flag for flag in pages if _asks_for(words, flag)]
+    if _asks_for(words, "-h", "--help"):
+        shown = {flag: page.help for flag, page in pages.items()}
+        print(format_help(command, options, name=name, groups=groups, pages=shown))
+    elif asked:
+        print(pages[asked[0]].text())
     else:
         logging.basicConfig(format=f"{name}: warning: %(message)s", level=logging.WARNING)
         status = _call(command, options, words, name) or 0
@@ -116,9 +135,9 @@ def _no_text(_: object) -> None:
     """Keeps fire from printing what a command returns."""
 
 
-def _asks_for_help(words: Sequence[str]) -> bool:
+def _asks_for(words: Sequence[str], *flags: str) -> bool:
     before_marker = words[: words.index("--")] if "--" in words else words
-    return any(word in ("-h", "--help") for word in before_marker)
+    return any(word in flags for word in before_marker)
 
 
 def _prepare_streams() -> None:

@@ -18,7 +18,12 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
 def format_help(
-    command: Callable[..., object], options: Sequence[Option], *, name: str, groups: Mapping[str, Sequence[str]]
+    command: Callable[..., object],
+    options: Sequence[Option],
+    *,
+    name: str,
+    groups: Mapping[str, Sequence[str]],
+    pages: Mapping[str, str],
 ) -> str:
     """Writes a command's help page.
 
@@ -27,6 +32,7 @@ def format_help(
         options: The function's options, as `read_signature` gives them.
         name: The program's name.
         groups: Headings, each with the parameters below it; the rest come under "Arguments" and "Options".
+        pages: Switches that print a page, with the help of each.
     """
     sections = _docstring_sections(inspect.getdoc(command) or "")
     summary, _, description = sections[""].partition("\n\n")
@@ -47,6 +53,7 @@ def format_help(
     for heading, names in headings.items():
         entries = [_format_option(by_name[option_name], texts.get(option_name, "")) for option_name in names]
         if heading == "Options":
+            entries += [_format_entry(flag, text) for flag, text in pages.items()]
             entries.append(_format_entry("-h, --help", "Show this page and exit."))
         if entries:
             parts.append("\n".join([f"{heading}:", *entries]))

@@ -96,7 +96,9 @@ def find(name: str) -> Model:
         return models[name]
     nearest = difflib.get_close_matches(name.lower(), models, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(models)}"
-    raise Llama3Error(f"no model is called {name!r}: {hint} (a GGUF file of your own goes by its path)")
+    raise Llama3Error(
+        f"no model is called {name!r}: {hint} (a GGUF of your own goes by its path, one on the hub by ORG/REPO)"
+    )
 
 
 def for_version(version: str) -> Model:
@@ -109,6 +111,11 @@ def for_version(version: str) -> Model:
     if version not in by_version:
         raise Llama3Error(f"no Llama version is called {version!r}: choose one of {', '.join(sorted(by_version))}")
     return by_version[version]
+
+
+def all_models() -> list[Model]:
+    """All models, in the order of catalogue.toml."""
+    return list(_catalogue().values())
 
 
 @functools.cache

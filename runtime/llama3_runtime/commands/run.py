@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from llama3_models.cli.command_line import INTERRUPTED, check_ranges, run
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Ops
+from llama3_models.hub.listing import MODEL_PAGES
 
 from llama3_runtime import defaults
 from llama3_runtime.metrics import Metrics, peak_memory_bytes
@@ -69,10 +70,11 @@ def run_model(
     once into the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) and reused while its content is the same.
 
     Args:
-        model: A model of the catalogue by name, such as smollm2-135m (default: the Llama of --version).
-        model_path: A .gguf file, a folder that llama3-export made, or the .onnx in it (default: none).
+        model: A .gguf file, a folder that llama3-export made, a name of --list-models such as smollm2-135m, or a
+            repository of the Hugging Face Hub, ORG/REPO or ORG/REPO:Q4_K_M (default: the Llama of --version).
+        model_path: The same, but only a path (default: none).
         quantization_encoding: Which download; of a given model, what it must be (default: q4_k of a download,
-            whatever a given model is). float32 needs --model-path.
+            whatever a given model is). float32 needs a file.
         version: Which Llama 8B to download (default: 3.1).
         tokenizer_path: A .gguf, tokenizer.json or tokenizer.model (default: the model's own tokenizer).
         custom_ops_path: A library with custom operators for the graph (default: none but our own).
@@ -98,7 +100,7 @@ def run_model(
 
     Examples:
         llama3-run --model smollm2-135m --prompt "Gravity is" --temperature 0
-        llama3-run --model-path llama-3.1-8b-q4_k_m.gguf --stop "User:" --seed 1
+        llama3-run --model llama-3.1-8b-q4_k_m.gguf --stop "User:" --seed 1
         cat story.txt | llama3-run --prompt - --max-length 4096 --json
     """
     try:
@@ -187,7 +189,7 @@ def _print_generation(generation: "Generation", prompt: str | None) -> "Generati
 
 def main() -> int:
     """The console script."""
-    return run(run_model, name="llama3-run", groups=GROUPS)
+    return run(run_model, name="llama3-run", groups=GROUPS, pages=MODEL_PAGES)
 
 
 def _read_standard_input() -> str:

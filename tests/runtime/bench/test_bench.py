@@ -207,7 +207,7 @@ def test_perplexity_of_a_text(capsys, tmp_path, gguf, folder):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "missing --model or --model-path"),
+        ([], 2, "missing --model"),
         (["--model-path", "x", "--repetitions", "0"], 2, "--repetitions must be 1 or more, not 0"),
         (["--model-path", "x", "--prompt-size", "0", "--output-size", "0"], 2, "nothing to measure"),
         (["--model-path", "x", "--profile", "--output-size", "0"], 2, "no token to profile"),
@@ -219,7 +219,7 @@ def test_perplexity_of_a_text(capsys, tmp_path, gguf, folder):
         (["--model-path", "x", "--compare", "llama.cpp", "--provider", "cuda"], 2, "on the CPU"),
         (["--model-path", "x", "--compare", "llama.cpp"], 1, "x: no such file"),
         (["--model-path", "x", "--model", "smollm2-135m"], 2, "exclude each other"),
-        (["--model", "/dev/null"], 1, "no model is called '/dev/null'"),
+        (["--model", "/dev/null"], 1, "/dev/null: not a regular file"),
         (["--model-path", "/", "--compare", "llama.cpp"], 1, "give it with --gguf"),
         (["--model-path", "/", "--compare", "llama.cpp", "--gguf", "x"], 1, "x: no such file"),
         (["--model-path", "/", "--compare", "llama.cpp", "--gguf", "PIPE"], 1, "pipe: not a regular file"),

@@ -1,0 +1,46 @@
+"""The page of `--list-models`: the models that go by a name."""
+
+from __future__ import annotations
+
+import textwrap
+
+from llama3_models.cli.command_line import Page
+from llama3_models.hub import catalogue, download
+
+_WIDTH = 79
+
+
+def list_models() -> str:
+    """List the models of the catalogue: name, what it is, encodings with sizes, and which are on this machine."""
+    entries = [_entry(model) for model in catalogue.all_models()]
+    return "\n\n".join(
+        [
+            "Models by name, for --model (llama3-run, llama3-bench) and as the MODEL of\n"
+            "llama3-export and llama3-inspect. Sizes are in GB; those with * are on this\nmachine already.",
+            *entries,
+            "Any repository of the Hugging Face Hub with GGUFs of a supported architecture\n"
+            "goes by ORG/REPO, or ORG/REPO:Q4_K_M for one of its files.",
+        ]
+    )
+
+
+def _entry(model: catalogue.Model) -> str:
+    sizes = []
+    for encoding in model.encodings:
+        here = "*" if download.local_file(model, encoding) is not None else ""
+        size = "" if model.package else f" {model.hub_files[encoding].gigabytes:g}"
+        default = " (default)" if encoding == model.encoding_or_default(None) and len(model.encodings) > 1 else ""
+        sizes.append(f"{encoding}{size}{here}{default}")
+    lines = [f"{model.description}.", ", ".join(sizes), f"Licence: {model.licence}, {model.licence_url}"]
+    return "\n".join([model.name, *(line for text in lines for line in _wrapped(text))])
+
+
+def _wrapped(text: str) -> list[str]:
+    indent = "  "
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+MODEL_PAGES = {"--list-models": Page("List the models that go by a name, and exit.", list_models)}
+"""For every command that is given a model."""
