@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from llama3_custom_ops import LIBRARY, built_library
-from llama3_models.config import Hyperparameters
+from llama3_models.config import YARN_BETA_FAST, YARN_BETA_SLOW, Hyperparameters, RopeScaling, yarn_range
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
 from llama3_models.gguf.file import GGUFFile
@@ -29,6 +29,10 @@ _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_p
 _NO_LIBRARY = (
     "the library of the native ops was not built: to run the graph, install a C++20 compiler and CMake, then "
     "llama3-onnx again, and export with --force"
+)
+
+_NO_NAME_FOR_SCALING = (
+    "transformers has no name for this model's scaling of RoPE, so config.json leaves it out; the graph has it"
 )
 
 
@@ -78,7 +82,10 @@ def host_files(
         else:
             files[LIBRARY] = library.read_bytes()
             genai_config["model"]["decoder"]["session_options"]["custom_ops_library"] = LIBRARY
-    files["config.json"] = to_json({**_config(config, vocabulary, max_length), **_biases(file, config)})
+    own_config = {**_config(config, vocabulary, max_length), **_biases(file, config)}
+    if config.rope_scaling is not None and own_config["rope_scaling"] is None:
+        warnings = (*warnings, _NO_NAME_FOR_SCALING)
+    files["config.json"] = to_json(own_config)
     files["generation_config.json"] = to_json(_special_ids(vocabulary))
     files["genai_config.json"] = to_json(genai_config)
     if vocabulary is not None:
@@ -128,21 +135,48 @@ def _config(config: Hyperparameters, vocabulary: Vocabulary | None, max_length: 
 
 
 def _rope_scaling(config: Hyperparameters) -> dict[str, Any] | None:
-    """What transformers calls the scaling; None, too, for divisors that it has no name for."""
+    """What transformers calls the scaling; None, too, for one that it has no name for."""
     scaling = config.rope_scaling
     if scaling is None:
         return None
-    if scaling.frequency_factors is None:
-        return {"rope_type": "linear", "factor": scaling.factor}
-    factor = max(scaling.frequency_factors)
+    if scaling.frequency_factors is not None:
+        return _llama3_scaling(config, scaling.frequency_factors)
+    if scaling.original_context is not None or scaling.attention_factor != 1:
+        return _yarn_scaling(config, scaling)
+    return {"rope_type": "linear", "factor": scaling.factor}
+
+
+def _llama3_scaling(config: Hyperparameters, factors: tuple[float, ...]) -> dict[str, Any] | None:
+    factor = max(factors)
     low, high = _LLAMA3_ROPE["low_freq_factor"], _LLAMA3_ROPE["high_freq_factor"]
     frequencies = config.rope_theta ** -(np.arange(0, config.rotary_dim, 2) / config.rotary_dim)
     turns = frequencies * _LLAMA3_ROPE["original_max_position_embeddings"] / (2 * np.pi)
     smooth = np.clip((turns - low) / (high - low), 0, 1)
     divisors = 1 / ((1 - smooth) / factor + smooth)
-    if scaling.factor != 1 or not np.allclose(scaling.frequency_factors, divisors, rtol=1e-5, atol=0):
+    alone = config.rope_scaling == RopeScaling(frequency_factors=factors)
+    if not (alone and np.allclose(factors, divisors, rtol=1e-5, atol=0)):
         return None
     return {"rope_type": "llama3", "factor": factor, **_LLAMA3_ROPE}
+
+
+def _yarn_scaling(config: Hyperparameters, scaling: RopeScaling) -> dict[str, Any] | None:
+    """With the numbers that transformers would otherwise choose itself.
+
+    YaRN of factor 1 says an attention factor alone.
+    """
+    original = scaling.original_context or config.max_position_embeddings
+    first, last = yarn_range(config.rotary_dim, config.rope_theta, original)
+    # Transformers has no attention factor beside linear scaling, and another rule for so short a context.
+    if scaling.factor != 1 and (scaling.original_context is None or last < first):
+        return None
+    return {
+        "rope_type": "yarn",
+        "factor": scaling.factor,
+        "original_max_position_embeddings": original,
+        "attention_factor": scaling.attention_factor,
+        "beta_fast": YARN_BETA_FAST,
+        "beta_slow": YARN_BETA_SLOW,
+    }
 
 
 def _biases(file: GGUFFile, config: Hyperparameters) -> dict[str, bool]:

@@ -8,6 +8,7 @@ meaning of each key, and the value taken when it is absent, are llama.cpp's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -26,21 +27,37 @@ _CONVERT = "download or convert the model again"
 # Radians per position; models have 1. Angles of a million positions of it are exact to 1e-7 in double precision.
 _FASTEST_ROTATION = 1e3
 
+# Models have 1 to 2.
+_LARGEST_ATTENTION_FACTOR = 1e3
+
+# llama.cpp holds it in 32 bits with a sign.
+_LONGEST_ORIGINAL_CONTEXT = (1 << 31) - 1
+
 # Converters of 2023 stored the rotation's table as a tensor; llama.cpp has never read it.
 _IGNORED_SUFFIXES = ("attn_rot_embd.weight", "attention.rotary_emb.inv_freq")
 
 
+# YaRN's bounds in turns over the original context: pairs that turn more often keep their frequency, and pairs that turn
+# less often are slowed by the whole factor. For these architectures llama.cpp reads no others from a file.
+YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
+
+
 @dataclass(frozen=True)
 class RopeScaling:
-    """How the rotary frequencies differ from those of `rope_theta`.
+    """How the rotation differs from that of `rope_theta`.
 
     Attributes:
-        factor: Divides every position, which is linear scaling (1.0: none).
+        factor: By how much longer the context becomes (1.0: not at all). Linear scaling divides every frequency by it,
+            YaRN the slow ones.
         frequency_factors: Divide each frequency, as Llama 3.1 has it (the tensor `rope_freqs.weight`), or None.
+        original_context: With YaRN, the positions that the model had before; None for linear scaling.
+        attention_factor: Multiplies cosines and sines. YaRN's own part of it, 1 + 0.1 ln(factor), is included.
     """
 
     factor: float = 1.0
     frequency_factors: tuple[float, ...] | None = None
+    original_context: int | None = None
+    attention_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,11 +142,34 @@ class Hyperparameters:
         """Radians by which each rotated pair of a head turns per position, [rotary_dim / 2], all scaling included."""
         exponents = np.arange(0, self.rotary_dim, 2, dtype=np.float64) / self.rotary_dim
         frequencies = self.rope_theta**-exponents
-        if self.rope_scaling is not None:
-            frequencies /= self.rope_scaling.factor
-            if self.rope_scaling.frequency_factors is not None:
-                frequencies /= np.array(self.rope_scaling.frequency_factors)
+        scaling = self.rope_scaling
+        if scaling is not None:
+            slowed = np.ones(self.rotary_pairs)  # from 0 to 1
+            if scaling.original_context is not None:
+                first, last = yarn_range(self.rotary_dim, self.rope_theta, scaling.original_context)
+                slowed = np.clip((np.arange(self.rotary_pairs) - first) / max(0.001, last - first), 0, 1)
+            frequencies *= slowed / scaling.factor + (1 - slowed)
+            if scaling.frequency_factors is not None:
+                frequencies /= np.array(scaling.frequency_factors)
         return np.asarray(frequencies, dtype=np.float64)
+
+    @property
+    def attention_factor(self) -> float:
+        """What multiplies the cosine and the sine of every angle."""
+        return 1.0 if self.rope_scaling is None else self.rope_scaling.attention_factor
+
+
+def yarn_range(rotary_dim: int, theta: float, original_context: int) -> tuple[float, float]:
+    """The pair that YaRN begins to slow, and the one from which it slows by the whole factor.
+
+    They turn `YARN_BETA_FAST` and `YARN_BETA_SLOW` times in the original context (https://arxiv.org/abs/2309.00071). As
+    in llama.cpp, both are rounded to whole pairs in float32, and the second is bounded by the number of elements.
+    """
+    turns = np.array([YARN_BETA_FAST, YARN_BETA_SLOW], dtype=np.float32)
+    with np.errstate(divide="ignore"):  # a theta of 1
+        positions_per_radian = np.float32(original_context) / (turns * np.float32(2) * np.float32(np.pi))
+        pairs = np.float32(rotary_dim) * np.log(positions_per_radian) / (np.float32(2) * np.log(np.float32(theta)))
+    return max(0.0, float(np.floor(pairs[0]))), min(rotary_dim - 1.0, float(np.ceil(pairs[1])))
 
 
 def _architecture(file: GGUFFile) -> Architecture:
@@ -149,12 +189,12 @@ def _refuse_what_would_change_the_result(file: GGUFFile, name: str) -> None:
         raise Llama3Error(f"{file.path}: a mixture of {num_experts} experts is not supported; give a dense model")
     if not file.get_bool(f"{name}.attention.causal", default=True):
         raise Llama3Error(f"{file.path}: {name}.attention.causal is false; give a causal (text generating) model")
-    for key, neutral in ((f"{name}.attention.scale", 0.0), (f"{name}.rope.scaling.attn_factor", 1.0)):
-        value = file.get_float(key, default=neutral)
-        if value != neutral:
-            raise Llama3Error(
-                f"{file.path}: {key} = {value:g} is not supported; give a model with {neutral:g}, or without that key"
-            )
+    scale = file.get_float(f"{name}.attention.scale", default=0.0)
+    if scale != 0:
+        raise Llama3Error(
+            f"{file.path}: {name}.attention.scale = {scale:g} is not supported; "
+            "give a model with 0, or without that key"
+        )
 
 
 def _of_all_layers(file: GGUFFile, key: str, num_layers: int, *, default: int | None = None) -> int:
@@ -212,20 +252,34 @@ def _vocab_size(file: GGUFFile) -> int:
 
 
 def _rope_scaling(file: GGUFFile, architecture: Architecture) -> RopeScaling | None:
-    factors = _frequency_factors(file) if ROPE_FACTORS in architecture.optional else None
-    scaling = RopeScaling(_linear_factor(file, architecture.name), factors)
+    """The scaling as llama.cpp computes it; None where it changes nothing.
+
+    For these architectures llama.cpp reads no other numbers of YaRN than these, whatever the converter wrote.
+    """
+    prefix = f"{architecture.name}.rope.scaling"
+    kind = file.get_str(f"{prefix}.type", default="linear")  # so a factor without a type is linear scaling
+    if kind not in ("none", "linear", "yarn"):
+        raise Llama3Error(
+            f"{file.path}: RoPE scaling {quoted(kind)} is not supported, only 'none', 'linear' and 'yarn'; "
+            "give another model"
+        )
+    factor = 1.0 if kind == "none" else _scaling_factor(file, architecture.name)
+    attention_factor = _positive_float(file, f"{prefix}.attn_factor", default=1.0)
+    original_context = None
+    if kind == "yarn" and factor != 1:
+        original_context = _original_context(file, architecture.name)
+        attention_factor *= 1 + 0.1 * math.log(max(factor, 1.0))
+    scaling = RopeScaling(
+        factor=factor,
+        frequency_factors=_frequency_factors(file) if ROPE_FACTORS in architecture.optional else None,
+        original_context=original_context,
+        attention_factor=attention_factor,
+    )
     return None if scaling == RopeScaling() else scaling
 
 
-def _linear_factor(file: GGUFFile, name: str) -> float:
-    """The divisor of positions. As in llama.cpp, a factor without a type is linear, and 0 means no scaling."""
-    kind = file.get_str(f"{name}.rope.scaling.type", default="linear")
-    if kind == "none":
-        return 1.0
-    if kind != "linear":
-        raise Llama3Error(
-            f"{file.path}: RoPE scaling {quoted(kind)} is not supported, only 'none' and 'linear'; give another model"
-        )
+def _scaling_factor(file: GGUFFile, name: str) -> float:
+    """By how much the context is stretched; 0, too, means not at all."""
     key = f"{name}.rope.scaling.factor"
     if key not in file.metadata:
         key = f"{name}.rope.scale_linear"  # its name before GGUF had types of scaling
@@ -233,6 +287,15 @@ def _linear_factor(file: GGUFFile, name: str) -> float:
     if factor < 0:
         raise Llama3Error(f"{file.path}: {key} is {factor}, expected a positive number; {_CONVERT}")
     return factor or 1.0
+
+
+def _original_context(file: GGUFFile, name: str) -> int:
+    """The positions before YaRN; without the key, or with 0, those of the model."""
+    key = f"{name}.rope.scaling.original_context_length"
+    length = file.get_int(key, default=0) or _positive_int(file, f"{name}.context_length")
+    if not 0 < length <= _LONGEST_ORIGINAL_CONTEXT:
+        raise Llama3Error(f"{file.path}: {key} is {length}, expected a number of positions; {_CONVERT}")
+    return length
 
 
 def _frequency_factors(file: GGUFFile) -> tuple[float, ...] | None:
@@ -275,6 +338,17 @@ def _check_rotation(file: GGUFFile, h: Hyperparameters) -> None:
         raise Llama3Error(
             f"{file.path}: {h.architecture.name}.rope.freq_base = {h.rope_theta:g} and the RoPE scaling give angles "
             f"that cannot be computed; {_CONVERT}"
+        )
+    key = f"{h.architecture.name}.rope.scaling.attn_factor"
+    if h.attention_factor > _LARGEST_ATTENTION_FACTOR:
+        raise Llama3Error(
+            f"{file.path}: {key} and YaRN multiply queries and keys by {h.attention_factor:g}, which no type holds; "
+            f"{_CONVERT}"
+        )
+    if h.attention_factor != 1 and h.rotary_dim != h.head_dim:
+        raise Llama3Error(
+            f"{file.path}: {key} or YaRN, where {h.rotary_dim} of a head's {h.head_dim} elements rotate, is not "
+            "supported; give another model"
         )
 
 

@@ -38,6 +38,8 @@ MIXED = {
     "blk.1.ffn_down.weight": T.Q5_1,
 }
 
+YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 64, "attn_factor": 1.3}
+
 # Rows that are no multiple of anything, heads that share keys, head lengths other than hidden / heads.
 SHAPES = {
     "grouped 4:1": {"num_heads": 8, "num_kv_heads": 2},
@@ -46,10 +48,14 @@ SHAPES = {
     "half of a head rotates": {"num_heads": 4, "num_kv_heads": 2, "rope_dim": 32},
     "Llama 3.1 factors": {"rope_factors": llama31_rope_factors(64), "rope_theta": 500_000.0},
     "linear scaling": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "YaRN": {"rope_scaling": YARN},
+    "YaRN and factors": {"rope_scaling": YARN, "rope_factors": np.linspace(1, 8, 32)},
+    "an attention factor": {"rope_scaling": {"type": "linear", "factor": 2.0, "attn_factor": 1.5}},
     "biases": {"attention_bias": True},
     "odd sizes": {"hidden_size": 96, "num_heads": 3, "num_kv_heads": 1, "intermediate_size": 224, "vocab_size": 333},
     "Qwen2": {"architecture": "qwen2", "num_heads": 8, "num_kv_heads": 2},
     "Qwen2, a type each": {"architecture": "qwen2", "types": MIXED},
+    "Qwen2, YaRN": {"architecture": "qwen2", "rope_scaling": YARN},
     "Qwen3": {"architecture": "qwen3", "num_heads": 4, "num_kv_heads": 1, "head_dim": 48, "tied": True},
     "Qwen3, a type each": {"architecture": "qwen3", "types": MIXED, "rope_theta": 1e6},
     "tied, float32": {"tied": True},
@@ -69,6 +75,11 @@ def exported(tmp_path: Path, options: dict[str, object] | None = None, **shape: 
     options = {"activations": "float32", **(options or {})}
     export(gguf, tmp_path / "out", **options)
     return gguf, tmp_path / "out"
+
+
+def test_yarn_in_float16_verifies(tmp_path: Path) -> None:
+    gguf, folder = exported(tmp_path, {"precision": "fp16"}, rope_scaling=YARN)
+    assert verify(folder, gguf).passed
 
 
 def random_ids(count: int, vocab_size: int = 320, seed: int = 0) -> np.ndarray:
@@ -104,13 +115,21 @@ def test_int8_activations_lose_little(tmp_path: Path) -> None:
         ("llama", "native", True),
         ("qwen3", "contrib", True),
         ("qwen3", "native", True),
+        ("qwen2", "contrib", True),
+        ("qwen2", "contrib", False),
+        ("qwen2", "native", True),
     ],
 )
 def test_late_positions_rotate_right(tmp_path: Path, architecture: str, ops: str, folding: bool) -> None:
-    """Past position 8,192 Llama 3.1's factors matter most, and float32 angles would be off in the fourth digit."""
+    """Past position 8,192 Llama 3.1's factors matter most, and float32 angles would be off in the fourth digit.
+
+    Qwen2 has YaRN here.
+    """
     shape: dict[str, object] = {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "num_kv_heads": 1}
     shape["intermediate_size"] = 96
     shape["rope_factors"] = llama31_rope_factors(32) if architecture == "llama" else None
+    if architecture == "qwen2":
+        shape["rope_scaling"] = {"type": "yarn", "factor": 4.0, "original_context_length": 2048, "attn_factor": 1.1}
     shape |= {"architecture": architecture, "context_length": 131_072, "rope_theta": 500_000.0, "head_dim": 32}
     gguf, folder = exported(tmp_path, {"ops": ops}, **shape)
     ids = random_ids(9_000)

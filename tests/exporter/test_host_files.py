@@ -14,9 +14,10 @@ from llama3_models.architectures import ARCHITECTURES
 from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
 
 
-def written(folder: Path, name: str = "config.json", **shape: Any) -> dict[str, Any]:
+def written(folder: Path, name: str = "config.json", max_length: int | None = None, **shape: Any) -> dict[str, Any]:
     """A file of the export of a model."""
-    output = export(write_llama_gguf(folder / "model.gguf", **shape), folder / "out", force=True).output
+    gguf = write_llama_gguf(folder / "model.gguf", **shape)
+    output = export(gguf, folder / "out", max_length=max_length, force=True).output
     content: dict[str, Any] = json.loads((output / name).read_text(encoding="utf-8"))
     return content
 
@@ -50,10 +51,33 @@ def test_the_scaling_of_llama_3_is_named(factor: float, head_dim: int, tmp_path:
             },
             id="two at once",
         ),
+        pytest.param(
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}, "rope_factors": np.linspace(1, 8, 32)},
+            id="YaRN and divisors",
+        ),
+        pytest.param({"rope_scaling": {"factor": 2.0, "attn_factor": 1.5}}, id="linear and an attention factor"),
+        pytest.param(
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "original_context_length": 3}}, id="YaRN from 3 positions"
+        ),
     ],
 )
 def test_a_scaling_without_a_name_is_left_out(shape: dict[str, Any], tmp_path: Path) -> None:
-    assert written(tmp_path, **shape)["rope_scaling"] is None
+    summary = export(write_llama_gguf(tmp_path / "model.gguf", **shape), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["rope_scaling"] is None
+    warned = any("transformers has no name for this model's scaling of RoPE" in line for line in summary.warnings)
+    assert warned == bool(shape)
+
+
+def test_yarn_is_named_with_what_transformers_would_choose_itself(tmp_path: Path) -> None:
+    scaling = {"type": "yarn", "factor": 4.0, "original_context_length": 128, "attn_factor": 1.25}
+    assert written(tmp_path, rope_scaling=scaling, max_length=300)["rope_scaling"] == {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 128,
+        "attention_factor": pytest.approx(1.25 * (1 + 0.1 * np.log(4))),
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+    }
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "genai_config.json"])

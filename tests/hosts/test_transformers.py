@@ -70,10 +70,15 @@ for folder in sys.argv[2:]:
         np.save(folder + ".npy", model.eval()(ids).logits[0].numpy())
 """
 LLAMA31 = {"head_dim": 96, "rope_theta": 500_000.0, "rope_factors": llama31_rope_factors(96)}
+YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 100, "attn_factor": 1.2}
 MODELS: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Llama 3.1": {**LLAMA31, "context_length": 131_072},
     "linear scaling": {"rope_scaling": {"type": "linear", "factor": 4.0}, "tied": True},
+    "YaRN": {"rope_scaling": YARN, "rope_theta": 500.0},
+    "YaRN by 1 with a factor": {"rope_scaling": {"type": "yarn", "attn_factor": 1.3}},
+    "Qwen2 with YaRN": {"architecture": "qwen2", "rope_scaling": YARN, "context_length": 2048},
+    "Qwen3 with YaRN": {"architecture": "qwen3", "rope_scaling": YARN | {"yarn_beta_fast": 16.0, "attn_factor": 1.0}},
     "biases": {"attention_bias": True},
     "Qwen2": {"architecture": "qwen2", "rope_theta": 1e6},
     "Qwen3": {"architecture": "qwen3", "rope_theta": 1e6, "head_dim": 96, "num_kv_heads": 1},

@@ -14,6 +14,8 @@ from llama3_models.gguf.file import GGUFFile
 
 from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
 
+YARN = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
@@ -66,6 +68,25 @@ def test_the_scaling_of_rotary_frequencies_is_none_where_nothing_scales(path):
     metadata = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     assert read(path, without=["rope_freqs.weight"]).rope_scaling is None
     assert read(path, without=["rope_freqs.weight"], metadata=metadata).rope_scaling == RopeScaling(4.0)
+
+
+def test_yarn_multiplies_angles_and_their_cosines(path):
+    """By the paper's 0.1 ln(s) + 1, and the file's own factor; the file says what is not the paper's."""
+    metadata = {**YARN, "llama.rope.scaling.attn_factor": 1.5, "llama.rope.scaling.original_context_length": 128}
+    found = read(path, without=["rope_freqs.weight"], metadata=metadata)
+    assert found.rope_scaling == RopeScaling(4.0, None, 128, pytest.approx(1.5 * (1 + 0.1 * np.log(4))))
+    assert found.attention_factor == found.rope_scaling.attention_factor
+    plain = 10_000.0 ** (-2 * np.arange(32) / 64)
+    turns = 128 * plain / (2 * np.pi)
+    np.testing.assert_allclose(found.inverse_frequencies[turns < 0.5], plain[turns < 0.5] / 4)
+    np.testing.assert_allclose(found.inverse_frequencies[0], 1)
+    assert (np.diff(plain / found.inverse_frequencies) >= 0).all()
+
+
+def test_yarn_in_a_head_that_rotates_in_part_is_refused(tmp_path):
+    file = write_llama_gguf(tmp_path / "model.gguf", rope_dim=32)
+    with pytest.raises(Llama3Error, match="where 32 of a head's 64 elements rotate, is not supported; give another"):
+        read(file, metadata=YARN)
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.int64, np.uint8])
@@ -126,8 +147,19 @@ def test_each_architecture_has_its_own_tensors(tmp_path, architecture, missing, 
         ({"llama.expert_count": 8}, "mixture of 8 experts"),
         ({"llama.attention.causal": False}, "causal"),
         ({"llama.attention.scale": 0.5}, "llama.attention.scale = 0.5"),
-        ({"llama.rope.scaling.attn_factor": 1.5}, "attn_factor = 1.5"),
-        ({"llama.rope.scaling.type": "yarn"}, "'yarn' is not supported, only 'none' and 'linear'"),
+        ({"llama.rope.scaling.type": "longrope"}, "'longrope' is not supported, only 'none', 'linear' and 'yarn'"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": -4.0}, "factor is -4"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": float("inf")}, "factor' is inf"),
+        (
+            {**YARN, "llama.rope.scaling.original_context_length": -1},
+            "original_context_length is -1, expected a number",
+        ),
+        ({**YARN, "llama.rope.scaling.original_context_length": 2**31}, "original_context_length is 2147483648"),
+        ({**YARN, "llama.rope.scaling.original_context_length": 64.5}, "should be an integer"),
+        ({"llama.rope.scaling.attn_factor": float("nan")}, "attn_factor' is nan"),
+        ({"llama.rope.scaling.attn_factor": -1.5}, "attn_factor is -1.5, expected a positive number"),
+        ({"llama.rope.scaling.attn_factor": 0.0}, "attn_factor is 0"),
+        ({"llama.rope.scaling.attn_factor": 1e30}, "multiply queries and keys by 1e\\+30"),
         ({"llama.rope.scaling.type": "spiral"}, "'spiral' is not supported"),
         ({"llama.rope.scaling.factor": -1.0}, "factor is -1"),
         ({"llama.rope.dimension_count": 7}, "dimension_count is 7, expected an even number up to 64"),

@@ -17,6 +17,10 @@ from tests.support.vocabularies import smollm2_gguf
 IDS = np.random.default_rng(5).integers(0, 320, 300).tolist()
 
 
+def yarn(factor: float, original: int, **more: float) -> dict[str, str | float | int]:
+    return {"type": "yarn", "factor": factor, "original_context_length": original, **more}
+
+
 def forward(path: Path, ids: list[int], **options) -> np.ndarray:
     with GGUFFile.open(path) as file:
         return reference.forward(file, ids, **options)
@@ -31,7 +35,34 @@ def forward(path: Path, ids: list[int], **options) -> np.ndarray:
         pytest.param({"rope_scaling": {"type": "none", "factor": 4.0}}, id="no scaling, whatever the factor"),
         pytest.param({"rope_scaling": {"factor": 4.0}}, id="a factor alone is linear scaling"),
         pytest.param({"rope_theta": 500.0, "rope_factors": llama31_rope_factors(64, 500.0)}, id="Llama 3.1's factors"),
+        pytest.param({"rope_scaling": yarn(4.0, 64)}, id="YaRN"),
+        pytest.param({"rope_scaling": yarn(4.0, 64, attn_factor=1.3)}, id="YaRN with an attention factor"),
+        pytest.param(
+            {
+                "rope_scaling": yarn(4.0, 64)
+                | {"yarn_ext_factor": 0.5, "yarn_attn_factor": 2.0, "yarn_log_multiplier": 0.1}
+                | {"yarn_beta_fast": 8.0, "yarn_beta_slow": 2.0}
+            },
+            id="YaRN, keys that llama.cpp does not read",
+        ),
+        pytest.param(
+            {"rope_theta": 500.0, "rope_factors": np.linspace(1, 8, 32), "rope_scaling": yarn(2.0, 40)},
+            id="YaRN and factors",
+        ),
+        pytest.param({"rope_scaling": {"type": "yarn"}}, id="YaRN without a factor"),
+        pytest.param({"rope_scaling": yarn(0.0, 64, attn_factor=0.7)}, id="YaRN by 0"),
+        pytest.param({"rope_scaling": yarn(1.0, 64)}, id="YaRN by 1"),
+        pytest.param({"rope_scaling": yarn(0.5, 64)}, id="YaRN by less than 1"),
+        pytest.param({"rope_scaling": {"type": "yarn", "factor": 4.0}, "context_length": 96}, id="YaRN from all"),
+        pytest.param({"rope_scaling": yarn(4.0, 0), "context_length": 96}, id="YaRN from 0 positions"),
+        pytest.param({"rope_scaling": yarn(4.0, 3)}, id="YaRN from 3 positions"),
+        pytest.param({"rope_scaling": yarn(4.0, 64), "rope_theta": 1.0}, id="YaRN with a base of 1"),
+        pytest.param({"rope_scaling": {"attn_factor": 1.5}}, id="an attention factor alone"),
+        pytest.param({"rope_scaling": {"type": "none", "factor": 2.0, "attn_factor": 0.8}}, id="and without scaling"),
+        pytest.param({"rope_scaling": {"type": "linear", "factor": 2.0, "attn_factor": 1.2}}, id="and linear scaling"),
         pytest.param({"attention_bias": True}, id="biases"),
+        pytest.param({"architecture": "qwen2", "rope_scaling": yarn(4.0, 64), "num_heads": 8}, id="Qwen2, YaRN"),
+        pytest.param({"architecture": "qwen3", "rope_scaling": yarn(8.0, 50), "head_dim": 96}, id="Qwen3, YaRN"),
         pytest.param({"architecture": "qwen2", "num_heads": 8}, id="Qwen2"),
         pytest.param({"architecture": "qwen2", "rope_scaling": {"factor": 4.0}, "tied": True}, id="Qwen2, scaled"),
         pytest.param({"architecture": "qwen2", "attention_bias": False}, id="Qwen2 without biases"),
@@ -47,6 +78,31 @@ def test_float32_models_agree_with_llama_cpp(tmp_path, shape):
     path = write_llama_gguf(tmp_path / "model.gguf", **shape)
     # Both are float32 in another order of additions; a wrong angle or head would cost 0.1 and more.
     np.testing.assert_allclose(forward(path, IDS), llama_cpp_oracle.logits(path, IDS), atol=2e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_yarn_agrees_with_llama_cpp_far_past_the_original_context(tmp_path, architecture):
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
+    path = write_llama_gguf(
+        tmp_path / "model.gguf",
+        architecture=architecture,
+        num_layers=1,
+        hidden_size=32,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        intermediate_size=32,
+        context_length=16_384,
+        rope_theta=100_000.0,
+        rope_factors=np.linspace(1, 1.5, 8) if architecture == "llama" else None,
+        rope_scaling=yarn(8.0, 2048, attn_factor=1.1),
+    )
+    ids = np.random.default_rng(6).integers(0, 320, 9_100).tolist()
+    expected = llama_cpp_oracle.logits(path, ids)[-100:]
+    # llama.cpp adds up angles in float32. Without YaRN, logits here would differ by more than 1.
+    np.testing.assert_allclose(forward(path, ids)[-100:], expected, atol=2e-3)
 
 
 def test_a_head_that_rotates_in_part_agrees_with_llama_cpp(tmp_path):

@@ -278,6 +278,8 @@ class LengthsAndTables(nn.Module):
         super().__init__()
         frequencies = ir.tensor(config.inverse_frequencies)
         self.inverse_frequencies = parameter(frequencies)
+        factor = config.attention_factor
+        self.attention_factor = None if factor == 1 else parameter(ir.tensor(np.array(factor)))
         self.max_length = max_length
         self.dtype = dtype
 
@@ -301,12 +303,14 @@ class LengthsAndTables(nn.Module):
         return seqlens_k, op.Cast(total_length, to=int32), *self.tables(op)
 
     def tables(self, op: OpBuilder) -> tuple[ir.Value, ir.Value]:
-        """Cosines and sines, both [max_length, rotary_dim / 2]."""
+        """Cosines and sines, both [max_length, rotary_dim / 2], times the attention factor."""
         positions = op.Cast(op.Range(0, self.max_length, 1), to=ir.DataType.DOUBLE)
         angles = op.Mul(op.Unsqueeze(positions, [1]), self.inverse_frequencies)
         quarter_turn = ir.tensor(np.array(math.pi / 2), name="quarter_turn")
-        cos = op.Cast(op.Sin(op.Add(angles, quarter_turn)), to=self.dtype)
-        return cos, op.Cast(op.Sin(angles), to=self.dtype)
+        cos, sin = op.Sin(op.Add(angles, quarter_turn)), op.Sin(angles)
+        if self.attention_factor is not None:
+            cos, sin = op.Mul(cos, self.attention_factor), op.Mul(sin, self.attention_factor)
+        return op.Cast(cos, to=self.dtype), op.Cast(sin, to=self.dtype)
 
 
 class GroupedQueryAttention(nn.Module):

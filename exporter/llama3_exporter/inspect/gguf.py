@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gguf
 from llama3_models.architectures import ROPE_FACTORS
-from llama3_models.config import Hyperparameters
+from llama3_models.config import Hyperparameters, RopeScaling
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.manifest import ExportOptions
 from llama3_models.units import format_bytes
@@ -74,8 +74,23 @@ def architecture_of(config: Hyperparameters) -> ModelNumbers:
         max_position_embeddings=config.max_position_embeddings,
         tie_word_embeddings=config.tie_word_embeddings,
         rope_theta=config.rope_theta,
-        rope_scaled=config.rope_scaling is not None,
+        rope_scaling=_scaling_in_words(config.rope_scaling),
     )
+
+
+def _scaling_in_words(scaling: RopeScaling | None) -> str:
+    if scaling is None:
+        return "none"
+    words = []
+    if scaling.original_context is not None:
+        words.append(f"YaRN by {scaling.factor:g} from {scaling.original_context:,} positions")
+    elif scaling.factor != 1:
+        words.append(f"linear by {scaling.factor:g}")
+    if scaling.frequency_factors is not None:
+        words.append("a factor for each frequency")
+    if scaling.attention_factor != 1:
+        words.append(f"attention factor {scaling.attention_factor:.4g}")
+    return ", ".join(words)
 
 
 def _about(file: GGUFFile) -> dict[str, str]:

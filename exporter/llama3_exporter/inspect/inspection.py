@@ -137,7 +137,7 @@ class ModelNumbers:
     max_position_embeddings: int
     tie_word_embeddings: bool
     rope_theta: float | None = None
-    rope_scaled: bool | None = None
+    rope_scaling: str | None = None
 
 
 @dataclass(frozen=True)

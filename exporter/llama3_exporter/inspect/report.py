@@ -110,7 +110,7 @@ def _wrapped(start: str, text: str) -> list[str]:
 def _architecture(numbers: ModelNumbers) -> dict[str, str]:
     tied = "shared with the head" if numbers.tie_word_embeddings else "a head of its own"
     rotation = "" if numbers.rope_theta is None else f", RoPE with base {numbers.rope_theta:,.0f}"
-    scaled = ", scaled" * bool(numbers.rope_scaled)
+    scaled = "" if numbers.rope_scaling in (None, "none") else f", scaled: {numbers.rope_scaling}"
     return {
         "name": numbers.name,
         "layers": f"{numbers.num_hidden_layers} of {numbers.hidden_size:,} elements, "

@@ -146,6 +146,8 @@ class CachedAttention(nn.Module):
         super().__init__()
         self.rotary_interleaved = rotary_interleaved
         self.config = config
+        # The op has no factor on cosines and sines. Whole heads rotate where there is one: its square is one on scores.
+        self.scale = config.head_dim**-0.5 * config.attention_factor**2
 
     def forward(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, positions: Positions
@@ -160,7 +162,7 @@ class CachedAttention(nn.Module):
             *positions,
             num_heads=self.config.num_attention_heads,
             kv_num_heads=self.config.num_key_value_heads,
-            scale=self.config.head_dim**-0.5,
+            scale=self.scale,
             rotary_interleaved=int(self.rotary_interleaved),
             _domain=DOMAIN,
             _outputs=["attended", "present_key", "present_value"],

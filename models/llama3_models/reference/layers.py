@@ -24,16 +24,17 @@ _QUERIES_PER_BLOCK = 128
 
 
 class Angles(NamedTuple):
-    """Cosine and sine of the angle by which each pair of a head turns, both [n, rotary_dim / 2]."""
+    """Cosine and sine of the angle by which each pair of a head turns, both [n, rotary_dim / 2], times a factor."""
 
     cos: Floats
     sin: Floats
 
     @classmethod
-    def of_positions(cls, n: int, inverse_frequencies: npt.NDArray[np.float64]) -> Angles:
+    def of_positions(cls, n: int, h: Hyperparameters) -> Angles:
         """For the positions from 0 to n - 1."""
-        angles = np.outer(np.arange(n), inverse_frequencies)
-        return cls(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32))
+        angles = np.outer(np.arange(n), h.inverse_frequencies)
+        cos, sin = (h.attention_factor * of_angle(angles) for of_angle in (np.cos, np.sin))
+        return cls(cos.astype(np.float32), sin.astype(np.float32))
 
 
 class Layer(NamedTuple):

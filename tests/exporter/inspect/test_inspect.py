@@ -134,7 +134,25 @@ def test_parts_and_layers(mixed: Path) -> None:
         "embedding": 1, "other": 1, "norms": 7, "attention": 24, "MLP": 9, "head": 1,
     }  # fmt: skip
     assert {w.layer for w in found.weights if w.role in ("attention", "MLP")} == {0, 1, 2}
-    assert found.architecture.rope_scaled
+    assert found.architecture.rope_scaling == "a factor for each frequency"
+
+
+@pytest.mark.parametrize(
+    ("scaling", "words"),
+    [
+        ({}, "none"),
+        ({"type": "linear", "factor": 2.0}, "linear by 2"),
+        ({"type": "yarn"}, "none"),
+        (
+            {"type": "yarn", "factor": 4.0, "original_context_length": 2048},
+            "YaRN by 4 from 2,048 positions, attention factor 1.139",
+        ),
+        ({"attn_factor": 1.5}, "attention factor 1.5"),
+    ],
+)
+def test_the_scaling_of_positions_in_words(scaling: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = write_llama_gguf(tmp_path / "model.gguf", rope_scaling=scaling)
+    assert inspect_gguf(path).architecture.rope_scaling == words
 
 
 def test_a_split_model_is_one(mixed: Path, tmp_path: Path) -> None:
@@ -202,7 +220,7 @@ def test_the_page_names_the_architecture(capsys: pytest.CaptureFixture[str], qwe
 
 def same_model(gguf_: Inspection, export_: Inspection) -> None:
     """The same numbers, and as many weights in each layer and part, whatever they are called."""
-    numbers = vars(gguf_.architecture) | {"rope_theta": None, "rope_scaled": None}
+    numbers = vars(gguf_.architecture) | {"rope_theta": None, "rope_scaling": None}
     assert vars(export_.architecture) == numbers
 
     def counts(found: Inspection) -> dict[object, int]:
