@@ -34,6 +34,8 @@ class Architecture:
         model_class: The class of Hugging Face's transformers.
         required: The tensors that every model has.
         optional: Those that some models have.
+        fused: Linears that a file may have instead of several, whose rows they have one after the other. Names are
+            without `.weight` and `.bias`, which may both be fused, or the weight alone.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Architecture:
     model_class: str
     required: TensorShapes
     optional: TensorShapes
+    fused: Mapping[str, tuple[str, ...]]
 
 
 _REQUIRED: Final[TensorShapes] = MappingProxyType(
@@ -71,6 +74,11 @@ _QKV_BIASES: Final[TensorShapes] = MappingProxyType(
     }
 )
 
+# As llama.cpp's converter writes them when it is asked to.
+_FUSED_QKV: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"blk.*.attn_qkv": ("blk.*.attn_q", "blk.*.attn_k", "blk.*.attn_v")}
+)
+
 _LLAMA = Architecture(
     name="llama",
     title="Llama",
@@ -87,6 +95,7 @@ _LLAMA = Architecture(
             if name.startswith("blk.") and len(shape) == 2
         },
     },
+    fused=_FUSED_QKV,
 )
 
 _QWEN2 = Architecture(
@@ -97,6 +106,7 @@ _QWEN2 = Architecture(
     model_class="Qwen2ForCausalLM",
     required=_REQUIRED,
     optional={**_HEAD, **_QKV_BIASES},
+    fused=_FUSED_QKV,
 )
 
 _QWEN3 = Architecture(
@@ -111,6 +121,7 @@ _QWEN3 = Architecture(
         "blk.*.attn_k_norm.weight": ("head_dim",),
     },
     optional={**_HEAD, **_QKV_BIASES},
+    fused=_FUSED_QKV,
 )
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {row.name: row for row in (_LLAMA, _QWEN2, _QWEN3)}

@@ -9,7 +9,8 @@ meaning of each key, and the value taken when it is absent, are llama.cpp's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,9 +18,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from llama3_models.architectures import ARCHITECTURES, ROPE_FACTORS, Architecture, TensorShapes
+from llama3_models.architectures import ARCHITECTURES, ROPE_FACTORS, Architecture, Size, TensorShapes
 from llama3_models.errors import Llama3Error
-from llama3_models.gguf.file import GGUFFile
+from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from llama3_models.gguf.part import quoted
 
 _CONVERT = "download or convert the model again"
@@ -40,6 +41,8 @@ _IGNORED_SUFFIXES = ("attn_rot_embd.weight", "attention.rotary_emb.inv_freq")
 # YaRN's bounds in turns over the original context: pairs that turn more often keep their frequency, and pairs that turn
 # less often are slowed by the whole factor. For these architectures llama.cpp reads no others from a file.
 YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
+
+_LINEAR_OF_LAYER = re.compile(r"blk\.(?P<layer>0|[1-9]\d{0,8})\.(?P<linear>\w+)\.(?P<kind>\w+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,35 @@ class Hyperparameters:
         _check_tensors(file, hyperparameters)
         _check_rotation(file, hyperparameters)
         return hyperparameters
+
+    def weights(self, file: GGUFFile) -> Mapping[str, GGUFTensor]:
+        """The tensors of `file` by the names of `architecture`; a fused one is there as the several that it stands for.
+
+        These are views of its rows, so nothing is copied.
+
+        Raises:
+            Llama3Error: a fused tensor has another shape, or is there beside one that it stands for.
+        """
+        weights: dict[str, GGUFTensor] = {}
+        for name, tensor in file.tensors.items():
+            parts = self.parts_of(name)
+            if parts:
+                _check_fused(file, name, parts)
+                weights |= _rows_of(tensor, parts)
+            else:
+                weights[name] = tensor
+        return weights
+
+    def parts_of(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that a fused one of this name stands for; empty for any other name."""
+        match = _LINEAR_OF_LAYER.fullmatch(name)
+        if match is None or int(match["layer"]) >= self.num_hidden_layers:
+            return {}
+        shapes = {**self.architecture.required, **self.architecture.optional}
+        parts = [f"{part}.{match['kind']}" for part in self.architecture.fused.get(f"blk.*.{match['linear']}", ())]
+        if not all(part in shapes for part in parts):
+            return {}
+        return {part.replace("*", match["layer"]): _numbers(self, shapes[part]) for part in parts}
 
     @property
     def query_size(self) -> int:
@@ -354,7 +386,7 @@ def _check_rotation(file: GGUFFile, h: Hyperparameters) -> None:
 
 def _named(shapes: TensorShapes, h: Hyperparameters) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of each tensor. Lazy: a hostile block_count costs nothing."""
-    numbers = {name: tuple(int(getattr(h, size)) for size in sizes) for name, sizes in shapes.items()}
+    numbers = {name: _numbers(h, sizes) for name, sizes in shapes.items()}
     for name, shape in numbers.items():
         if "*" not in name:
             yield name, shape
@@ -364,18 +396,52 @@ def _named(shapes: TensorShapes, h: Hyperparameters) -> Iterator[tuple[str, tupl
                 yield name.replace("*", str(layer)), shape
 
 
+def _numbers(h: Hyperparameters, sizes: tuple[Size, ...]) -> tuple[int, ...]:
+    return tuple(int(getattr(h, size)) for size in sizes)
+
+
+def _check_fused(file: GGUFFile, name: str, parts: Mapping[str, tuple[int, ...]]) -> None:
+    """Take a fused tensor where llama.cpp does: it replaces all of its parts, and biases may be fused or not."""
+    for part in parts:
+        if part in file.tensors:
+            raise Llama3Error(f"{file.path}: has both {name} and {part}, and one of them is too many; {_CONVERT}")
+    first, *others = parts.values()
+    _check_tensor(file, file.tensors[name], (first[0] + sum(shape[0] for shape in others), *first[1:]))
+    linear, _, kind = name.rpartition(".")
+    if kind != "weight":
+        if f"{linear}.weight" not in file.tensors:
+            raise Llama3Error(f"{file.path}: has {name}, but no {linear}.weight; {_CONVERT}")
+        return
+    biases = [part.removesuffix("weight") + "bias" for part in parts]
+    found = [bias for bias in biases if bias in file.tensors]
+    if 0 < len(found) < len(biases) and f"{linear}.bias" not in file.tensors:
+        raise Llama3Error(
+            f"{file.path}: {name} has {found[0]}, but not all of {', '.join(biases)}, and llama.cpp adds all or none; "
+            f"{_CONVERT}"
+        )
+
+
+def _rows_of(tensor: GGUFTensor, parts: Mapping[str, tuple[int, ...]]) -> dict[str, GGUFTensor]:
+    rows, start = {}, 0
+    for name, shape in parts.items():
+        rows[name] = tensor.rows(name, start, start + shape[0])
+        start += shape[0]
+    return rows
+
+
 def _check_tensors(file: GGUFFile, h: Hyperparameters) -> None:
+    weights = h.weights(file)
     known: set[str] = set()
     for name, shape in _named(h.architecture.required, h):
-        if name not in file.tensors:
+        if name not in weights:
             raise Llama3Error(f"{file.path}: the tensor {name} is missing; {_CONVERT}")
-        _check_tensor(file, name, shape)
+        _check_tensor(file, weights[name], shape)
         known.add(name)
     for name, shape in _named(h.architecture.optional, h):
-        if name in file.tensors:
-            _check_tensor(file, name, shape)
+        if name in weights:
+            _check_tensor(file, weights[name], shape)
             known.add(name)
-    for name in file.tensors:
+    for name in weights:
         if name not in known and not name.endswith(_IGNORED_SUFFIXES):
             raise Llama3Error(
                 f"{file.path}: the tensor {quoted(name)} is not part of a {h.architecture.title} model of "
@@ -384,15 +450,14 @@ def _check_tensors(file: GGUFFile, h: Hyperparameters) -> None:
             )
 
 
-def _check_tensor(file: GGUFFile, name: str, expected: tuple[int, ...]) -> None:
-    tensor = file.tensors[name]
+def _check_tensor(file: GGUFFile, tensor: GGUFTensor, expected: tuple[int, ...]) -> None:
     if tensor.shape != expected:
         raise Llama3Error(
-            f"{file.path}: tensor {name} has shape {list(tensor.shape)}, expected {list(expected)}; {_CONVERT}"
+            f"{file.path}: tensor {tensor.name} has shape {list(tensor.shape)}, expected {list(expected)}; {_CONVERT}"
         )
     if not _holds_weights(tensor.type):
         raise Llama3Error(
-            f"{file.path}: tensor {name} has type {tensor.type.name}, in which no weights are read; "
+            f"{file.path}: tensor {tensor.name} has type {tensor.type.name}, in which no weights are read; "
             "download or convert the model in another encoding"
         )
 

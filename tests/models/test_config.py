@@ -12,7 +12,7 @@ from llama3_models.config import Hyperparameters, RopeScaling
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 
-from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
+from tests.support.llama_gguf import fuse_qkv, llama31_rope_factors, write_llama_gguf
 
 YARN = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
 
@@ -186,6 +186,70 @@ def test_metadata_that_we_cannot_obey_is_refused(path, metadata, message):
     assert "\n" not in str(error.value)
     assert re.search("; (give|convert|download)", str(error.value))  # what to do
     assert str(path) in str(error.value)
+
+
+QKV, BIAS = "blk.0.attn_qkv.weight", "blk.0.attn_qkv.bias"
+WEIGHTS = [f"blk.0.attn_{part}.weight" for part in "qkv"]
+BIASES = [f"blk.0.attn_{part}.bias" for part in "qkv"]
+
+
+@pytest.mark.parametrize("without", [[], [BIAS]])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_fused_tensor_stands_for_rows_of_itself(tmp_path, architecture, without):
+    plain = write_llama_gguf(tmp_path / "plain.gguf", architecture=architecture, attention_bias=True)
+    fused = fuse_qkv(plain, tmp_path / "fused.gguf", layers=[0])
+    assert read(fused, without=without) == read(plain, without=BIASES * bool(without))
+    with GGUFFile.open(plain) as expected, GGUFFile.open(fused) as file:
+        found = Hyperparameters.from_gguf(file).weights(file)
+        assert set(found) == set(expected.tensors)
+        for name, tensor in expected.tensors.items():
+            assert (found[name].name, found[name].type, found[name].shape) == (name, tensor.type, tensor.shape)
+            np.testing.assert_array_equal(found[name].data, tensor.data)
+            with fused.open("rb") as bytes_:
+                bytes_.seek(found[name].offset)
+                assert bytes_.read(found[name].n_bytes) == tensor.data.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tensors": {WEIGHTS[1]: {}}}, f"has both {QKV} and {WEIGHTS[1]}, and one of them is too many"),
+        ({"tensors": {BIASES[0]: {}}}, f"has both {BIAS} and {BIASES[0]}"),
+        ({"without": [QKV]}, f"has {BIAS}, but no {QKV}"),
+        ({"without": [QKV, BIAS]}, f"the tensor {WEIGHTS[0]} is missing"),
+        (
+            {"without": [BIAS], "tensors": {BIASES[1]: {}}},
+            f"{QKV} has {BIASES[1]}, but not all of {', '.join(BIASES)}, and llama.cpp adds all or none",
+        ),
+        ({"tensors": {QKV: {"shape": (256, 256)}}}, rf"{QKV} has shape \[256, 256\], expected \[512, 256\]"),
+        ({"tensors": {BIAS: {"shape": (511,)}}}, rf"{BIAS} has shape \[511\], expected \[512\]"),
+        ({"tensors": {QKV: {"type": GGMLQuantizationType.I32}}}, f"tensor {QKV} has type I32, in which no weights"),
+        ({"tensors": {"blk.2.attn_qkv.weight": {}}}, "'blk.2.attn_qkv.weight' is not part of a Llama model of 2"),
+        ({"tensors": {"blk.00.attn_qkv.weight": {}}}, "'blk.00.attn_qkv.weight' is not part of a Llama"),
+        ({"tensors": {"blk.0.attn_qkv.lora": {}}}, "'blk.0.attn_qkv.lora' is not part of a Llama"),
+    ],
+)
+def test_a_fused_tensor_that_llama_cpp_would_not_take_is_refused(tmp_path, change, message):
+    plain = write_llama_gguf(tmp_path / "plain.gguf", attention_bias=True)
+    fused = fuse_qkv(plain, tmp_path / "fused.gguf", layers=[0])
+    changes = change.get("tensors", {})
+    named = {name: {"name": name, **fields} for name, fields in changes.items()}
+    with pytest.raises(Llama3Error, match=message) as error:
+        read(fused, without=change.get("without", ()), tensors=named)
+    assert "\n" not in str(error.value)
+    assert re.search("; (give|convert|download)", str(error.value))
+
+
+def test_vectors_are_cut_between_blocks(tmp_path):
+    types = {"blk.0.ffn_up.weight": GGMLQuantizationType.Q8_0}
+    with GGUFFile.open(write_llama_gguf(tmp_path / "model.gguf", types=types)) as file:
+        matrix = file.tensors["blk.0.ffn_up.weight"]
+        vector = replace(matrix, shape=(256,), data=matrix.data[0], n_bytes=272)
+        part = vector.rows("part", 64, 128)
+        np.testing.assert_array_equal(part.dequantize(), matrix.dequantize()[0, 64:128])
+        assert (part.offset, part.n_bytes, part.shape) == (matrix.offset + 68, 68, (64,))
+        with pytest.raises(Llama3Error, match="is Q8_0, and part in it begins or ends within one of its blocks of 32"):
+            vector.rows("part", 64, 100)
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "output_norm.weight", "blk.1.ffn_gate.weight"])

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from llama3_models import reference
+from llama3_models.architectures import ARCHITECTURES
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 
 from tests.support.english import STORY
 from tests.support.graphs import kl_divergence
-from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
+from tests.support.llama_gguf import fuse_qkv, llama31_rope_factors, write_llama_gguf
 from tests.support.vocabularies import smollm2_gguf
 
 IDS = np.random.default_rng(5).integers(0, 320, 300).tolist()
@@ -103,6 +104,20 @@ def test_yarn_agrees_with_llama_cpp_far_past_the_original_context(tmp_path, arch
     expected = llama_cpp_oracle.logits(path, ids)[-100:]
     # llama.cpp adds up angles in float32. Without YaRN, logits here would differ by more than 1.
     np.testing.assert_allclose(forward(path, ids)[-100:], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("how", [{}, {"layers": [1]}, {"biases": False}], ids=["all", "a layer", "but the biases"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_fused_q_k_and_v_agree_with_llama_cpp(tmp_path, architecture, how):
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
+    shape = {"architecture": architecture, "attention_bias": True, "num_heads": 8}
+    plain = write_llama_gguf(tmp_path / "plain.gguf", **shape)
+    fused = fuse_qkv(plain, tmp_path / "fused.gguf", **how)
+    found = forward(fused, IDS[:50])
+    np.testing.assert_allclose(found, llama_cpp_oracle.logits(fused, IDS[:50]), atol=2e-4)
+    np.testing.assert_array_equal(found, forward(plain, IDS[:50]))
 
 
 def test_a_head_that_rotates_in_part_agrees_with_llama_cpp(tmp_path):

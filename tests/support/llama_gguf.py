@@ -26,6 +26,7 @@ __all__ = [
     "RANDOM_BLOCK_TYPES",
     "Architecture",
     "blank_tensors",
+    "fuse_qkv",
     "llama31_rope_factors",
     "qwen2_vocabulary",
     "random_blocks",
@@ -219,6 +220,37 @@ def split_gguf(path: Path, folder: Path, *, max_tensors: int) -> list[Path]:
     writer.write_tensors_to_file()
     writer.close()
     return sorted(folder.glob("*.gguf"))
+
+
+def fuse_qkv(source: Path, target: Path, *, layers: Sequence[int] | None = None, biases: bool = True) -> Path:
+    """Writes the model in `source` once more, with q, k and v of some layers (default: all) as one tensor each.
+
+    As llama.cpp's converter does with --fuse-qkv. The three need one type. Without `biases`, these stay three tensors.
+    """
+    reader = gguf.GGUFReader(source)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture)
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            sub_type = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    for name, tensor in tensors.items():
+        prefix, _, linear_and_kind = name.rpartition("attn_")
+        linear, _, kind = linear_and_kind.partition(".")
+        fused = prefix and (layers is None or int(name.split(".")[1]) in layers) and (biases or kind == "weight")
+        if not fused or linear not in ("q", "k", "v"):
+            writer.add_tensor(name, tensor.data, raw_dtype=tensor.tensor_type)
+        elif linear == "q":
+            parts = [tensors[f"{prefix}attn_{part}.{kind}"] for part in "qkv"]
+            assert len({part.tensor_type for part in parts}) == 1
+            data = np.concatenate([part.data for part in parts])
+            writer.add_tensor(f"{prefix}attn_qkv.{kind}", data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
 
 
 def llama31_rope_factors(head_dim: int = 128, rope_theta: float = 500_000.0, *, factor: float = 8.0) -> np.ndarray:

@@ -85,6 +85,7 @@ class ContribBackend:
 
     def __init__(self, file: GGUFFile, config: Hyperparameters, weights: WeightsFile, options: ExportOptions) -> None:
         self._file = file
+        self._tensors = config.weights(file)
         self._config = config
         self._weights = weights
         self._activations = options.activations
@@ -117,7 +118,7 @@ class ContribBackend:
 
     def embedding(self, name: str) -> Embedding:
         """See `Backend`. A tied head and the embedding point at the same bytes."""
-        tensor = self._file.tensors[f"{name}.weight"]
+        tensor = self._tensors[f"{name}.weight"]
         if tensor.type in FLOAT_TYPES:
             return FloatEmbedding(self._place_floats(tensor))
         # Float16 scales would round the rows that are gathered. A head that multiplies by the same codes may want them.
@@ -170,8 +171,8 @@ class ContribBackend:
         return GroupedQueryAttention(self._config, self.kv_type, rotary_interleaved=rotary_interleaved)
 
     def _linear(self, name: str, *, high_precision: bool) -> FloatLinear | QuantizedLinear:
-        tensor = self._file.tensors[f"{name}.weight"]
-        bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
+        tensor = self._tensors[f"{name}.weight"]
+        bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._tensors else None
         if tensor.type in FLOAT_TYPES:
             in_float16 = self._precision == "fp16" and tensor.type == GGMLQuantizationType.F16
             compute = FLOAT16 if in_float16 else FLOAT
@@ -187,7 +188,7 @@ class ContribBackend:
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector (a norm, a bias) of any type, dequantized."""
-        tensor = self._file.tensors[name]
+        tensor = self._tensors[name]
         self.placed[name] = [self._weights.add_array(name, FLOAT, tensor.shape, tensor.dequantize)]
         return parameter(self.placed[name][0])
 

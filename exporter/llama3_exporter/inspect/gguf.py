@@ -50,7 +50,7 @@ def inspect_gguf(path: Path) -> Inspection:
             about=_about(file),
             manifest=None,
             architecture=architecture,
-            weights=tuple(_weights(file, plan)),
+            weights=tuple(_weights(file, config, plan)),
             memory=(
                 memory(architecture, "native", file.size, "float16"),
                 memory(architecture, "contrib", plan.memory_bytes, str(plan.kv_type.numpy())),
@@ -104,11 +104,12 @@ def _about(file: GGUFFile) -> dict[str, str]:
     return about
 
 
-def _weights(file: GGUFFile, plan: _Plan) -> Iterator[Weight]:
+def _weights(file: GGUFFile, config: Hyperparameters, plan: _Plan) -> Iterator[Weight]:
     """The weights in the order of the file, without the tables of old converters, which `Hyperparameters` ignores."""
     for tensor in file.tensors.values():
-        if tensor.name in plan.placed:
-            form, n_bytes = plan.form(tensor.name), sum(array.nbytes for array in plan.placed[tensor.name])
+        parts = [name for name in config.parts_of(tensor.name) or [tensor.name] if name in plan.placed]
+        if parts:
+            form, n_bytes = plan.form(parts[0]), sum(array.nbytes for part in parts for array in plan.placed[part])
         elif tensor.name == ROPE_FACTORS:  # part of the rotary frequencies, which are in the graph itself
             form, n_bytes = "float32", 4 * math.prod(tensor.shape)
         else:

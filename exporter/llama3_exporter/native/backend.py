@@ -53,7 +53,7 @@ class NativeBackend:
     def __init__(
         self, file: GGUFFile, config: Hyperparameters, activations: Activations, names: Mapping[Path, str]
     ) -> None:
-        self._file = file
+        self._tensors = config.weights(file)
         self._config = config
         self._activations = activations
         self._names = names
@@ -98,17 +98,17 @@ class NativeBackend:
         return "int8x2" if high_precision and self._activations == "int8" else self._activations
 
     def _bias(self, name: str) -> nn.Parameter | None:
-        return self._float32(f"{name}.bias") if f"{name}.bias" in self._file.tensors else None
+        return self._float32(f"{name}.bias") if f"{name}.bias" in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector: in the GGUF where it is float32 there, as by rule; else within the graph."""
-        tensor = self._file.tensors[name]
+        tensor = self._tensors[name]
         if tensor.type == GGMLQuantizationType.F32:
             return parameter(self._external(tensor, FLOAT, tensor.shape))
         return parameter(ir.tensor(tensor.dequantize(), name=name))
 
     def _matrix(self, name: str) -> GGUFMatrix:
-        tensor = self._file.tensors[f"{name}.weight"]
+        tensor = self._tensors[f"{name}.weight"]
         num_rows, row_size = tensor.shape
         block_size, block_bytes = GGML_QUANT_SIZES[tensor.type]
         shape = (num_rows, row_size // block_size, block_bytes)

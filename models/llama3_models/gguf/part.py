@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from mmap import mmap
@@ -136,6 +136,24 @@ class GGUFTensor:
             float32 [*rows, *shape[1:]].
         """
         return np.asarray(quants.dequantize(np.asarray(self.data[rows]), self.type), dtype=np.float32)
+
+    def rows(self, name: str, start: int, stop: int) -> GGUFTensor:
+        """Some rows of a matrix, or elements of a vector, as a tensor over the same bytes.
+
+        Raises:
+            Llama3Error: they do not begin and end with a block, which only those of a vector can fail to do.
+        """
+        shape = (stop - start, *self.shape[1:])
+        block_size, block_bytes = GGML_QUANT_SIZES[self.type]
+        first, end = start * prod(shape[1:]), stop * prod(shape[1:])
+        if first % block_size or end % block_size:
+            raise Llama3Error(
+                f"{self.part}: tensor {self.name} is {self.type.name}, and {name} in it begins or ends within one "
+                f"of its blocks of {block_size}; convert the model again, with vectors in F32"
+            )
+        begin, n_bytes = first // block_size * block_bytes, (end - first) // block_size * block_bytes
+        data = self.data.reshape(-1)[begin : begin + n_bytes].reshape(*shape[:-1], -1)
+        return replace(self, name=name, shape=shape, n_bytes=n_bytes, offset=self.offset + begin, data=data)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def forward(file: GGUFFile, ids: Sequence[int], *, last_only: bool = False) -> F
     tokens = np.asarray(ids, dtype=np.int64)
     if tokens.size == 0 or tokens.min() < 0 or tokens.max() >= h.vocab_size:
         raise Llama3Error(f"{file.path}: expected one or more token ids from 0 to {h.vocab_size - 1}")
-    weights = file.tensors
+    weights = h.weights(file)
     angles = Angles.of_positions(len(tokens), h)
 
     x = weights["token_embd.weight"].dequantize(tokens)  # [n, hidden]
