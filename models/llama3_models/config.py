@@ -198,7 +198,7 @@ def yarn_range(rotary_dim: int, theta: float, original_context: int) -> tuple[fl
     in llama.cpp, both are rounded to whole pairs in float32, and the second is bounded by the number of elements.
     """
     turns = np.array([YARN_BETA_FAST, YARN_BETA_SLOW], dtype=np.float32)
-    with np.errstate(divide="ignore"):  # a theta of 1
+    with np.errstate(divide="ignore", over="ignore"):  # a theta of 1, or past float32
         positions_per_radian = np.float32(original_context) / (turns * np.float32(2) * np.float32(np.pi))
         pairs = np.float32(rotary_dim) * np.log(positions_per_radian) / (np.float32(2) * np.log(np.float32(theta)))
     return max(0.0, float(np.floor(pairs[0]))), min(rotary_dim - 1.0, float(np.ceil(pairs[1])))

@@ -83,6 +83,13 @@ def test_yarn_multiplies_angles_and_their_cosines(path):
     assert (np.diff(plain / found.inverse_frequencies) >= 0).all()
 
 
+@pytest.mark.parametrize("theta", [1.0, 0.5, 1e-3, 1e300])
+def test_yarn_with_an_odd_base_is_silent(path, theta):
+    """Also where llama.cpp's arithmetic, in float32, has infinities on the way."""
+    found = read(path, without=["rope_freqs.weight"], metadata={**YARN, "llama.rope.freq_base": theta})
+    assert np.isfinite(found.inverse_frequencies).all()
+
+
 def test_yarn_in_a_head_that_rotates_in_part_is_refused(tmp_path):
     file = write_llama_gguf(tmp_path / "model.gguf", rope_dim=32)
     with pytest.raises(Llama3Error, match="where 32 of a head's 64 elements rotate, is not supported; give another"):
