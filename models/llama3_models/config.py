@@ -403,7 +403,7 @@ def _numbers(h: Hyperparameters, sizes: tuple[Size, ...]) -> tuple[int, ...]:
 def _check_fused(file: GGUFFile, name: str, parts: Mapping[str, tuple[int, ...]]) -> None:
     """Take a fused tensor where llama.cpp does: it replaces all of its parts, and biases may be fused or not."""
     for part in parts:
-        if part in file.tensors:
+        if part != name and part in file.tensors:
             raise Llama3Error(f"{file.path}: has both {name} and {part}, and one of them is too many; {_CONVERT}")
     first, *others = parts.values()
     _check_tensor(file, file.tensors[name], (first[0] + sum(shape[0] for shape in others), *first[1:]))

@@ -247,6 +247,18 @@ def test_a_fused_tensor_that_llama_cpp_would_not_take_is_refused(tmp_path, chang
     assert re.search("; (give|convert|download)", str(error.value))
 
 
+def test_a_fused_tensor_may_be_called_like_one_of_its_parts(path):
+    """As ffn_up of Phi-3's files, which has the rows of gate and up."""
+    with GGUFFile.open(path) as file:
+        found = Hyperparameters.from_gguf(file)
+        fused = {"blk.*.ffn_up": ("blk.*.ffn_gate", "blk.*.ffn_up")}
+        phi = replace(found, architecture=replace(found.architecture, fused=fused), intermediate_size=256)
+        file._tensors = {name: tensor for name, tensor in file.tensors.items() if "ffn_gate" not in name}
+        weights, both = phi.weights(file), file.tensors["blk.1.ffn_up.weight"].dequantize()
+        np.testing.assert_array_equal(weights["blk.1.ffn_gate.weight"].dequantize(), both[:256])
+        np.testing.assert_array_equal(weights["blk.1.ffn_up.weight"].dequantize(), both[256:])
+
+
 def test_vectors_are_cut_between_blocks(tmp_path):
     types = {"blk.0.ffn_up.weight": GGMLQuantizationType.Q8_0}
     with GGUFFile.open(write_llama_gguf(tmp_path / "model.gguf", types=types)) as file:
