@@ -101,7 +101,7 @@ class Hyperparameters:
         hidden_size = _positive_int(file, f"{name}.embedding_length")
         num_layers = _positive_int(file, f"{name}.block_count")
         num_attention_heads = _of_all_layers(file, f"{name}.attention.head_count", num_layers)
-        head_dim = _positive_int(file, f"{name}.attention.key_length", default=hidden_size // num_attention_heads)
+        head_dim = _head_dim(file, name, hidden_size, num_attention_heads)
         hyperparameters = cls(
             architecture=architecture,
             vocab_size=_vocab_size(file),
@@ -247,6 +247,16 @@ def _of_all_layers(file: GGUFFile, key: str, num_layers: int, *, default: int | 
     return _checked_positive(file, key, int(numbers[0]))
 
 
+def _head_dim(file: GGUFFile, name: str, hidden_size: int, num_attention_heads: int) -> int:
+    """The length of a head: that of its keys, or without that number the heads' share of the hidden size."""
+    if hidden_size < num_attention_heads and f"{name}.attention.key_length" not in file.metadata:
+        raise Llama3Error(
+            f"{file.path}: {name}.embedding_length is {hidden_size}, too small for the {num_attention_heads} heads of "
+            f"{name}.attention.head_count; {_CONVERT}"
+        )
+    return _positive_int(file, f"{name}.attention.key_length", default=hidden_size // num_attention_heads)
+
+
 def _positive_int(file: GGUFFile, key: str, *, default: int | None = None) -> int:
     if isinstance(file.metadata.get(key), np.ndarray):
         raise Llama3Error(
@@ -270,17 +280,22 @@ def _positive_float(file: GGUFFile, key: str, *, default: float | None = None) -
 
 
 def _vocab_size(file: GGUFFile) -> int:
-    """The number of tokens, or without a tokenizer in the file the embedding's rows.
+    """The embedding's rows, one for each token; a padded embedding has more.
 
-    The key ARCHITECTURE.vocab_size is not used: fine-tunes that add tokens leave the old number there.
+    llama.cpp refuses a padded one. The key ARCHITECTURE.vocab_size is not used: fine-tunes that add tokens leave the
+    old number there.
     """
-    tokens = file.get_strings("tokenizer.ggml.tokens", default=None)
-    if tokens is not None:
-        return len(tokens)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise Llama3Error(f"{file.path}: the tensor token_embd.weight is missing; {_CONVERT}")
-    return embedding.shape[0]
+    num_rows = embedding.shape[0]
+    tokens = file.get_strings("tokenizer.ggml.tokens", default=None)
+    if tokens is not None and len(tokens) > num_rows:
+        raise Llama3Error(
+            f"{file.path}: tokenizer.ggml.tokens lists {len(tokens):,} tokens, but token_embd.weight has only "
+            f"{num_rows:,} rows; convert the model again, together with its own tokenizer"
+        )
+    return num_rows
 
 
 def _rope_scaling(file: GGUFFile, architecture: Architecture) -> RopeScaling | None:

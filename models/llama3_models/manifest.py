@@ -247,7 +247,7 @@ def _part(data: Any) -> Part:
 def _file_name(value: Any) -> str:
     """A name is one of a file beside the others: a path would lead out of the folder."""
     name = _text(value, "name")
-    if name in ("", "..") or name != Path(name).name:
+    if name == ".." or name != Path(name).name:
         raise ValueError(f"{name[:40]!r} is no name of a file")
     return name
 
@@ -255,8 +255,8 @@ def _file_name(value: Any) -> str:
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{key} is {str(value)[:40]} and no text")
-    if len(value) > _MAX_TEXT or any(character < " " or character == "\x7f" for character in value):
-        raise ValueError(f"{key} is too long or has control characters")
+    if not 0 < len(value) <= _MAX_TEXT or any(character < " " or character == "\x7f" for character in value):
+        raise ValueError(f"{key} is empty, too long or has control characters")
     return value
 
 

@@ -158,11 +158,12 @@ class Generator:
     """
 
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
-        if tokenizer.vocab_size > model.vocab_size:
-            raise Llama3Error(
-                f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.vocab_size}: "
-                "they do not belong together"
-            )
+        """Pair a model with a tokenizer.
+
+        Raises:
+            Llama3Error: the tokenizer has tokens for which the model has no row.
+        """
+        tokenizer.check_rows(model.vocab_size, model.path)
         self.model = model
         self.tokenizer = tokenizer
         self.load_seconds = 0.0

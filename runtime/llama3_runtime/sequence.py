@@ -68,7 +68,7 @@ class Sequence:
         self.interrupted = False
         room = max_length - self.prompt_size
         self._left = room if params.max_new_tokens < 0 else min(params.max_new_tokens, room)
-        self._sampler = Sampler(params)
+        self._sampler = Sampler(params, tokenizer.has_token)
         self._end_ids = frozenset() if params.ignore_eos else tokenizer.eog_ids
         self._text = TextStream(params.stop)
         self._token_bytes = tokenizer.token_bytes

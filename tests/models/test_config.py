@@ -176,6 +176,7 @@ def test_each_architecture_has_its_own_tensors(tmp_path, architecture, missing, 
         ({"llama.rope.scaling.factor": 1e-15}, "give angles that cannot be computed"),
         ({"llama.rope.freq_base": 0.0}, "freq_base is 0.0, expected a positive number"),
         ({"llama.attention.head_count": 0}, "head_count is 0, expected at least 1"),
+        ({"llama.attention.head_count": 257}, "embedding_length is 256, too small for the 257 heads"),
         ({"llama.attention.head_count_kv": 3}, "4 attention heads cannot share 3"),
         ({"llama.attention.value_length": 32}, "keys of 64 and values of 32"),
         ({"llama.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon.* is missing"),
@@ -289,9 +290,18 @@ def test_a_tensor_of_a_type_that_holds_no_weights_is_refused(path, name, type_):
         read(path, tensors={name: {"type": GGMLQuantizationType[type_]}})
 
 
-def test_fewer_tokens_than_rows_of_the_embedding_are_refused(path):
-    with pytest.raises(Llama3Error, match=r"token_embd\.weight has shape \[319, 256\], expected \[320, 256\]"):
-        read(path, tensors={"token_embd.weight": {"shape": (319, 256)}})
+def test_more_tokens_than_rows_of_the_embedding_are_refused(path):
+    message = r"tokenizer\.ggml\.tokens lists 320 tokens, but token_embd\.weight has only 319 rows; convert"
+    with pytest.raises(Llama3Error, match=message):
+        read(path, tensors={"token_embd.weight": {"shape": (319, 256)}, "output.weight": {"shape": (319, 256)}})
+
+
+def test_the_embedding_may_have_more_rows_than_there_are_tokens(path):
+    """Padded, as models in Hugging Face's format often are."""
+    padded = {"token_embd.weight": {"shape": (384, 256)}, "output.weight": {"shape": (384, 256)}}
+    assert read(path, tensors=padded).vocab_size == 384
+    with pytest.raises(Llama3Error, match=r"output\.weight has shape \[320, 256\], expected \[384, 256\]"):
+        read(path, tensors={"token_embd.weight": {"shape": (384, 256)}})
 
 
 @pytest.mark.parametrize("name", ["blk.0.attn_q_norm.weight", "blk.0.attn_q.scale", "output.bias", "rope_factors_long"])

@@ -87,6 +87,7 @@ def test_a_graph_of_somebody_else() -> None:
         described(format_version=-1),
         described(version=None),
         described(architecture=3),
+        described(architecture=""),
         described(architecture="a\nb"),
         described(version="\x1b[2J"),
         described(options=[]),

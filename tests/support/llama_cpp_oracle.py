@@ -85,13 +85,16 @@ def logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         return model.evaluate(ids)
 
 
-def greedy(path: Path, ids: Sequence[int], num_tokens: int) -> list[int]:
-    """The `num_tokens` ids that follow `ids` when the likeliest is taken each time, end tokens included."""
+def greedy(path: Path, ids: Sequence[int], num_tokens: int, *, below: int | None = None) -> list[int]:
+    """The `num_tokens` ids that follow `ids` when the likeliest is taken each time, end tokens included.
+
+    Only ids under `below` are taken: llama.cpp itself also takes unused tokens.
+    """
     new: list[int] = []
     with opened(path, context_length=len(ids) + num_tokens) as model:
         last = model.evaluate(ids)[-1]
         while True:
-            new.append(int(last.argmax()))
+            new.append(int(last[:below].argmax()))
             if len(new) == num_tokens:
                 return new
             last = model.evaluate(new[-1:])[0]

@@ -28,6 +28,7 @@ __all__ = [
     "blank_tensors",
     "fuse_qkv",
     "llama31_rope_factors",
+    "num_tokens",
     "qwen2_vocabulary",
     "random_blocks",
     "split_gguf",
@@ -68,6 +69,7 @@ def write_llama_gguf(
     head_dim: int | None = None,
     intermediate_size: int = 512,
     vocab_size: int = 320,
+    num_rows: int | None = None,
     types: Types = GGMLQuantizationType.F32,
     context_length: int = 512,
     rope_theta: float = 10_000.0,
@@ -89,6 +91,7 @@ def write_llama_gguf(
         architecture: qwen2 has biases of q, k and v, and qwen3 norms of the heads of q and k.
         hidden_size: And the other sizes: as in Hugging Face's configurations. A row of a block type must be a whole
             number of blocks: 256 weights for the K-quants.
+        num_rows: Rows of the embedding and the head; None for `vocab_size`.
         types: The type of every matrix, or types by pattern (`{"blk.*.attn_v.weight": Q6_K, "*": Q4_K}`), of which the
             first that matches counts. Vectors are F32, and so is a matrix that no pattern matches.
         rope_factors: The tensor rope_freqs.weight.
@@ -133,7 +136,7 @@ def write_llama_gguf(
         kv_size=num_kv_heads * head_size,
         head_norm_size=head_size if architecture == "qwen3" else 0,
         intermediate_size=intermediate_size,
-        vocab_size=vocab_size,
+        vocab_size=num_rows or vocab_size,
         rope_size=0 if rope_factors is None else len(rope_factors),
         tied=tied,
         biases=_BIASES[architecture] if (architecture == "qwen2" if attention_bias is None else attention_bias) else (),
@@ -406,6 +409,11 @@ def qwen2_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokens = [*_byte_characters(), *(merge.replace(" ", "") for merge in merges), *special]
     return tokens, merges, set(special)
+
+
+def num_tokens(tokenizer: Tokenizer) -> int:
+    """How many tokens a vocabulary has, without the padding, whose tokens are unused."""
+    return len(_VOCABULARIES[tokenizer]()[0])
 
 
 _VOCABULARIES: dict[Tokenizer, Callable[[], tuple[Sequence[str], Sequence[str], set[str]]]] = {

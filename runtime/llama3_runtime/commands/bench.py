@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llama3_runtime.bench.perplexity import Quality
     from llama3_runtime.bench.speed import Engine, Measurement
     from llama3_runtime.bench.token_profile import TokenProfile
+    from llama3_runtime.model import Model
 
 GROUPS = {
     "Model": ["model", "model_path", "gguf", "custom_ops_path", "ops"],
@@ -212,7 +213,7 @@ def bench(
             }
             table = _speed_table(measurements)
         else:
-            windows = _cut(text, ours.path, window, max_windows)
+            windows = _cut(text, ours, window, max_windows)
             qualities = _evaluate(engines, windows, file if kl else None)
             report |= {
                 "window": window,
@@ -250,12 +251,13 @@ def _read_text(path: Path) -> str:
         raise Llama3Error(f"{path}: not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
 
 
-def _cut(text: str, model: Path, window: int, max_windows: int | None) -> list[list[int]]:
+def _cut(text: str, model: Model, window: int, max_windows: int | None) -> list[list[int]]:
     """The windows of a text, with the model's tokenizer."""
     from llama3_runtime.bench.perplexity import cut_windows
     from llama3_runtime.text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.from_path(model)
+    tokenizer = Tokenizer.from_path(model.path)
+    tokenizer.check_rows(model.vocab_size, model.path)
     bos = tokenizer.bos_id if tokenizer.adds_bos else None
     return cut_windows(tokenizer.encode(text), window=window, bos=bos, limit=max_windows)
 

@@ -18,6 +18,7 @@ from llama3_models.errors import Llama3Error
 from llama3_runtime.sampling.params import SamplingParams
 
 FloatRow = npt.NDArray[np.float32]  # [vocab_size], or as many as are left
+BoolRow = npt.NDArray[np.bool_]  # [number of tokens]
 Positions = npt.NDArray[np.intp]  # in a FloatRow, ascending
 
 REPEAT_WINDOW = 64  # how many of the last tokens the repeat penalty looks at, as in llama.cpp
@@ -28,8 +29,19 @@ _BLOCK = 512  # near the square root of a vocabulary, so that both steps of a se
 class Sampler:
     """Chooses tokens by `SamplingParams`; holds nothing but them and the random numbers."""
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, allowed: BoolRow | None = None) -> None:
+        """Prepare the filters and seed the draws.
+
+        Args:
+            params: How tokens are chosen.
+            allowed: Whether each id may be chosen, by id; later ids may not. None allows every id.
+        """
         self.params = params
+        self._end: int | None = None  # the ids from here on are forbidden, and so are these below it
+        self._forbidden: Positions = np.empty(0, np.intp)
+        if allowed is not None:
+            self._end = int(np.flatnonzero(allowed)[-1]) + 1
+            self._forbidden = np.flatnonzero(~allowed[: self._end])
         self._filters = _filters(params)
         self._random = np.random.Generator(np.random.PCG64(params.seed))
 
@@ -49,6 +61,10 @@ class Sampler:
         params = self.params
         if params.repeat_penalty != 1:
             logits = penalize_repeats(logits, recent_ids[-REPEAT_WINDOW:], params.repeat_penalty)
+        logits = logits[: self._end]
+        if self._forbidden.size:
+            logits = logits.copy()
+            logits[self._forbidden] = -np.inf
         largest = float(logits.max())  # a NaN anywhere becomes the largest
         if math.isnan(largest) or largest == -math.inf:
             raise Llama3Error("the model's logits are NaN or all -inf: its weights are damaged; export it again")

@@ -7,12 +7,15 @@ else, the longest of those that begin first (as llama.cpp and Hugging Face's tok
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.tokenizer.files import read_vocabulary
@@ -20,6 +23,12 @@ from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, Toke
 
 from llama3_runtime.text.byte_level_bpe import ByteLevelEncoder
 from llama3_runtime.text.sentencepiece_bpe import SentencePieceEncoder
+
+logger = logging.getLogger(__name__)
+
+# Models pad their rows to a round number (Qwen2.5 0.5B by 271 to 151,936, DeepSeek by 2,385 to 102,400). A tokenizer
+# with fewer tokens than this fraction of the rows is probably another model's.
+_USUAL_FRACTION: Final = 0.95
 
 
 class Tokenizer:
@@ -66,6 +75,39 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """How many tokens there are."""
         return len(self.vocabulary.tokens)
+
+    @cached_property
+    def has_token(self) -> npt.NDArray[np.bool_]:
+        """Whether each id has a token that a model may choose, [vocab_size]; unused ids have none.
+
+        An end-of-generation token counts whatever its type, and if every token is unused, all count.
+        """
+        has_text = np.fromiter(map(bool, self.vocabulary.tokens), np.bool_, self.vocab_size)
+        found = has_text & (np.array(self.vocabulary.types) != TokenType.UNUSED)
+        found[list(self.eog_ids)] = True
+        return found if found.any() else np.ones_like(found)
+
+    def check_rows(self, num_rows: int, model: Path) -> None:
+        """Check that a model has a row for each token, and warn if it has many more.
+
+        Args:
+            num_rows: The rows of the model's embedding, which is also the number of its logits.
+            model: Where the model is, for messages.
+
+        Raises:
+            Llama3Error: There are tokens without a row.
+        """
+        num_tokens = int(np.flatnonzero(self.has_token)[-1]) + 1
+        if num_tokens > num_rows:
+            raise Llama3Error(
+                f"{self.vocabulary.source}: this tokenizer has {num_tokens:,} tokens, but the model {model} has only "
+                f"{num_rows:,} rows for tokens; use the model's own tokenizer"
+            )
+        if self.vocab_size < _USUAL_FRACTION * num_rows:
+            logger.warning(
+                "%s: this tokenizer has only %s tokens, but the model %s has %s rows for tokens; is it the right one?",
+                *(self.vocabulary.source, f"{self.vocab_size:,}", model, f"{num_rows:,}"),
+            )
 
     @property
     def bos_id(self) -> int | None:

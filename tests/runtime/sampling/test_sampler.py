@@ -190,6 +190,45 @@ def test_greedy_takes_the_lowest_id_among_equals():
     assert greedy.sample(np.float32([0, math.inf, 5, math.inf])) == 1
 
 
+SETTINGS = [
+    {"temperature": 0},
+    {"temperature": 0.7},
+    {"temperature": 2.0, "min_p": 0.0},
+    {"temperature": 1.5, "min_p": 0.0, "top_k": 7},
+    {"temperature": 1.5, "min_p": 0.0, "top_p": 0.9},
+    {"temperature": 1.2, "min_p": 0.02, "top_k": 12, "top_p": 0.9},
+]
+
+
+@pytest.mark.parametrize("repeat_penalty", [1.0, 1.3, 0.5])
+@pytest.mark.parametrize("options", SETTINGS)
+@pytest.mark.parametrize("holes", [[], [0, 3, 200, 1199], [1199]])
+def test_forbidden_ids_are_as_if_they_were_not_there(options, holes, repeat_penalty):
+    """The draws are those from a row of the allowed logits alone, although the forbidden ones are the largest."""
+    params = SamplingParams(seed=3, repeat_penalty=repeat_penalty, **options)
+    logits = random_logits(1280, seed=8)
+    allowed = np.ones(1200, np.bool_)
+    allowed[holes] = False
+    ids = np.flatnonzero(allowed)
+    logits[np.setdiff1d(np.arange(1280), ids)] = 50
+    before = logits.copy()
+    sampler, shorter = Sampler(params, allowed), Sampler(params)
+    recent, recent_places = [5, 7, 1250, 3], [int(np.searchsorted(ids, i)) for i in (5, 7, *([3] if not holes else []))]
+    for _ in range(40):
+        found = sampler.sample(logits, recent)
+        place = shorter.sample(logits[ids], recent_places)
+        assert found == ids[place]
+        recent.append(found)
+        recent_places.append(place)
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_logits_of_forbidden_ids_may_be_nan():
+    """Padded rows may hold anything."""
+    sampler = Sampler(SamplingParams(temperature=0), np.array([True, False, True]))
+    assert sampler.sample(np.float32([1, math.nan, 3, math.nan])) == 2
+
+
 def test_a_seed_repeats_the_draws():
     logits = random_logits(1000)
 
