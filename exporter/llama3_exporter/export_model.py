@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from llama3_custom_ops import built_library
 from llama3_models.config import Hyperparameters
 from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
@@ -16,6 +17,7 @@ from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Pre
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.unfinished import refuse_unfinished
 from llama3_models.manifest import ExportOptions, Manifest, Part, types_of
+from llama3_models.tokenizer.vocabulary import Vocabulary
 from llama3_models.units import format_bytes
 
 from llama3_exporter.contrib.backend import ContribBackend
@@ -30,11 +32,17 @@ from llama3_exporter.options import check_combination
 from llama3_exporter.progress import Progress
 from llama3_exporter.summary import ExportSummary
 from llama3_exporter.tokenizers.graphs import tokenizer_graphs, what_differs
+from llama3_exporter.tokenizers.read_back import check_tokenizer, why_unusable
 
 __all__ = ["ExportSummary", "export", "export_native_graph", "remove_export"]
 
 # ONNX Runtime's attention and ours count positions in 32 bits.
 _MAX_POSITIONS = (1 << 31) - 1
+
+_NO_LIBRARY = (
+    "the library of the native ops was not built: to run the graph, install a C++20 compiler and CMake, then "
+    "llama3-onnx again, and export with --force"
+)
 
 # A process may have 1,024 files open, unless its limit was raised, and whoever loads the model has others, too.
 _MAX_SHARDS = 500
@@ -108,17 +116,28 @@ def export(
         refuse_unfinished(file)
         config = Hyperparameters.from_gguf(file)
         options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
-        graphs, graph_warnings = _tokenizer_graphs(file) if tokenizer_graph else ({}, ())
+        vocabulary, no_tokenizer = read_tokenizer(file)
+        graphs, graph_warnings = _tokenizer_graphs(vocabulary, no_tokenizer, file) if tokenizer_graph else ({}, ())
+        hosts: dict[str, bytes] = {}
+        host_warnings: tuple[str, ...] = ()
+        if output is not None:
+            hosts, host_warnings = host_files(file, config, vocabulary, options.max_length, native=ops == "native")
+        others = {**hosts, **graphs}
         if output is None:
             output = graph_beside(file, force=force)
             names = {part: part.name for part in file.parts}
             written = _write_native_graph(file, config, options, output, names)
-            written = replace(written, warnings=read_tokenizer(file)[1])
         elif ops == "native":
-            written = _export_native(file, config, options, output, graphs, copy=copy, force=force, progress=progress)
+            written = _export_native(file, config, options, output, others, copy=copy, force=force, progress=progress)
         else:
             weights = WeightsFile(shard_size)
-            written = _export_contrib(file, config, options, weights, output, graphs, force=force, progress=progress)
+            written = _export_contrib(file, config, options, weights, output, others, force=force, progress=progress)
+        other_tokens = None
+        if vocabulary is not None and output.is_dir():
+            no_tokenizer, other_tokens = check_tokenizer(output, vocabulary)
+        elif vocabulary is not None:
+            no_tokenizer = why_unusable(vocabulary)
+        no_library = _NO_LIBRARY if ops == "native" and built_library() is None else None
         per_position = (
             2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * written.kv_item_bytes
         )
@@ -132,7 +151,14 @@ def export(
             kv_cache_bytes_per_position=int(per_position),
             memory_bytes=written.memory_bytes,
             seconds=time.perf_counter() - start,
-            warnings=(*written.warnings, *graph_warnings),
+            warnings=(
+                *filter(None, (no_tokenizer, other_tokens, no_library)),
+                *host_warnings,
+                *written.warnings,
+                *graph_warnings,
+            ),
+            runs=no_library is None,
+            has_tokenizer=no_tokenizer is None,
         )
 
 
@@ -182,7 +208,7 @@ def _export_contrib(
     options: ExportOptions,
     weights: WeightsFile,
     output: Path,
-    graphs: Mapping[str, bytes],
+    others: Mapping[str, bytes],
     *,
     force: bool,
     progress: Progress | None,
@@ -196,7 +222,6 @@ def _export_contrib(
             f"{output}: --shard-size cuts {format_bytes(weights.size)} of weights into {len(weights.sizes)} files; "
             f"give one that makes {_MAX_SHARDS} or fewer"
         )
-    hosts, warnings = host_files(file, config, options.max_length, native=False)
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         # Each asks for the room of all: what has no bytes yet takes none from the next.
         shards = {name: stack.enter_context(unnamed_file(output, weights.size)) for name in weights.sizes}
@@ -219,12 +244,12 @@ def _export_contrib(
             GRAPH: serialized(model, manifest),
             **{name: shard.publish for name, shard in shards.items()},
             MANIFEST: to_json(manifest.to_dict()),
-            **hosts,
-            **graphs,
+            **others,
         }
         publish_folder(output, files, force=force)
-    warnings = (*warnings, *_oversized(weights))
-    return _Written(weights.size + _small_bytes(files), backend.memory_bytes, backend.kv_type.itemsize, warnings)
+    return _Written(
+        weights.size + _small_bytes(files), backend.memory_bytes, backend.kv_type.itemsize, tuple(_oversized(weights))
+    )
 
 
 def _oversized(weights: WeightsFile) -> list[str]:
@@ -240,7 +265,7 @@ def _export_native(
     config: Hyperparameters,
     options: ExportOptions,
     output: Path,
-    graphs: Mapping[str, bytes],
+    others: Mapping[str, bytes],
     *,
     copy: bool,
     force: bool,
@@ -250,8 +275,7 @@ def _export_native(
     backend = NativeBackend(file, config, options.activations, names)
     manifest = Manifest.of_gguf(file, options, _fingerprints(names))
     model = build_graph(config, backend, options.logits)
-    hosts, host_warnings = host_files(file, config, options.max_length, native=True)
-    warnings = list(host_warnings)
+    warnings: list[str] = []
 
     def placed(part: Path) -> Callable[[Path], None]:
         def place(target: Path) -> None:
@@ -264,8 +288,7 @@ def _export_native(
     files: dict[str, Content] = {
         GRAPH: serialized(model, manifest),
         MANIFEST: to_json(manifest.to_dict()),
-        **hosts,
-        **graphs,
+        **others,
     }
     for part in file.parts:
         if part.name in files:
@@ -275,11 +298,12 @@ def _export_native(
     return _Written(_small_bytes(files), file.size, backend.kv_type.itemsize, tuple(warnings))
 
 
-def _tokenizer_graphs(file: GGUFFile) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def _tokenizer_graphs(
+    vocabulary: Vocabulary | None, no_tokenizer: str | None, file: GGUFFile
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The graphs by the names of their files, and warnings about them."""
-    vocabulary, warnings = read_tokenizer(file)
     if vocabulary is None:
-        raise Llama3Error(f"{file.path}: no tokenizer graph: {warnings[0]}")
+        raise Llama3Error(f"{file.path}: no tokenizer graph ({no_tokenizer}); export it without --tokenizer-graph")
     return tokenizer_graphs(vocabulary), what_differs(vocabulary)
 
 

@@ -15,8 +15,7 @@ from llama3_models.config import YARN_BETA_FAST, YARN_BETA_SLOW, Hyperparameters
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
 from llama3_models.gguf.file import GGUFFile
-from llama3_models.tokenizer.byte_ranks import tokens_by_rank
-from llama3_models.tokenizer.vocabulary import ByteLevelBPE, TokenType, Vocabulary
+from llama3_models.tokenizer.vocabulary import NoTokenizerError, Vocabulary
 
 from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
 
@@ -25,11 +24,6 @@ _GENAI_MAX_LENGTH = 4096
 
 # How Llama 3.1, 3.2 and 3.3 stretch Llama 3's context. Their GGUFs have only the divisors that follow from it.
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-
-_NO_LIBRARY = (
-    "the library of the native ops was not built: to run the graph, install a C++20 compiler and CMake, then "
-    "llama3-onnx again, and export with --force"
-)
 
 _NO_NAME_FOR_SCALING = (
     "transformers has no name for this model's scaling of RoPE, so config.json leaves it out; the graph has it"
@@ -41,50 +35,37 @@ def to_json(content: object) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, tuple[str, ...]]:
-    """The vocabulary of a GGUF, if it has one that is supported, and warnings about what cannot be done without."""
-    if "tokenizer.ggml.model" not in file.metadata:
-        return None, ("the GGUF has no tokenizer; llama3-run needs --tokenizer-path",)
+def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, str | None]:
+    """The vocabulary of a GGUF, if it has one that is supported, and otherwise why there is none."""
     try:
-        vocabulary = Vocabulary.from_gguf(file)
+        return Vocabulary.from_gguf(file), None
+    except NoTokenizerError as error:
+        return None, str(error)
     except Llama3Error as error:
-        return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)
-    return vocabulary, unusable(vocabulary)
-
-
-def unusable(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """A warning about a vocabulary that other apps can follow and llama3-run cannot."""
-    if isinstance(vocabulary.model, ByteLevelBPE):
-        try:
-            tokens_by_rank(vocabulary.ids_by_text(TokenType.NORMAL), vocabulary.model, vocabulary.source)
-        except Llama3Error as error:
-            return (f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})",)
-    return ()
+        return None, f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})"
 
 
 def host_files(
-    file: GGUFFile, config: Hyperparameters, max_length: int, *, native: bool
+    file: GGUFFile, config: Hyperparameters, vocabulary: Vocabulary | None, max_length: int, *, native: bool
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Name and content of each file, and warnings about what is missing.
+    """Name and content of each file, and warnings about what they leave out.
 
     With native ops, the library of these is one of the files: onnxruntime-genai takes it from nowhere else.
 
     A GGUF without a tokenizer, or with one that is not supported, gets none of the tokenizer's files: the weights are
     as good without them.
     """
-    vocabulary, warnings = read_tokenizer(file)
     genai_config = _genai_config(config, vocabulary, max_length)
-    files = {}
+    files: dict[str, bytes] = {}
+    warnings: tuple[str, ...] = ()
     if native:
         library = built_library()
-        if library is None:
-            warnings = (*warnings, _NO_LIBRARY)
-        else:
+        if library is not None:
             files[LIBRARY] = library.read_bytes()
             genai_config["model"]["decoder"]["session_options"]["custom_ops_library"] = LIBRARY
     own_config = {**_config(config, vocabulary, max_length), **_biases(file, config)}
     if config.rope_scaling is not None and own_config["rope_scaling"] is None:
-        warnings = (*warnings, _NO_NAME_FOR_SCALING)
+        warnings = (_NO_NAME_FOR_SCALING,)
     files["config.json"] = to_json(own_config)
     files["generation_config.json"] = to_json(_special_ids(vocabulary))
     files["genai_config.json"] = to_json(genai_config)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from llama3_models.exports import DEFAULT_MAX_LENGTH
 from llama3_models.manifest import TypeUse
 from llama3_models.units import format_bytes
+
+EXAMPLE_PROMPT: Final = "I believe"
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,8 @@ class ExportSummary:
 
     `output` is the folder, or the graph beside its GGUF; `written_bytes` leaves out what was only linked.
     `memory_bytes` is what ONNX Runtime holds of the weights on a CPU, copies of float weights included.
+    `runs` is whether this installation can run the graph, and `has_tokenizer` whether llama3-run can use the export's
+    own tokenizer. The warnings say why not.
     """
 
     output: Path
@@ -28,6 +34,8 @@ class ExportSummary:
     memory_bytes: int
     seconds: float
     warnings: tuple[str, ...] = ()
+    runs: bool = True
+    has_tokenizer: bool = True
 
     @property
     def parameters(self) -> int:
@@ -38,6 +46,17 @@ class ExportSummary:
     def bits_per_weight(self) -> float:
         """Bits per weight in the GGUF: its tensors' bytes, without metadata."""
         return 8 * sum(use.bytes for use in self.types.values()) / self.parameters
+
+    def how_to_run(self) -> str:
+        """A command that runs the export, or a sentence about what is needed first."""
+        command = f"llama3-run --model-path {shlex.quote(str(self.output))}"
+        if not self.runs:
+            return "It does not run here until the library of the native ops is installed (see the note above)."
+        if not self.has_tokenizer:
+            return f"To run it, name a file with the model's tokenizer:  {command} --tokenizer-path FILE"
+        if self.max_length <= len(EXAMPLE_PROMPT) + 1:  # a token for each byte, and the first one
+            return f"To run it, give a prompt of fewer than {self.max_length} tokens:  {command} --prompt TEXT"
+        return f'Run it:  {command} --prompt "{EXAMPLE_PROMPT}"'
 
     def describe(self) -> str:
         """The summary as a few lines of text."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Literal
@@ -96,7 +95,7 @@ def llama3_export(
     print(summary.describe())
     if verify:
         _verify(summary.output, gguf, precision)
-    print(f'\nRun it:  llama3-run --model-path {shlex.quote(str(summary.output))} --prompt "I believe"')
+    print(f"\n{summary.how_to_run()}")
     return 0
 
 

@@ -17,12 +17,13 @@ from llama3_models.exports import GRAPH
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.manifest import PRODUCER, Manifest
 from llama3_models.tokenizer.files import read_vocabulary
+from llama3_models.tokenizer.vocabulary import NoTokenizerError
 from llama3_models.units import format_bytes
 from onnx import TensorProto
 
 from llama3_exporter.contrib.modules import CONTRIB, CORRECTION
 from llama3_exporter.graph_file import read_graph
-from llama3_exporter.host_files import read_tokenizer, unusable
+from llama3_exporter.host_files import read_tokenizer
 from llama3_exporter.inspect.inspection import (
     ITEM_BYTES,
     Inspection,
@@ -34,6 +35,7 @@ from llama3_exporter.inspect.inspection import (
     layer_and_role,
     memory,
     sum_form,
+    tokenizer_facts,
 )
 from llama3_exporter.native.modules import DOMAIN
 
@@ -287,13 +289,11 @@ def _tokenizer(folder: Path, manifest: Manifest) -> tuple[TokenizerFacts | None,
     path = folder / "tokenizer.json"
     source = folder / manifest.source.parts[0].name
     if not path.is_file() and not source.is_file():
-        return None, ("there is no tokenizer beside the graph; llama3-run needs --tokenizer-path",)
+        return None, (str(NoTokenizerError(folder)),)
     try:
         if path.is_file():
-            found = read_vocabulary(path)
-            return TokenizerFacts.of(found), unusable(found)
+            return tokenizer_facts(read_vocabulary(path), None)
         with GGUFFile.open(source) as file:
-            vocabulary, warnings = read_tokenizer(file)
-            return None if vocabulary is None else TokenizerFacts.of(vocabulary), warnings
+            return tokenizer_facts(*read_tokenizer(file))
     except Llama3Error as error:
         return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)

@@ -25,12 +25,12 @@ from llama3_exporter.host_files import read_tokenizer
 from llama3_exporter.inspect.inspection import (
     Inspection,
     ModelNumbers,
-    TokenizerFacts,
     Weight,
     block_form,
     layer_and_role,
     memory,
     sum_form,
+    tokenizer_facts,
 )
 
 
@@ -44,7 +44,7 @@ def inspect_gguf(path: Path) -> Inspection:
         config = Hyperparameters.from_gguf(file)
         architecture = architecture_of(config)
         plan = _Plan(file, config)
-        vocabulary, warnings = read_tokenizer(file)
+        tokenizer, warnings = tokenizer_facts(*read_tokenizer(file))
         return Inspection(
             path=path,
             about=_about(file),
@@ -55,7 +55,7 @@ def inspect_gguf(path: Path) -> Inspection:
                 memory(architecture, "native", file.size, "float16"),
                 memory(architecture, "contrib", plan.memory_bytes, str(plan.kv_type.numpy())),
             ),
-            tokenizer=None if vocabulary is None else TokenizerFacts.of(vocabulary),
+            tokenizer=tokenizer,
             warnings=warnings,
         )
 

@@ -15,6 +15,8 @@ from llama3_models.manifest import Manifest
 from llama3_models.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, Vocabulary
 
+from llama3_exporter.tokenizers.read_back import why_unusable
+
 Role = Literal["embedding", "attention", "MLP", "norms", "head", "other"]
 """The part of a model that a weight belongs to."""
 
@@ -158,6 +160,14 @@ def memory(architecture: ModelNumbers, ops: Ops, weights: int, kv_cache_type: st
     """`kv_cache_type` is float16 or float32."""
     per_layer = 2 * architecture.num_key_value_heads * architecture.head_dim * ITEM_BYTES[kv_cache_type]
     return Memory(ops, weights, kv_cache_type, architecture.num_hidden_layers * per_layer)
+
+
+def tokenizer_facts(
+    vocabulary: Vocabulary | None, no_tokenizer: str | None
+) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
+    """The facts of what `read_tokenizer` gives, and a warning if llama3-run cannot use it."""
+    problem = no_tokenizer if vocabulary is None else why_unusable(vocabulary)
+    return None if vocabulary is None else TokenizerFacts.of(vocabulary), () if problem is None else (problem,)
 
 
 @dataclass(frozen=True)

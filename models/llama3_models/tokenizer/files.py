@@ -23,6 +23,7 @@ from llama3_models.tokenizer.merges import complete_products
 from llama3_models.tokenizer.pre_tokenizers import LLAMA3, pre_tokenizer_of
 from llama3_models.tokenizer.vocabulary import (
     ByteLevelBPE,
+    NoTokenizerError,
     SentencePieceBPE,
     TokenType,
     Vocabulary,
@@ -77,7 +78,7 @@ def _tokenizer_in(folder: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer.model"):
         if (folder / name).is_file():
             return folder / name
-    raise Llama3Error(f"{folder}: holds neither a tokenizer.json nor a tokenizer.model; give one with --tokenizer-path")
+    raise NoTokenizerError(folder)
 
 
 # tokenizer.json, of Hugging Face's tokenizers

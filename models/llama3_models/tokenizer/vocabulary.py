@@ -44,6 +44,17 @@ _SPACE: Final = "\u2581"  # how SentencePiece spells it
 _BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
+class NoTokenizerError(Llama3Error):
+    """A GGUF or a folder has no tokenizer at all."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the GGUF, or the folder."""
+        super().__init__(
+            f"{path}: has no tokenizer; llama3-run needs --tokenizer-path with a .gguf, tokenizer.json or "
+            "tokenizer.model"
+        )
+
+
 @dataclass(frozen=True)
 class ByteLevelBPE:
     """Byte-level byte-pair encoding: GPT-2's kind, and Llama 3's.
@@ -122,8 +133,11 @@ class Vocabulary:
         continued has no end.
 
         Raises:
-            Llama3Error: There is none, it contradicts itself, or it is of a kind that is not supported.
+            NoTokenizerError: There is none.
+            Llama3Error: It contradicts itself, or it is of a kind that is not supported.
         """
+        if "tokenizer.ggml.model" not in file.metadata:
+            raise NoTokenizerError(file.path)
         kind = file.get_str("tokenizer.ggml.model")
         if kind not in ("gpt2", "llama"):
             raise Llama3Error(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import llama3_custom_ops
 import pytest
 from gguf import GGMLQuantizationType as T
 from llama3_exporter.commands import export as commands
 from llama3_models.hub import download
+from llama3_runtime.commands import run as run_commands
 
 from tests.support.llama_gguf import write_llama_gguf
 
@@ -36,6 +39,61 @@ def test_export_and_verify(
     assert "Q4_K" in text
     assert re.search(r"weights  mean KL divergence \d\.\d\de-\d\d nats \(bound 1e-06\)", text)
     assert f"llama3-run --model-path {tmp_path / 'out'}" in text
+
+
+RUNS = "Run it:  llama3-run --model-path"
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_without_a_tokenizer_the_command_asks_for_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path, ops: str
+) -> None:
+    """And it runs as it is printed, with a tokenizer in the place of FILE."""
+    bare = write_llama_gguf(tmp_path / "bare.gguf", tokenizer=None)
+    assert run(monkeypatch, bare, "--output", tmp_path / "out", "--ops", ops) == 0
+    text = capsys.readouterr().out
+    assert f"note     {bare}: has no tokenizer; llama3-run needs --tokenizer-path" in text
+    assert RUNS not in text
+    command = text.rstrip().splitlines()[-1].partition(":  ")[2]
+    assert command == f"llama3-run --model-path {tmp_path / 'out'} --tokenizer-path FILE"
+    monkeypatch.setattr(sys, "argv", [*command.replace("FILE", str(gguf)).split(), "--max-new-tokens", "2"])
+    assert run_commands.main() == 0
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_without_the_native_library_nothing_says_that_it_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path, output: bool
+) -> None:
+    monkeypatch.delenv("LLAMA3_CUSTOM_OPS", raising=False)
+    monkeypatch.setattr(llama3_custom_ops, "__path__", [])
+    where = ["--output", tmp_path / "out"] if output else ["--force"]
+    assert run(monkeypatch, gguf, "--ops", "native", *where) == 0
+    text = capsys.readouterr().out
+    assert RUNS not in text
+    assert text.count("note     the library of the native ops was not built: to run the graph, install") == 1
+
+
+def test_a_context_that_is_too_short_for_the_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, gguf, "--output", tmp_path / "out", "--max-length", 4) == 0
+    text = capsys.readouterr().out
+    assert RUNS not in text
+    assert "give a prompt of fewer than 4 tokens:  llama3-run --model-path" in text
+
+
+@pytest.mark.parametrize("options", [(), ("--logits", "selected"), ("--precision", "fp16"), ("--max-length", 11)])
+def test_what_is_said_to_run_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    gguf: Path,
+    tmp_path: Path,
+    options: tuple[object, ...],
+) -> None:
+    assert run(monkeypatch, gguf, "--output", tmp_path / "an out", *options) == 0
+    command = capsys.readouterr().out.rpartition("Run it:  ")[2]
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--max-new-tokens", "1"])
+    assert run_commands.main() == 0
 
 
 def test_both_spellings_of_an_option(monkeypatch: pytest.MonkeyPatch, gguf: Path, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Reads an export's tokenizer back as llama3-run does, and holds it against the GGUF's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from llama3_models.errors import Llama3Error
+from llama3_models.tokenizer.comparison import differences
+from llama3_models.tokenizer.files import read_vocabulary
+from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, TokenType, Vocabulary
+
+_TEXTS: Final = (
+    "I believe",
+    "The quick brown fox jumps over the lazy dogs that were there.",
+    "The rain in Spain, and 12345 more things; don't YOU'LL we've",
+    " leading, trailing   and    runs of spaces \n\n\t\t\r\n\n  ",
+    "\x00\x01\x07\x1b[0m\x7f\x85\xa0\ufeff",
+    "naïve Ångström e\u0301 ﬁ Ǆ Straße İstanbul",
+    "Привет мир, Ελληνικά, עברית, العربية, हिन्दी",
+    "日本語のテキスト、中文，한국어 ภาษาไทย",
+    "👍🏽 👨‍👩‍👧 ∑∫≠ \U00010348\U0001f9ff",
+    "<|begin_of_text|><|eot_id|></s><s>[INST]<|im_end|><unk> <0x0A>",
+    "def f(x):\n    return x**2  # ok\n",
+)
+
+
+def why_unusable(vocabulary: Vocabulary) -> str | None:
+    """Why llama3-run cannot use a tokenizer; None if it can."""
+    from llama3_runtime.text.tokenizer import Tokenizer  # late: an import of the exporter loads no runtime
+
+    try:
+        Tokenizer(vocabulary).encode(_TEXTS[0])
+    except Llama3Error as error:
+        return f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})"
+    return None
+
+
+def check_tokenizer(folder: Path, vocabulary: Vocabulary) -> tuple[str | None, str | None]:
+    """Read the tokenizer of an export back.
+
+    Texts are compared only if the two vocabularies differ: otherwise the ids of all texts are the same.
+
+    Args:
+        folder: The export.
+        vocabulary: The GGUF's.
+
+    Returns:
+        Why llama3-run cannot use it, and what it says otherwise than the GGUF; None where all is well.
+    """
+    try:
+        found = read_vocabulary(folder)
+    except Llama3Error as error:
+        return f"llama3-run cannot use this export's tokenizer and needs --tokenizer-path ({error})", None
+    different = list(differences(vocabulary, found))
+    problem = why_unusable(found)
+    if not different:
+        return problem, None
+    warning = f"tokenizer.json cannot say all that the GGUF says; it differs in {', '.join(different)}"
+    if problem is None and why_unusable(vocabulary) is None:
+        text = _first_text_with_other_ids(vocabulary, found)
+        if text is not None:
+            warning += f"; the ids of {text[:40]!r} are others"
+    return problem, warning
+
+
+def _first_text_with_other_ids(ours: Vocabulary, theirs: Vocabulary) -> str | None:
+    from llama3_runtime.text.tokenizer import Tokenizer
+
+    first, second = Tokenizer(ours), Tokenizer(theirs)
+    added = [token for token, type_ in zip(ours.tokens, ours.types, strict=True) if TokenType(type_) in FOUND_BY_TEXT]
+    for text in (*_TEXTS, *added):
+        for special in (False, True):
+            if first.encode(text, special=special) != second.encode(text, special=special):
+                return text
+    return None

@@ -1,0 +1,110 @@
+"""An export's tokenizer is read back: it says what the GGUF says, and what it cannot say is a warning."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
+from llama3_exporter.tokenizers.read_back import check_tokenizer
+from llama3_models.tokenizer.files import read_vocabulary
+from llama3_models.tokenizer.vocabulary import SentencePieceBPE, Vocabulary
+
+from tests.support.llama_gguf import write_llama_gguf
+from tests.support.vocabularies import (
+    smollm2_gguf,
+    write_llama3_gguf,
+    write_qwen3_gguf,
+    write_sentencepiece_gguf,
+)
+
+GGUFS: dict[str, Callable[[Path], Path]] = {
+    "tiny": lambda path: write_llama_gguf(path, num_layers=1),
+    "qwen2": lambda path: write_llama_gguf(path, tokenizer="qwen2", vocab_size=1000, num_layers=1),
+    "llama3": lambda path: write_llama3_gguf(path, eot_token_id=128_009),
+    "smollm2": lambda _: smollm2_gguf(),
+    "qwen3": write_qwen3_gguf,
+    "sentencepiece": write_sentencepiece_gguf,
+    "sentencepiece without a space": lambda path: write_sentencepiece_gguf(path, add_space_prefix=False),
+}
+
+
+def written(folder: Path, vocabulary: Vocabulary, change: Callable[[dict[str, Any]], object] | None = None) -> Path:
+    """The tokenizer's files of an export, changed in between."""
+    files = {
+        "tokenizer.json": tokenizer_json(vocabulary),
+        "tokenizer_config.json": tokenizer_config(vocabulary),
+        "generation_config.json": {"eos_token_id": sorted(vocabulary.eog_ids)},
+    }
+    if change is not None:
+        change(files)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", GGUFS)
+def test_vocabularies_come_back_as_they_were(name: str, tmp_path: Path) -> None:
+    vocabulary = read_vocabulary(GGUFS[name](tmp_path / "model.gguf"))
+    assert check_tokenizer(written(tmp_path / "out", vocabulary), vocabulary) == (None, None)
+
+
+def swap_merges(files: dict[str, Any]) -> None:
+    merges = files["tokenizer.json"]["model"]["merges"]
+    merges[4], merges[7] = merges[7], merges[4]  # "e r" and "r e"
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a merge": (swap_merges, "its merges; the ids of 'The quick"),
+    "a token": (
+        lambda files: files["tokenizer.json"]["model"]["vocab"].update(q=900),
+        r"token 113 \('q'\) and 1 more; the ids of 'The quick",
+    ),
+    "a type": (
+        lambda files: files["tokenizer.json"]["added_tokens"][2].update(special=False),
+        r"token 270 \('<\|eot_id\|>'\); the ids of '<\|begin_of_text\|><\|eot_id\|>.*' are others",
+    ),
+    "an end": (lambda files: files["generation_config.json"].update(eos_token_id=[269]), "end-of-generation tokens$"),
+    "the first token": (
+        lambda files: files["tokenizer_config.json"].update(bos_token="<|eot_id|>"),
+        "its beginning-of",
+    ),
+    "whether it is first": (lambda files: files["tokenizer_config.json"].update(add_bos_token=False), "comes first;"),
+    "the template": (lambda files: files["tokenizer_config.json"].update(chat_template="x"), "its chat template$"),
+    "the normalizer": (lambda files: files["tokenizer.json"].update(normalizer={"type": "NFC"}), "cuts text.*Å"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_said_otherwise_is_named(name: str, tmp_path: Path) -> None:
+    change, expected = CHANGES[name]
+    vocabulary = read_vocabulary(write_llama_gguf(tmp_path / "model.gguf", num_layers=1))
+    problem, warning = check_tokenizer(written(tmp_path / "out", vocabulary, change), vocabulary)
+    assert problem is None
+    assert warning is not None
+    assert re.search(expected, warning)
+
+
+def test_scores_of_equal_height_cannot_be_said(tmp_path: Path) -> None:
+    """A tokenizer.json has an order of merges, in which no two are equal."""
+    vocabulary = read_vocabulary(write_sentencepiece_gguf(tmp_path / "model.gguf"))
+    assert isinstance(vocabulary.model, SentencePieceBPE)
+    scores = [float(round(score / 9)) for score in vocabulary.model.scores]
+    vocabulary = replace(vocabulary, model=replace(vocabulary.model, scores=scores))
+    problem, warning = check_tokenizer(written(tmp_path / "out", vocabulary), vocabulary)
+    assert problem is None
+    assert "the order of its scores" in str(warning)
+
+
+def test_a_file_that_cannot_be_read_back_is_a_problem(tmp_path: Path) -> None:
+    vocabulary = read_vocabulary(write_llama_gguf(tmp_path / "model.gguf", num_layers=1))
+    folder = written(tmp_path / "out", vocabulary, lambda files: files["tokenizer.json"].update(pre_tokenizer=None))
+    problem, warning = check_tokenizer(folder, vocabulary)
+    assert "llama3-run cannot use this export's tokenizer and needs --tokenizer-path" in str(problem)
+    assert warning is None
