@@ -26,9 +26,8 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            _added_token(token_id, token, special=type_ != TokenType.USER_DEFINED)
-            for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
-            if token and type_ in FOUND_BY_TEXT
+            _added_token(token_id, token, special=vocabulary.types[token_id] != TokenType.USER_DEFINED)
+            for token, token_id in vocabulary.ids_by_text(*FOUND_BY_TEXT).items()
         ],
         "normalizer": None,
         "pre_tokenizer": None,

@@ -107,7 +107,7 @@ def _sentencepiece_pieces(
     for token, token_id in special.items():
         yield _Piece(token, token_id, type=TokenType.USER_DEFINED)
     for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
-        if token:
+        if token and vocabulary.ids.get(token, token_id) == token_id:
             yield _Piece(token, token_id, model.scores[token_id], type_)
 
 

@@ -174,7 +174,7 @@ def _tokens_of_json(model: _Json, added: list[Any], path: Path) -> tuple[dict[st
     for token in added:
         match token:
             case {"content": str(text), "id": int(token_id), **rest}:
-                ids[text] = token_id
+                ids.setdefault(text, token_id)  # one that the vocabulary has keeps its id there
                 special[text] = bool(rest.get("special", True))
             case _:
                 raise Llama3Error(f"{path}: an entry of added_tokens has no content or no id; download it again")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -113,10 +114,20 @@ class Vocabulary:
     chat_template: str | None
 
     def ids_by_text(self, *types: TokenType) -> dict[str, int]:
-        """The ids of the tokens of some types by their text; of two with the same text, the first."""
+        """The ids of the tokens of some types by their text, as `ids` has them."""
+        return {token: token_id for token, token_id in self.ids.items() if self.types[token_id] in types}
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The token that each text stands for.
+
+        Of tokens with the same text the first has it, whatever its type, unless it is unused: a tokenizer.json cannot
+        tell them apart. The others have no text, but still add theirs to what is generated. (llama.cpp loads no such
+        file.)
+        """
         ids: dict[str, int] = {}
         for token_id, (token, type_) in enumerate(zip(self.tokens, self.types, strict=True)):
-            if type_ in types and token:
+            if token and type_ != TokenType.UNUSED:
                 ids.setdefault(token, token_id)
         return ids
 

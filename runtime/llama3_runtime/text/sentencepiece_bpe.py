@@ -33,7 +33,8 @@ class SentencePieceEncoder:
         proto.normalizer_spec.remove_extra_whitespaces = False
         seen = {""}
         for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
-            piece = f"<token {token_id}>" if token in seen else token
+            is_first = token not in seen and vocabulary.ids.get(token, token_id) == token_id
+            piece = token if is_first else f"<token {token_id}>"
             seen.add(token)
             if token_id == vocabulary.unk_id:
                 type_ = TokenType.UNKNOWN
