@@ -25,6 +25,7 @@ from llama3_models.tokenizer.vocabulary import (
     ByteLevelBPE,
     NoTokenizerError,
     SentencePieceBPE,
+    Surroundings,
     TokenType,
     Vocabulary,
     end_of_generation_ids,
@@ -143,7 +144,16 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
         eog_ids=frozenset(named) or end_of_generation_ids(tokens, types, [eos_id]),
         adds_bos=adds_bos and bos_id is not None,
         chat_template=chat_template if isinstance(chat_template, str) else None,
+        surroundings=_surroundings(added),
     )
+
+
+def _surroundings(added: list[_Json]) -> dict[str, Surroundings]:
+    found = {
+        token["content"]: Surroundings(*(bool(token.get(key)) for key in ("lstrip", "rstrip", "single_word")))
+        for token in added
+    }
+    return {token: surroundings for token, surroundings in found.items() if surroundings != Surroundings()}
 
 
 def _usual_bos(ids: Mapping[str, int], types: list[int]) -> int | None:

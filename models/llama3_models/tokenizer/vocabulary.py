@@ -8,8 +8,8 @@ file leaves unsaid follows llama.cpp (`llama-vocab.cpp`), because GGUF files are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +84,21 @@ class SentencePieceBPE:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What a token that is found by its text does with the text around it, as tokenizer.json says of added tokens.
+
+    Attributes:
+        lstrip: It takes the white space before it away.
+        rstrip: It takes the white space after it away.
+        single_word: It is found only between characters that are not of words.
+    """
+
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """The tokens of a model and the rules of its tokenizer.
 
@@ -99,6 +114,7 @@ class Vocabulary:
         eog_ids: Every token at which generation ends.
         adds_bos: Whether a prompt begins with the beginning-of-sequence token.
         chat_template: The Jinja template that makes a prompt of messages, if the file has one.
+        surroundings: By their text, the tokens that do something with the text around them; a GGUF names none.
     """
 
     source: Path
@@ -112,6 +128,7 @@ class Vocabulary:
     eog_ids: frozenset[int]
     adds_bos: bool
     chat_template: str | None
+    surroundings: Mapping[str, Surroundings] = field(default_factory=dict)
 
     def ids_by_text(self, *types: TokenType) -> dict[str, int]:
         """The ids of the tokens of some types by their text, as `ids` has them."""

@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import regex
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.tokenizer.files import read_vocabulary
@@ -25,6 +26,10 @@ from llama3_runtime.text.byte_level_bpe import ByteLevelEncoder
 from llama3_runtime.text.sentencepiece_bpe import SentencePieceEncoder
 
 logger = logging.getLogger(__name__)
+
+# What \w and \s are to Hugging Face's tokenizers; Python's differ.
+_WORD: Final = regex.compile(r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]")
+_SPACE: Final = regex.compile(r"\p{White_Space}")
 
 # Models pad their rows to a round number (Qwen2.5 0.5B by 271 to 151,936, DeepSeek by 2,385 to 102,400). A tokenizer
 # with fewer tokens than this fraction of the rows is probably another model's.
@@ -189,10 +194,21 @@ class Tokenizer:
         ids, pattern = self._found_in_any_text if not special else self._found_if_asked
         start = 0
         for match in pattern.finditer(text) if pattern is not None else ():
-            if match.start() > start:
-                yield text[start : match.start()]
+            begin, end = match.span()
+            surroundings = self.vocabulary.surroundings.get(match.group())
+            if surroundings is not None:
+                if surroundings.single_word and (
+                    _WORD.match(text[begin - 1 : begin]) or _WORD.match(text[end : end + 1])
+                ):
+                    continue
+                while surroundings.lstrip and begin > start and _SPACE.match(text[begin - 1]):
+                    begin -= 1
+                while surroundings.rstrip and end < len(text) and _SPACE.match(text[end]):
+                    end += 1
+            if begin > start:
+                yield text[start:begin]
             yield ids[match.group()]
-            start = match.end()
+            start = end
         if start < len(text):
             yield text[start:]
 
