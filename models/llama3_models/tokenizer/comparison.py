@@ -39,6 +39,8 @@ def differences(expected: Vocabulary, found: Vocabulary) -> Iterator[str]:
 
 def _tokens(expected: Vocabulary, found: Vocabulary) -> Iterator[str]:
     """The first token that is another, and how many there are."""
+    if list(expected.tokens) == list(found.tokens) and list(expected.types) == list(found.types):
+        return  # as almost always, and ten times as fast
     ours, theirs = (list(_used(vocabulary)) for vocabulary in (expected, found))
     if ours != theirs:
         wrong = sorted({token_id for token_id, *_ in set(ours) ^ set(theirs)})
