@@ -66,10 +66,16 @@ def shows_progress() -> bool:
     return not _quiet and sys.stderr.isatty()
 
 
-def wrapped(start: str, text: str) -> list[str]:
-    """Lines of at most `WIDTH` columns, but for long words: `start`, then `text`, all of it in the columns after it."""
-    lines = textwrap.wrap(visible(text), WIDTH - len(start), break_long_words=False, break_on_hyphens=False) or [""]
-    return [start + lines[0], *(" " * len(start) + line for line in lines[1:])]
+def wrapped(start: str, text: str, *, after_commas: bool = False) -> list[str]:
+    """Lines of at most `WIDTH` columns, but for long words: `start`, then `text`, all of it in the columns after it.
+
+    `after_commas` breaks it only there, which keeps a number with its unit.
+    """
+    text = visible(text)
+    if after_commas:
+        text = text.replace(" ", "\0").replace(",\0", ", ")
+    lines = textwrap.wrap(text, WIDTH - len(start), break_long_words=False, break_on_hyphens=False) or [""]
+    return [start + lines[0].replace("\0", " "), *(" " * len(start) + line.replace("\0", " ") for line in lines[1:])]
 
 
 class TextWriter:

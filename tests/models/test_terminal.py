@@ -82,6 +82,11 @@ def test_wrapped():
     path = "/a/" + "path/" * 20
     assert wrapped("  note  ", f"see {path} there") == ["  note  see", f"        {path}", "        there"]
     assert wrapped("  none  ", "") == ["  none  "]
+    types = ", ".join(f"Q{number}_K 1,234.5 MB (21)" for number in range(7))
+    lines = wrapped("  types ", types, after_commas=True)
+    assert max(map(len, lines)) <= WIDTH
+    assert [line[8:].count("(21)") for line in lines] == [3, 3, 1]
+    assert " ".join(line[8:] for line in lines) == types
 
 
 WRITE = """
