@@ -317,7 +317,7 @@ def _positions(file: GGUFFile, config: Hyperparameters, max_length: int | None) 
             )
     limit = min(config.max_position_embeddings, _MAX_POSITIONS)
     if not 1 <= max_length <= limit:
-        raise Llama3Error(f"max-length {max_length} is not in 1 .. {limit}, the context of {file.path}")
+        raise Llama3Error(f"--max-length {max_length} is not in 1 .. {limit}, the context of {file.path}")
     return max_length
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from llama3_models.terminal import shows_progress
 from tqdm import tqdm
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -17,7 +17,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 def byte_progress(title: str) -> Iterator[Progress]:
     """Give a function that draws the bar with the rate and the time left."""
     with tqdm(
-        desc=title, unit="B", unit_scale=True, leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()
+        desc=title, unit="B", unit_scale=True, leave=False, dynamic_ncols=True, disable=not shows_progress()
     ) as bar:
 
         def show(done: int, total: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from llama3_models.exports import DEFAULT_MAX_LENGTH
 from llama3_models.manifest import TypeUse
+from llama3_models.terminal import WIDTH, shell_word, wrapped
 from llama3_models.units import format_bytes
 
 EXAMPLE_PROMPT: Final = "I believe"
@@ -49,7 +49,7 @@ class ExportSummary:
 
     def how_to_run(self) -> str:
         """A command that runs the export, or a sentence about what is needed first."""
-        command = f"llama3-run --model-path {shlex.quote(str(self.output))}"
+        command = f"llama3-run --model-path {shell_word(str(self.output))}"
         if not self.runs:
             return "It does not run here until the library of the native ops is installed (see the note above)."
         if not self.has_tokenizer:
@@ -58,18 +58,21 @@ class ExportSummary:
             return f"To run it, give a prompt of fewer than {self.max_length} tokens:  {command} --prompt TEXT"
         return f'Run it:  {command} --prompt "{EXAMPLE_PROMPT}"'
 
-    def describe(self) -> str:
-        """The summary as a few lines of text."""
+    def lines(self) -> list[str]:
+        """The summary, of 80 columns but for long names."""
         tensors = sum(use.tensors for use in self.types.values())
         types = ", ".join(f"{name} {format_bytes(use.bytes)} ({use.tensors})" for name, use in self.types.items())
         cache, usual = self.kv_cache_bytes_per_position, min(DEFAULT_MAX_LENGTH, self.max_length)
-        lines = [
-            f"{self.source.name} ({format_bytes(self.source_bytes)}) -> {self.output} "
-            f"({format_bytes(self.written_bytes)} written) in {self.seconds:.1f} s",
-            f"  weights  {self.parameters / 1e6:,.1f} M in {tensors} tensors, {self.bits_per_weight:.2f} bits each",
-            f"  types    {types}",
-            f"  context  {self.max_length:,} positions; the KV cache takes {format_bytes(cache)} for each "
-            f"({format_bytes(cache * usual)} for {usual:,})",
+        read = f"{self.source.name} ({format_bytes(self.source_bytes)})"
+        wrote = f"-> {self.output} ({format_bytes(self.written_bytes)} written) in {self.seconds:.1f} s"
+        both = f"{read} {wrote}"
+        size = f"{self.parameters / 1e6:,.1f} M in {tensors} tensors, {self.bits_per_weight:.2f} bits each"
+        room = f"the KV cache takes {format_bytes(cache)} each ({format_bytes(cache * usual)} for {usual:,})"
+        return [
+            *([both] if len(both) <= WIDTH else [read, f"  {wrote}"]),
+            f"  weights  {size}",
+            *wrapped("  types    ", types, after_commas=True),
+            *wrapped("  context  ", f"{self.max_length:,} positions; {room}"),
             f"  memory   about {format_bytes(self.memory_bytes)} to run, without the KV cache",
+            *(line for warning in self.warnings for line in wrapped("  note     ", warning)),
         ]
-        return "\n".join([*lines, *(f"  note     {warning}" for warning in self.warnings)])

@@ -25,6 +25,7 @@ FORMAT_VERSION: Final = 1
 
 _UNVERSIONED_ARCHITECTURE: Final = "llama"  # before format 1 there was no other
 _MAX_TEXT: Final = 255  # as long as a file's name may be
+_CONTROLS: Final = {*map(chr, range(32)), "\x7f"}
 _MAX_COUNT: Final = 1 << 63  # of anything: what ONNX counts by has 64 bits
 
 
@@ -245,17 +246,18 @@ def _part(data: Any) -> Part:
 
 
 def _file_name(value: Any) -> str:
-    """A name is one of a file beside the others: a path would lead out of the folder."""
-    name = _text(value, "name")
+    """A name is one of a file beside the others: a path would lead out of the folder. Any other name is a GGUF's."""
+    name = _text(value, "name", any_character=True)
     if name == ".." or name != Path(name).name:
         raise ValueError(f"{name[:40]!r} is no name of a file")
     return name
 
 
-def _text(value: Any, key: str) -> str:
+def _text(value: Any, key: str, *, any_character: bool = False) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{key} is {str(value)[:40]} and no text")
-    if not 0 < len(value) <= _MAX_TEXT or any(character < " " or character == "\x7f" for character in value):
+    controls = "\0" if any_character else _CONTROLS
+    if not 0 < len(value) <= _MAX_TEXT or any(character in controls for character in value):
         raise ValueError(f"{key} is empty, too long or has control characters")
     return value
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from llama3_models.errors import Llama3Error
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from llama3_models.exports import Ops
     from typing_extensions import Self, Unpack
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the tokens that are done, and the tokens in all."""
 
 _DEFAULT_PARAMS = SamplingParams()
 
@@ -51,9 +54,12 @@ class Generation(Iterator[Piece]):
     The model runs when a piece is asked for. The last piece has a `finish_reason`.
     """
 
-    def __init__(self, model: Model, sequence: Sequence, tokenization_seconds: float) -> None:
+    def __init__(
+        self, model: Model, sequence: Sequence, tokenization_seconds: float, progress: Progress | None
+    ) -> None:
         self._model = model
         self._sequence = sequence
+        self._progress = progress
         self._texts: list[str] = []
         self._broken = False
         self._running = threading.Lock()
@@ -112,14 +118,22 @@ class Generation(Iterator[Piece]):
         model, sequence = self._model, self._sequence
         if sequence.is_full:
             return sequence.finish("length")
+        done, total = 0, len(sequence.waiting)
+        self._report(done, total)
         for chunk in model.chunks(sequence.waiting):
             if sequence.interrupted:
                 return sequence.finish("interrupt")
             logits = model.forward(chunk)[-1]
+            done += len(chunk)
+            self._report(done, total)
         try:
             return sequence.accept(logits)
         except Llama3Error as error:
             raise Llama3Error(f"{model.path}: {error}") from error
+
+    def _report(self, done: int, total: int) -> None:
+        if self._progress is not None and self._first is None:  # no token yet: these are the prompt's
+            self._progress(done, total)
 
     def interrupt(self) -> None:
         """End the text: the next piece is the last one and has what was held back.
@@ -209,13 +223,17 @@ class Generator:
         generator.load_seconds = time.perf_counter() - start
         return generator
 
-    def stream(self, prompt: str | Ids, params: SamplingParams = _DEFAULT_PARAMS) -> Generation:
+    def stream(
+        self, prompt: str | Ids, params: SamplingParams = _DEFAULT_PARAMS, progress: Progress | None = None
+    ) -> Generation:
         """Generate a text piece by piece.
 
         Args:
             prompt: A text, which gets the BOS token where the model wants one and whose special tokens stay text; or
                 token ids, which go in as they are.
             params: How tokens are chosen, and when the text ends.
+            progress: Called with the tokens of the prompt that have been evaluated, and with all: before the first
+                chunk and after each.
 
         Returns:
             An iterator of pieces. Nothing runs before the first is asked for, but a prompt that cannot be run is
@@ -233,7 +251,7 @@ class Generator:
         seconds = time.perf_counter() - start if isinstance(prompt, str) else 0.0
         sequence = Sequence(ids, params, self.tokenizer, self.model.max_length)
         self._check_prompt(sequence.ids)
-        return Generation(self.model, sequence, seconds)
+        return Generation(self.model, sequence, seconds, progress)
 
     def generate(self, prompt: str | Ids, params: SamplingParams = _DEFAULT_PARAMS) -> GenerationResult:
         """Generate a whole text; see `stream` for the arguments and errors.
@@ -276,10 +294,13 @@ class Generator:
         if min(ids) < 0 or max(ids) >= self.model.vocab_size:
             raise Llama3Error(f"the prompt has token ids outside of 0 .. {self.model.vocab_size - 1}")
         if len(ids) > self.model.max_length:
-            raise Llama3Error(
-                f"the prompt has {len(ids)} tokens, more than max-length {self.model.max_length} "
-                f"(the model's context is {self.model.context_length}): shorten it or raise --max-length"
-            )
+            context = self.model.context_length
+            room, advice = f"--max-length {self.model.max_length}", ""
+            if self.model.max_length == context:
+                room = f"the context of {context} positions"
+            elif len(ids) < context:
+                advice = f" or raise --max-length (up to {context})"
+            raise Llama3Error(f"the prompt has {len(ids)} tokens, more than {room}: shorten it{advice}")
 
 
 def _between(start: float | None, end: float | None) -> float | None:

@@ -46,7 +46,7 @@ class KVCache:
                 self._buffers[name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device)
         except ORT_ERRORS as error:
             raise Llama3Error(
-                f"no memory for the KV cache: max-length {max_length} takes {format_bytes(self.nbytes)}; lower it"
+                f"no memory for the KV cache: its {max_length} positions take {format_bytes(self.nbytes)}; use fewer"
             ) from error
 
     def bind(self, binding: Any) -> None:

@@ -54,7 +54,7 @@ class Metrics(GenerationFigures):
         startup_seconds: Loading the model, its tokenizer included; an export or a download before that is not.
         warmup_seconds: The warm-up, where one was asked for.
         peak_memory_bytes: The most memory that the process has had resident.
-        kv_cache_bytes: What keys and values take, for all of max-length.
+        kv_cache_bytes: What keys and values take, for all positions of --max-length.
     """
 
     startup_seconds: float

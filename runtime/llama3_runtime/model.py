@@ -33,6 +33,14 @@ class ModelOptions(TypedDict, total=False):
     weights_folder: str | Path | None
 
 
+class ContextExceededError(Llama3Error):
+    """More positions are asked for than an export reaches; `context_length` is how many it does."""
+
+    def __init__(self, max_length: int, context_length: int) -> None:
+        super().__init__(f"--max-length must be in 1 .. {context_length} (the export's context), not {max_length}")
+        self.context_length = context_length
+
+
 class Model:
     """A session and its KV cache.
 
@@ -55,7 +63,7 @@ class Model:
         if max_length is None:
             max_length = min(DEFAULT_MAX_LENGTH, context_length)
         if not 1 <= max_length <= context_length:
-            raise Llama3Error(f"max-length must be in 1 .. {context_length} (the export's context), not {max_length}")
+            raise ContextExceededError(max_length, context_length)
         if chunk_size < 1:
             raise Llama3Error(f"chunk-size must be 1 or more, not {chunk_size}")
         self.path = path
@@ -166,7 +174,7 @@ class Model:
         """
         total = self.position + len(ids)
         if total > self.max_length:
-            raise Llama3Error(f"{total} tokens do not fit into max-length {self.max_length}")
+            raise Llama3Error(f"{total} tokens do not fit into the KV cache of {self.max_length} positions")
         binding = self._binding
         self._bind_input("input_ids", np.asarray(ids, dtype=np.int64)[None])
         self._bind_input("attention_mask", self._mask[:, :total])

@@ -105,12 +105,24 @@ def test_a_stop_text_across_tokens(generator: Generator, greedy_ids: list[int]) 
 
 
 def test_a_prompt_that_fills_the_context_and_one_token_more(generator: Generator) -> None:
-    """All positions can be used; beyond, the message has the three numbers and nothing is generated."""
+    """All positions can be used; beyond, the message has both numbers and nothing is generated."""
     result = generator.generate([5] * CONTEXT, greedy())
     assert (result.ids, result.finish_reason) == ([], "length")
     assert len(generator.generate([5] * (CONTEXT - 1), greedy()).ids) == 1
-    with pytest.raises(Llama3Error, match=f"{CONTEXT + 1} tokens.*max-length {CONTEXT} .*context is {CONTEXT}"):
+    with pytest.raises(
+        Llama3Error, match=f"{CONTEXT + 1} tokens, more than the context of {CONTEXT} positions: shorten it$"
+    ):
         generator.stream([5] * (CONTEXT + 1), greedy())
+
+
+def test_progress_of_a_prompt(folder: Path) -> None:
+    """From its beginning, chunk by chunk, and not for the tokens that are generated."""
+    seen: list[tuple[int, int]] = []
+    with Generator.from_folder(folder, chunk_size=4, threads=1) as chunked:
+        generation = chunked.stream([5] * 10, greedy(max_new_tokens=3), lambda done, total: seen.append((done, total)))
+        assert seen == []
+        assert len(list(generation)) == 3
+    assert seen == [(0, 10), (4, 10), (8, 10), (10, 10)]
 
 
 @pytest.mark.parametrize("prompt", [b"the cat", {5: 6}, [1.5], None])

@@ -21,5 +21,5 @@ def test_it_takes_what_the_length_asks_for() -> None:
 
 @pytest.mark.parametrize("max_length", [2**40, 2**52, 2**62])
 def test_a_length_beyond_the_memory_is_one_line(max_length: int) -> None:
-    with pytest.raises(Llama3Error, match=f"no memory for the KV cache: max-length {max_length} takes"):
+    with pytest.raises(Llama3Error, match=f"no memory for the KV cache: its {max_length} positions take"):
         KVCache(GraphOfTwoLayers(), max_length, "cpu")

@@ -94,7 +94,7 @@ def test_the_cache_is_as_long_as_asked_and_not_longer(folders: dict[str, Path], 
     assert model.kv_cache_bytes == 2 * 2 * 2 * 10 * 32 * 4  # layers, K and V, heads, positions, head_dim, float32
     model.prefill(ids[:10])
     assert model.position == 10
-    with pytest.raises(Llama3Error, match="11 tokens do not fit into max-length 10"):
+    with pytest.raises(Llama3Error, match="11 tokens do not fit into the KV cache of 10 positions"):
         model.forward(ids[:1])
 
 

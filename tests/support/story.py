@@ -18,15 +18,15 @@ STORY = b"".join(TOKENS).decode()
 _SIZES = {"hidden_size": 384, "vocab_size": 320, "num_heads": 8, "num_kv_heads": 2}
 
 
-def write_story_gguf(path: Path, *, endless: bool = False, context_length: int = 512) -> Path:
-    """Write the model. Its text is `STORY`, then the end; an endless one begins again.
+def write_story_gguf(path: Path, *, endless: bool = False, context_length: int = 512, text: str = STORY) -> Path:
+    """Write the model. It tells `text`, no byte of which comes twice, then the end; an endless one begins again.
 
     A prompt whose last token is in the story goes on from there.
     """
     write_llama_gguf(path, context_length=context_length, **_SIZES)  # for the ids of its tokens
     tokenizer = Tokenizer.from_path(path)
     ids = {tokenizer.token_bytes(token): token for token in reversed(range(tokenizer.vocab_size))}
-    story = [ids[token] for token in TOKENS]
+    story = [ids[bytes([byte])] for byte in text.encode()]
     followers = np.full(_SIZES["vocab_size"], story[0])
     followers[story] = [*story[1:], story[0] if endless else min(tokenizer.eog_ids)]
     # More dimensions than tokens, so a linear map can give each token's follower a logit of 40 and all others 0.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Activations, Logits, Ops, Precision
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
+from llama3_models.terminal import notice, show, wrapped
 
 from llama3_exporter.options import check_combination
 
@@ -92,10 +92,10 @@ def llama3_export(
             force=force,
             progress=progress,
         )
-    print(summary.describe())
+    show(*summary.lines())
     if verify:
         _verify(summary.output, gguf, precision)
-    print(f"\n{summary.how_to_run()}")
+    show("", summary.how_to_run())
     return 0
 
 
@@ -109,9 +109,12 @@ def _bytes(shard_size: str) -> int:
 def _verify(output: Path, gguf: Path, precision: Precision) -> None:
     from llama3_exporter.verify import verify
 
-    print("Verifying against a float32 reference of the GGUF ...", file=sys.stderr)
+    notice("Verifying against a float32 reference of the GGUF ...")
     result = verify(output, gguf)
-    print(f"  graph    {result.graph.describe()}\n  weights  {result.weights.describe()}")
+    show(
+        *wrapped("  graph    ", result.graph.describe(), after_commas=True),
+        *wrapped("  weights  ", result.weights.describe(), after_commas=True),
+    )
     if not result.passed:
         advice = "please report this" if precision == "fp32" else "float16 may be too coarse: try --precision fp32"
         raise Llama3Error(f"{output}: the graph differs from {gguf} by more than the bound; {advice}")
@@ -119,4 +122,4 @@ def _verify(output: Path, gguf: Path, precision: Precision) -> None:
 
 def main() -> int:
     """Entry point of the console script."""
-    return command_line.run(llama3_export, name="llama3-export", pages=MODEL_PAGES)
+    return command_line.run(llama3_export, name="llama3-export", pages=MODEL_PAGES, meant=lambda _: "output")

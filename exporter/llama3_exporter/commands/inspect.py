@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_format
 import os
-import sys
 from pathlib import Path
 
 from llama3_models.cli import command_line
@@ -12,6 +10,7 @@ from llama3_models.errors import UsageError
 from llama3_models.exports import GRAPH, MANIFEST
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
+from llama3_models.terminal import notice, show, show_json
 
 _PLOT_FORMATS = (".png", ".svg", ".pdf")
 _USUAL_CONTEXT = 4096
@@ -66,13 +65,12 @@ def llama3_inspect(
         context = min(_USUAL_CONTEXT, found.architecture.max_position_embeddings)
     found.check_context(context)
     if json:
-        # In ASCII alone, whatever the encoding of the output: its own escapes are not those of JSON.
-        print(json_format.dumps(report.as_json(found, context, tensors=tensors), indent=2))
+        show_json(report.as_json(found, context, tensors=tensors), indent=2)
     else:
-        print(report.page(found, context, tensors=tensors))
+        show(*report.page(found, context, tensors=tensors).split("\n"))
     if plot is not None:
         picture.plot(found, plot)
-        print(f"Wrote {plot}", file=sys.stderr)
+        notice(f"Wrote {plot}")
     return 0
 
 

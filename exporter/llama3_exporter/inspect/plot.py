@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from llama3_models.errors import Llama3Error
+from llama3_models.terminal import visible
 from llama3_models.units import format_bytes
 
 from llama3_exporter.folder import publish_file
 from llama3_exporter.inspect.inspection import Inspection, Role, Weight, total, totals
-from llama3_exporter.inspect.report import visible
 
 _COLOURS: dict[Role, str] = {"embedding": "#4c72b0", "attention": "#dd8452", "MLP": "#55a868", "head": "#8172b3"}
 _GREY, _BLACK = "#9aa5b1", "#2f3640"

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from llama3_models.terminal import visible, wrapped
 from llama3_models.units import format_bytes
 
 from llama3_exporter.inspect.inspection import Inspection, ModelNumbers, TokenizerFacts, Total, Weight, total, totals
 
-_WIDTH = 79
 _HEADING_WIDTH = 12
 _BAR_WIDTH = 24
 _LAYERS_A_LINE = 50
 _LONGEST_NAME = 80  # of what a file says in a text of any length
 _LONGEST_ENTRY = 400
+_LONGEST_TENSOR = 32  # of the names that share a column; a longer one runs over in its own line
 _LEVELS = "▁▂▃▄▅▆▇█"
 _BAR = "█"
 
@@ -38,7 +38,7 @@ def page(found: Inspection, context: int, *, tensors: bool) -> str:
     if tensors:
         sections.append(["Tensors", *_tensors(found.weights)])
     if found.warnings:
-        sections.append(["Notes", *(line for warning in found.warnings for line in _wrapped("  ", warning))])
+        sections.append(["Notes", *(line for warning in found.warnings for line in wrapped("  ", warning))])
     return "\n\n".join("\n".join(_printable(line.rstrip()) for line in section) for section in sections)
 
 
@@ -98,13 +98,7 @@ def _cut(text: str, longest: int) -> str:
 
 def _entries(entries: Mapping[str, str]) -> Iterator[str]:
     for heading, text in entries.items():
-        yield from _wrapped(f"  {heading:{_HEADING_WIDTH}}", text)
-
-
-def _wrapped(start: str, text: str) -> list[str]:
-    width = _WIDTH - len(start)
-    lines = textwrap.wrap(text, width, break_on_hyphens=False) or [""]
-    return [start + lines[0], *(" " * len(start) + line for line in lines[1:])]
+        yield from wrapped(f"  {heading:{_HEADING_WIDTH}}", text)
 
 
 def _architecture(numbers: ModelNumbers) -> dict[str, str]:
@@ -166,7 +160,7 @@ def _layers(weights: Sequence[Weight]) -> Iterator[str]:
         yield f"  {f'from layer {start}':{_HEADING_WIDTH + 4}}{''.join(levels)}"
     runs = [(value, len(list(run))) for value, run in groupby(sorted(bits, reverse=True))]
     shown = ", ".join(f"{value:.2f} in {count}" for value, count in runs)
-    yield from _wrapped("  ", shown if len(runs) <= 6 else f"{low:.2f} to {high:.2f}")
+    yield from wrapped("  ", shown if len(runs) <= 6 else f"{low:.2f} to {high:.2f}")
 
 
 def _memory(found: Inspection, context: int) -> Iterator[str]:
@@ -205,7 +199,7 @@ def _token(named: tuple[int, str]) -> str:
 
 def _tensors(weights: Sequence[Weight]) -> Iterator[str]:
     short = {weight: re.sub(rf"^(blk|layers)\.{weight.layer}\.", "", weight.name) for weight in weights}
-    width = max(map(len, short.values()))
+    width = min(max(map(len, short.values())), _LONGEST_TENSOR)
     in_order = sorted(weights, key=lambda weight: -1 if weight.layer is None else weight.layer)
     for layer, group in groupby(in_order, lambda weight: weight.layer):
         start = "  "
@@ -227,11 +221,6 @@ def _count(number: int) -> str:
         if number >= scale:
             return f"{number / scale:.{digits}f} {unit}"
     return str(number)
-
-
-def visible(text: str) -> str:
-    """A text without what a terminal acts on and a picture cannot show: names out of files may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _printable(line: str) -> str:

@@ -2,6 +2,9 @@
 
 Parameters before `*` are positional, the others are options; `bool` is a switch with a `--no-` form, `Literal` a
 choice, `tuple[T, ...]` an option that may be repeated. Everything that does not fit is refused before anything runs.
+
+The word after an option that needs a value is its value. Only one of the command's own long options there means that
+the value was forgotten; as a text it is given with an equals sign, `--prompt=--json`.
 """
 
 import difflib
@@ -11,11 +14,16 @@ import re
 import types
 import typing
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llama3_models.errors import UsageError
+
+HELP = "--help"
+
+# Of difflib's similarity: slips of one or two letters are above it, --interactive and --temperature are not.
+_NEAR = 0.8
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Option:
     default: object  # inspect.Parameter.empty where the option must be given
     positional: bool
     repeatable: bool
+    letter: str = ""  # of its short form, `n` for -n; empty where it has none
 
     @property
     def flag(self) -> str:
@@ -44,16 +53,29 @@ class Option:
         """What messages call it: a positional argument has no flag."""
         return self.name.upper() if self.positional else self.flag
 
+    @property
+    def takes_any_text(self) -> bool:
+        """Whether a value may look like an option."""
+        return self.type in (str, Path) and not self.choices
 
-def read_signature(command: Callable[..., object]) -> list[Option]:
+
+def read_signature(command: Callable[..., object], letters: Mapping[str, str] | None = None) -> list[Option]:
     """Reads a command's options from its signature.
+
+    Args:
+        command: The function.
+        letters: Short forms: letters, each with its parameter.
 
     Raises:
         TypeError: For an annotation that no command line can express; a mistake of the programmer's.
     """
     hints = typing.get_type_hints(command)
+    letter_of = {name: letter for letter, name in (letters or {}).items()}
+    parameters = inspect.signature(command).parameters
+    if unknown := letter_of.keys() - parameters.keys():
+        raise TypeError(f"short options of parameters that there are not: {', '.join(unknown)}")
     options = []
-    for parameter in inspect.signature(command).parameters.values():
+    for parameter in parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(f"{parameter.name}: a command takes no *args or **kwargs")
         hint, repeatable, choices = _without_none(hints[parameter.name]), False, ()
@@ -64,56 +86,164 @@ def read_signature(command: Callable[..., object]) -> list[Option]:
         if hint not in (bool, int, float, str, Path):
             raise TypeError(f"{parameter.name}: {hint} cannot be given on a command line")
         positional = parameter.kind is not parameter.KEYWORD_ONLY
-        options.append(Option(parameter.name, hint, choices, parameter.default, positional, repeatable))
+        letter = letter_of.get(parameter.name, "")
+        options.append(Option(parameter.name, hint, choices, parameter.default, positional, repeatable, letter))
     return options
 
 
-def read_arguments(options: Sequence[Option], words: Sequence[str]) -> dict[str, list[str]]:
+@dataclass
+class Arguments:
+    """A command line, sorted.
+
+    Attributes:
+        given: The texts for each option that was given; more than one only where it is repeatable.
+        asks_for: The switch of the page that was asked for instead of a run, if any.
+    """
+
+    given: dict[str, list[str]] = field(default_factory=dict)
+    asks_for: str | None = None
+
+
+def read_arguments(
+    options: Sequence[Option],
+    words: Sequence[str],
+    pages: Sequence[str] = (),
+    meant: Callable[[str], str | None] | None = None,
+) -> Arguments:
     """Sorts the words of a command line by the option that they belong to, without looking at types.
 
-    Returns:
-        The texts given for each option that was given at all; more than one only where it is repeatable.
+    Args:
+        options: The command's options.
+        words: The command line.
+        pages: Switches besides --help that ask for a page. Where an option is called like one, its value makes the
+            difference.
+        meant: The option that a word without one was probably meant for, for the message.
 
     Raises:
-        UsageError: For an unknown, repeated or missing option, a missing value, or a positional argument too many.
+        UsageError: For an unknown, repeated or missing option, a missing value, or a positional argument too many,
+            unless a page is asked for.
     """
-    flags = {option.flag: (option, True) for option in options}
-    flags |= {"--no-" + option.flag[2:]: (option, False) for option in options if option.type is bool}
-    waiting = deque(option for option in options if option.positional)
-    given: dict[str, list[str]] = {}
-    queue = deque(words)
-    only_positional = False
-    while queue:
-        word = queue.popleft()
-        if only_positional or _is_plain(word):
-            # A positional argument that was already given by its name no longer waits for one.
-            while waiting and waiting[0].name in given:
-                waiting.popleft()
-            if not waiting:
-                raise UsageError(f"unexpected argument {_quote(word)}")
-            given[waiting.popleft().name] = [word]
-            continue
-        if word == "--":
-            only_positional = True
-            continue
-        flag, equals, text = word.partition("=")
-        try:
-            option, affirmative = flags[flag.replace("_", "-")]
-        except KeyError:
-            raise UsageError(f"unknown option {_quote(flag)}{_nearest_flag(flag, list(flags))}") from None
-        if not affirmative:
-            if equals:
-                raise UsageError(f"{flag} takes no value")
-            text = "false"
-        elif not equals:
-            text = _following_value(option, flag, queue)
-        if option.name in given and not option.repeatable:
-            raise UsageError(f"{option.label} is given twice")
-        given.setdefault(option.name, []).append(text)
+    reader = _Reader(options, words, pages)
+    reader.read()
+    if reader.arguments.asks_for is not None:
+        return reader.arguments
+    if reader.mistakes:
+        raise UsageError(reader.mistakes[0])
+    given = reader.arguments.given
+    if reader.stray is not None:
+        name = meant(reader.stray) if meant else None
+        raise UsageError(f"unexpected argument {_quote(reader.stray)}{_advice(options, given, name)}")
     missing = [option.label for option in options if option.required and option.name not in given]
     if missing:
         raise UsageError(f"missing {', '.join(missing)}")
-    return given
+    return reader.arguments
+
+
+class _Reader:
+    """One pass over the words; it goes on after a mistake, since a page of help may be asked for later.
+
+    Attributes:
+        arguments: What was found.
+        mistakes: What is wrong, in the order of the words.
+        stray: The first positional argument too many.
+    """
+
+    def __init__(self, options: Sequence[Option], words: Sequence[str], pages: Sequence[str]) -> None:
+        self.arguments = Arguments()
+        self.mistakes: list[str] = []
+        self.stray: str | None = None
+        self._queue = deque(words)
+        self._pages = pages
+        self._flags = {option.flag: (option, True) for option in options}
+        self._flags |= {"--no-" + option.flag[2:]: (option, False) for option in options if option.type is bool}
+        self._letters = {option.letter: option for option in options if option.letter}
+        self._waiting = deque(option for option in options if option.positional)
+
+    def read(self) -> None:
+        """Sort all words."""
+        queue = self._queue
+        while queue:
+            word = queue.popleft()
+            if word == "--":
+                while queue:
+                    self._take_positional(queue.popleft())
+            elif word in ("-h", HELP):
+                self.arguments.asks_for = HELP
+            elif self._is_page(_hyphenated(word)):
+                self.arguments.asks_for = self.arguments.asks_for or _hyphenated(word)
+            elif _is_plain(word):
+                self._take_positional(word)
+            elif word.startswith("--"):
+                self._take_long(word)
+            else:
+                self._take_short(word)
+
+    def _is_page(self, flag: str) -> bool:
+        option, _ = self._flags.get(flag, (None, True))
+        return flag in self._pages and (option is None or self._value_is_missing(option))
+
+    def _take_positional(self, word: str) -> None:
+        # A positional argument that was already given by its name no longer waits for one.
+        while self._waiting and self._waiting[0].name in self.arguments.given:
+            self._waiting.popleft()
+        if self._waiting:
+            self.arguments.given[self._waiting.popleft().name] = [word]
+        elif self.stray is None:
+            self.stray = word
+
+    def _take_long(self, word: str) -> None:
+        flag, equals, text = word.partition("=")
+        option, affirmative = self._flags.get(_hyphenated(flag), (None, True))
+        if option is None:
+            self.mistakes.append(f"unknown option {_quote(flag)}{_nearest_flag(flag, self._all_flags())}")
+        elif affirmative:
+            self._take(option, flag, text if equals else None)
+        elif equals:
+            self.mistakes.append(f"{flag} takes no value")
+        else:
+            self._take(option, flag, "false")
+
+    def _take_short(self, word: str) -> None:
+        """`-n 5`, `-n=5` and, for numbers, `-n5`."""
+        option, rest = self._letters.get(word[1]), word[2:]
+        if option is None or (rest and not rest.startswith("=") and not _begins_number(option, rest)):
+            near = _nearest_flag(word, self._all_flags())
+            if option is not None and not near:
+                near = f"; write {word[:2]} and its value as two words"
+            self.mistakes.append(f"unknown option {_quote(word)}{near}")
+        else:
+            self._take(option, word[:2], rest.removeprefix("=") if rest else None)
+
+    def _take(self, option: Option, flag: str, text: str | None) -> None:
+        """Note an option, whose value is the next word if there is no `text`."""
+        if text is None:
+            text = self._following_value(option, flag)
+        if text is None:
+            return
+        if option.name in self.arguments.given and not option.repeatable:
+            self.mistakes.append(f"{option.label} is given twice")
+        self.arguments.given.setdefault(option.name, []).append(text)
+
+    def _following_value(self, option: Option, flag: str) -> str | None:
+        queue = self._queue
+        if option.type is bool:
+            return queue.popleft() if queue and queue[0].lower() in ("true", "false") else "true"
+        if self._value_is_missing(option):
+            as_text = f" (write {flag}={queue[0]} if that is the value)" if queue and option.takes_any_text else ""
+            self.mistakes.append(f"{flag} needs a value{as_text}")
+            return None
+        return queue.popleft()
+
+    def _value_is_missing(self, option: Option) -> bool:
+        if not self._queue:
+            return True
+        word = self._queue[0]
+        if option.takes_any_text:
+            return _hyphenated(word.partition("=")[0]) in self._all_flags()
+        return not _is_plain(word)
+
+    def _all_flags(self) -> list[str]:
+        return [*self._flags, HELP, *self._pages]
 
 
 def parse_value(option: Option, text: str) -> object:
@@ -165,21 +295,31 @@ def _is_plain(word: str) -> bool:
     return not word.startswith("-") or word == "-" or re.match(r"-[0-9.]", word) is not None
 
 
-def _following_value(option: Option, flag: str, queue: deque[str]) -> str:
-    if option.type is bool:
-        return queue.popleft() if queue and queue[0].lower() in ("true", "false") else "true"
-    if not queue:
-        raise UsageError(f"{flag} needs a value")
-    if queue[0].startswith("--"):
-        raise UsageError(f"{flag} needs a value (write {flag}={queue[0]} if that is the value)")
-    return queue.popleft()
+def _begins_number(option: Option, text: str) -> bool:
+    return option.type in (int, float) and re.match(r"[+-]?[0-9.]", text) is not None
 
 
-def _nearest_flag(flag: str, flags: list[str]) -> str:
-    wanted = "--" + flag.lstrip("-").replace("_", "-").lower()
+def _hyphenated(flag: str) -> str:
+    """A long option as it is declared; max_length is written for it, too."""
+    return flag.replace("_", "-")
+
+
+def _nearest_flag(flag: str, flags: Sequence[str]) -> str:
+    wanted = "--" + _hyphenated(flag.lstrip("-")).lower()
+    if wanted.startswith("--no-"):  # the opposite of what is wanted is near, but no help
+        flags = [known for known in flags if known.startswith("--no-")]
     near = [known for known in flags if len(wanted) > 3 and known.startswith(wanted)]
-    near += difflib.get_close_matches(wanted, flags, n=1)
+    near += difflib.get_close_matches(wanted, flags, n=1, cutoff=_NEAR)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _advice(options: Sequence[Option], given: Mapping[str, object], name: str | None) -> str:
+    """What to do about a word without an option that was meant for the one with this name."""
+    for option in options:
+        if option.name == name:
+            once = option.name in given and not option.repeatable
+            return "; put quotes around a text with spaces" if once else f"; give it with {option.flag}"
+    return ""
 
 
 def _wrong_value(option: Option, text: str, expected: str) -> UsageError:

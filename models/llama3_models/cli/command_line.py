@@ -5,6 +5,7 @@ Python literals (`--prompt 123` would be a number) and takes the last of two equ
 sorted by the function's signature, and fire gets each as `--name=text` with the parse function of its type.
 """
 
+import codecs
 import contextlib
 import errno
 import io
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 import fire
 from fire.decorators import SetParseFns
 
-from llama3_models.cli.arguments import Option, parse_value, read_arguments, read_signature
-from llama3_models.cli.help import format_help
+from llama3_models import terminal
+from llama3_models.cli.arguments import HELP, Arguments, Option, parse_value, read_arguments, read_signature
+from llama3_models.cli.help import format_help, format_version
 from llama3_models.errors import Llama3Error, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -43,6 +45,8 @@ def run(
     name: str,
     groups: Mapping[str, Sequence[str]] | None = None,
     pages: Mapping[str, Page] | None = None,
+    letters: Mapping[str, str] | None = None,
+    meant: Callable[[str], str | None] | None = None,
 ) -> int:
     """Calls a command with the arguments of a command line.
 
@@ -52,16 +56,24 @@ def run(
         name: The program's name in messages and help.
         groups: Headings of the help, each with the parameters below it; the rest come under "Options".
         pages: Switches besides --help, such as "--list-models", that print a page and end the command.
+        letters: Letters of short options, each with its parameter.
+        meant: The parameter that a word without an option was probably meant for, for the error.
 
     Returns:
         The exit status: 0, 1 for a `Llama3Error` or a file that the system refuses, 2 for a wrong command line,
         130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug and passes.
     """
+    if argv is None:
+        _restart_in_utf8()
     _prepare_streams()
+    terminal.set_quiet(False)
     # ONNX Runtime's packages report usage from 1.29 on, unless told otherwise before they are loaded.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        return _execute(command, list(sys.argv[1:] if argv is None else argv), name, groups or {}, pages or {})
+        options = read_signature(command, letters)
+        pages = {**(pages or {}), "--version": _version_page(options)}
+        arguments = read_arguments(options, sys.argv[1:] if argv is None else argv, list(pages), meant)
+        return _execute(command, options, arguments, name, groups or {}, pages)
     except UsageError as error:
         return _fail(name, f"{error} (see {name} --help)", 2)
     except Llama3Error as error:
@@ -92,36 +104,46 @@ def check_ranges(options: Mapping[str, tuple[int | None, int]]) -> None:
 
 def _execute(
     command: Callable[..., int | None],
-    words: list[str],
+    options: Sequence[Option],
+    arguments: Arguments,
     name: str,
     groups: Mapping[str, Sequence[str]],
     pages: Mapping[str, Page],
 ) -> int:
-    options = read_signature(command)
     status = 0
-    asked = [flag for flag in pages if _asks_for(words, flag)]
-    if _asks_for(words, "-h", "--help"):
+    if arguments.asks_for == HELP:
         shown = {flag: page.help for flag, page in pages.items()}
         print(format_help(command, options, name=name, groups=groups, pages=shown))
-    elif asked:
-        print(pages[asked[0]].text())
+    elif arguments.asks_for is not None:
+        print(pages[arguments.asks_for].text())
     else:
-        logging.basicConfig(format=f"{name}: warning: %(message)s", level=logging.WARNING)
-        status = _call(command, options, words, name) or 0
+        handler = logging.StreamHandler()
+        handler.setFormatter(_WarningFormatter(f"{name}: warning: %(message)s"))
+        logging.basicConfig(handlers=[handler], level=logging.WARNING)
+        status = _call(command, options, arguments.given, name) or 0
     sys.stdout.flush()
     return status
 
 
-def _call(command: Callable[..., int | None], options: Sequence[Option], words: Sequence[str], name: str) -> int | None:
+class _WarningFormatter(logging.Formatter):
+    """One line that a terminal can show, whatever a name in it holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal.visible(super().format(record))
+
+
+def _call(
+    command: Callable[..., int | None], options: Sequence[Option], given: Mapping[str, Sequence[str]], name: str
+) -> int | None:
     by_name = {option.name: option for option in options}
     parsers: dict[str, Callable[[str], object]] = {}
-    arguments = []
-    for option_name, texts in read_arguments(options, words).items():
+    words = []
+    for option_name, texts in given.items():
         option = by_name[option_name]
         parsers[option_name] = _parser(option)
         # Fire keeps one text for each name, so the texts of a repeatable option travel as one JSON array.
-        arguments.append(f"--{option_name}={json.dumps(texts) if option.repeatable else texts[0]}")
-    result: int | None = fire.Fire(SetParseFns(**parsers)(command), command=arguments, name=name, serialize=_no_text)
+        words.append(f"--{option_name}={json.dumps(texts) if option.repeatable else texts[0]}")
+    result: int | None = fire.Fire(SetParseFns(**parsers)(command), command=words, name=name, serialize=_no_text)
     return result
 
 
@@ -135,9 +157,20 @@ def _no_text(_: object) -> None:
     """Keeps fire from printing what a command returns."""
 
 
-def _asks_for(words: Sequence[str], *flags: str) -> bool:
-    before_marker = words[: words.index("--")] if "--" in words else words
-    return any(word in flags for word in before_marker)
+def _version_page(options: Sequence[Option]) -> Page:
+    bare = " (if no value follows)" if any(option.name == "version" for option in options) else ""
+    return Page(f"Show the versions of package and libraries and exit{bare}.", format_version)
+
+
+def _restart_in_utf8() -> None:
+    """Starts the program once more in UTF-8 where its locale has nothing but ASCII.
+
+    There Python opens no file whose name is not ASCII and reads no such argument, and neither do the libraries. Python
+    does the same by itself in the locales C and POSIX, unless PYTHONUTF8=0 or another locale of ASCII stops it.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and sys.executable:
+        with contextlib.suppress(OSError):  # then as it is
+            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _prepare_streams() -> None:
@@ -159,10 +192,8 @@ def _prepare_streams() -> None:
 
 def _fail(name: str, message: str, status: int) -> int:
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
-    # Names out of files may hold escape sequences; a terminal must not act on them.
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     with contextlib.suppress(OSError):  # nobody may be reading any more
-        print(f"{name}: error: {line}", file=sys.stderr)
+        terminal.show(f"{name}: error: {line}", file=sys.stderr)
     return status
 
 

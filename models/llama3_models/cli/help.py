@@ -1,20 +1,25 @@
-"""The help page of a command, 80 columns wide, from its signature and its docstring.
+"""The help page of a command, 80 columns wide, from its signature and its docstring; and what --version shows.
 
 Fire's own page goes through a pager to standard error and shows neither choices nor the defaults of the docstring.
 """
 
+import contextlib
 import importlib.metadata
 import inspect
+import platform
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from llama3_models.cli.arguments import Option
+from llama3_models.terminal import WIDTH
 
-_WIDTH = 79
 _HELP_COLUMN = 26
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+# What a report of a fault should name: of these, --version shows those that are installed.
+_LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "onnx", "gguf", "numpy", "huggingface_hub")
 
 
 def format_help(
@@ -38,9 +43,8 @@ def format_help(
     summary, _, description = sections[""].partition("\n\n")
     texts = _argument_texts(sections.get("Args", ""))
     needed = [_form(option) for option in options if option.required]
-    version = importlib.metadata.version("llama3-onnx")
     parts = [
-        _fill(f"{name} (llama3-onnx {version}): {' '.join(summary.split())}"),
+        _fill(f"{name} ({_package()}): {' '.join(summary.split())}"),
         _fill(" ".join(["usage:", name, *needed, "[options]"])),
     ]
     parts += [_fill(" ".join(paragraph.split())) for paragraph in description.split("\n\n") if paragraph.strip()]
@@ -53,13 +57,26 @@ def format_help(
     for heading, names in headings.items():
         entries = [_format_option(by_name[option_name], texts.get(option_name, "")) for option_name in names]
         if heading == "Options":
-            entries += [_format_entry(flag, text) for flag, text in pages.items()]
             entries.append(_format_entry("-h, --help", "Show this page and exit."))
+            entries += [_format_entry(flag, text) for flag, text in pages.items()]
         if entries:
             parts.append("\n".join([f"{heading}:", *entries]))
     if "Examples" in sections:
         parts.append("Examples:\n" + textwrap.indent(sections["Examples"], "  "))
     return "\n\n".join(parts)
+
+
+def format_version() -> str:
+    """Writes which version of this package runs, and with what."""
+    libraries = [f"Python {platform.python_version()}"]
+    for library in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            libraries.append(f"{library} {importlib.metadata.version(library)}")
+    return f"{_package()}\n{_fill('with ' + ', '.join(libraries))}"
+
+
+def _package() -> str:
+    return f"llama3-onnx {importlib.metadata.version('llama3-onnx')}"
 
 
 def _docstring_sections(docstring: str) -> dict[str, str]:
@@ -75,12 +92,13 @@ def _argument_texts(section: str) -> dict[str, str]:
 
 
 def _form(option: Option) -> str:
-    """How the option is written: `--max-length N`, `--[no-]stream`, `MODEL`."""
+    """How the option is written: `-n, --max-new-tokens N`, `--[no-]stream`, `MODEL`."""
     if option.positional:
         return option.label
+    letter = f"-{option.letter}, " if option.letter else ""
     if option.type is bool:
-        return f"--[no-]{option.flag[2:]}"
-    return f"{option.flag} {'|'.join(option.choices) if option.choices else _METAVARS[option.type]}"
+        return f"{letter}--[no-]{option.flag[2:]}"
+    return f"{letter}{option.flag} {'|'.join(option.choices) if option.choices else _METAVARS[option.type]}"
 
 
 def _format_option(option: Option, text: str) -> str:
@@ -101,7 +119,7 @@ def _shown(default: object) -> str:
 
 
 def _format_entry(left: str, text: str) -> str:
-    lines = textwrap.wrap(text, _WIDTH - _HELP_COLUMN, break_on_hyphens=False)
+    lines = textwrap.wrap(text, WIDTH - _HELP_COLUMN, break_on_hyphens=False)
     indented = textwrap.indent("\n".join(lines), " " * _HELP_COLUMN)
     head = f"  {left}"
     if len(head) > _HELP_COLUMN - 2:
@@ -110,4 +128,4 @@ def _format_entry(left: str, text: str) -> str:
 
 
 def _fill(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, break_on_hyphens=False, break_long_words=False)
+    return textwrap.fill(text, WIDTH, break_on_hyphens=False, break_long_words=False)

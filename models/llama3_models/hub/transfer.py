@@ -13,9 +13,7 @@ import contextlib
 import errno
 import logging
 import re
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,6 +37,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 from llama3_models.digests import sha256
 from llama3_models.errors import Llama3Error
 from llama3_models.hub.catalogue import INSTEAD, Source
+from llama3_models.terminal import notice, shell_word, visible
 from llama3_models.units import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -188,10 +187,9 @@ def _bring_into_cache(file: _RemoteFile) -> None:
         missing, free = file.size - _size(partial), shutil.disk_usage(blob.parent).free
         if missing > free:
             raise _no_room(str(file.source), f"it needs {format_bytes(missing)}, and {format_bytes(free)} are free")
-        print(
+        notice(
             f"Downloading {file.source.file}, {format_bytes(file.size)}{_begun(partial)}, from "
-            f"{constants.ENDPOINT}/{file.source.repository} to {cache}; Ctrl-C stops it",
-            file=sys.stderr,
+            f"{constants.ENDPOINT}/{file.source.repository} to {cache}; Ctrl-C stops it"
         )
         try:
             _transfer(file, partial)
@@ -217,10 +215,10 @@ def _after_interrupt(file: _RemoteFile, partial: Path) -> None:
     """Remove the beginning of a file, with the folders that were made for it; of a larger part say where it is."""
     size = _size(partial)
     if size >= file.size * _SHARE_TO_KEEP:
-        print(
-            f"\n{format_bytes(size)} of {format_bytes(file.size)} are kept, and the next attempt goes on from there; "
-            f"to remove them: rm {shlex.quote(str(partial))}",
-            file=sys.stderr,
+        notice("")
+        notice(
+            f"{format_bytes(size)} of {format_bytes(file.size)} are kept, and the next attempt goes on from there; "
+            f"to remove them: rm {shell_word(str(partial))}"
         )
         return
     partial.unlink(missing_ok=True)
@@ -238,7 +236,8 @@ def _transfer(file: _RemoteFile, partial: Path) -> None:
         try:
             with partial.open("ab") as output:
                 headers = build_hf_headers()
-                http_get(url, output, resume_size=start, headers=headers, displayed_filename=file.source.file)
+                name = visible(file.source.file)
+                http_get(url, output, resume_size=start, headers=headers, displayed_filename=name)
         except HTTPError as error:
             if isinstance(error, HfHubHTTPError) and error.response.status_code not in _TRANSIENT_STATUSES:
                 raise

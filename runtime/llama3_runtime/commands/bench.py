@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json as json_format
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Ops
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.regular_files import open_regular
+from llama3_models.terminal import WIDTH, show, show_json, shows_progress, visible
 
 from llama3_runtime import defaults
 from llama3_runtime.source.find import find_export, find_model, is_export
@@ -38,6 +38,8 @@ GROUPS = {
     "Output": ["compare", "json"],
 }
 
+LETTERS = {"m": "model"}
+
 OURS, LLAMA_CPP = "llama3-onnx", "llama.cpp"
 
 # A hundred times the WikiText-2 test; the windows of more would take days.
@@ -45,6 +47,9 @@ _MAX_TEXT_BYTES = 128 << 20
 
 # Nodes that take less of a token are counted together.
 _SMALL_SHARE = 0.005
+
+# Columns that a name keeps in a table that is too wide.
+_SHORTEST_NAME = 8
 
 
 def bench(
@@ -146,7 +151,13 @@ def bench(
     if gguf is None and (kl or peers):
         raise Llama3Error(f"{path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
     text = _read_text(perplexity) if perplexity is not None else None
-    max_length = window if text is not None else depth + max(0 if profile else prompt_size, output_size)
+    if text is not None:
+        max_length, sizes = window, [f"--window {window}"]
+    else:
+        read, written = 0 if profile else prompt_size, output_size
+        max_length = depth + max(read, written)
+        sizes = [f"--prompt-size {read}" if read > written else f"--output-size {written}"]
+        sizes += [f"--depth {depth}"] if depth else []
     engines: dict[str, Engine] = {}
     versions: dict[str, str] = {}
 
@@ -154,7 +165,7 @@ def bench(
     import onnxruntime
     from llama3_models.gguf.file import GGUFFile
 
-    from llama3_runtime.model import Model
+    from llama3_runtime.model import ContextExceededError, Model
     from llama3_runtime.session import has_cuda
 
     with contextlib.ExitStack() as stack:
@@ -177,7 +188,13 @@ def bench(
             custom_ops_path=custom_ops_path,
             weights_folder=export.weights_folder,
         )
-        ours = open_model()
+        try:
+            ours = open_model()
+        except ContextExceededError as error:
+            raise Llama3Error(
+                f"{path}: its context of {error.context_length} positions is too short for {' and '.join(sizes)}; "
+                f"lower {'it' if len(sizes) == 1 else 'one of them'}"
+            ) from error
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
         # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
@@ -191,8 +208,8 @@ def bench(
 
         report: dict[str, Any] = {"model": str(path), "threads": ours.threads, "engines": versions}
         if not json:  # now, because measuring takes its time
-            print(f"{path.resolve().name}, {ours.threads} threads")
-            print(*(f"{name}: {version}" for name, version in versions.items()), "", sep="\n", flush=True)
+            show(f"{path.resolve().name}, {ours.threads} threads")
+            show(*(f"{name}: {version}" for name, version in versions.items()), "")
         if profile:
             from llama3_runtime.bench.token_profile import profile_tokens
 
@@ -221,13 +238,16 @@ def bench(
                 "results": [asdict(quality) for quality in qualities],
             }
             table = _quality_table(qualities)
-    print(json_format.dumps(report) if json else table)
+    if json:
+        show_json(report)
+    else:
+        show(*table)
     return 0
 
 
 def main() -> int:
     """The console script."""
-    return run(bench, name="llama3-bench", groups=GROUPS, pages=MODEL_PAGES)
+    return run(bench, name="llama3-bench", groups=GROUPS, letters=LETTERS, pages=MODEL_PAGES, meant=lambda _: "model")
 
 
 def _open_peer(name: str, gguf: Path, *, threads: int, max_length: int, chunk_size: int) -> LlamaCpp | LibraryPeer:
@@ -268,10 +288,11 @@ def _evaluate(engines: Mapping[str, Engine], windows: Sequence[Sequence[int]], f
 
     qualities: list[Quality] = []
     for count, qualities in enumerate(evaluate(engines, windows, gguf=file), start=1):
-        if sys.stderr.isatty():
+        if shows_progress():
             figures = ", ".join(f"{quality.engine} {quality.perplexity:.4f}" for quality in qualities)
-            end = "\n" if count == len(windows) else ""
-            print(f"\rwindow {count} of {len(windows)}: {figures}", end=end, file=sys.stderr, flush=True)
+            sys.stderr.write(f"\rwindow {count} of {len(windows)}: {visible(figures)}")
+            sys.stderr.write("\n" if count == len(windows) else "")
+            sys.stderr.flush()
     return qualities
 
 
@@ -290,21 +311,20 @@ def _ratios(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
     return ratios
 
 
-def _speed_table(measurements: Sequence[Measurement]) -> str:
+def _speed_table(measurements: Sequence[Measurement]) -> list[str]:
     rows = [["test", "engine", "median tok/s", "mean ± deviation"]]
     for result in measurements:
         test = result.test + (f" @ d{result.depth}" if result.depth else "")
         rows.append([test, result.engine, f"{result.median:.2f}", f"{result.mean:.2f} ± {result.deviation:.2f}"])
-    table = _table(rows)
-    ratios = "\n".join(
+    ratios = [
         f"{test}: {ratio:.2f} times as fast as {engine}"
         for test, peers in _ratios(measurements).items()
         for engine, ratio in peers.items()
-    )
-    return f"{table}\n\n{ratios}" if ratios else table
+    ]
+    return [*_table(rows, names=1), *([""] if ratios else []), *ratios]
 
 
-def _profile_table(token: TokenProfile) -> str:
+def _profile_table(token: TokenProfile) -> list[str]:
     rows = [["node", "a token", "µs", "share"]]
     small = [node for node in token.nodes if node.microseconds < _SMALL_SHARE * token.all_nodes]
     times = [(node.node, node.calls, node.microseconds) for node in token.nodes if node not in small]
@@ -316,7 +336,7 @@ def _profile_table(token: TokenProfile) -> str:
     return _table(rows)
 
 
-def _quality_table(qualities: Sequence[Quality]) -> str:
+def _quality_table(qualities: Sequence[Quality]) -> list[str]:
     with_kl = any(quality.mean_kl is not None for quality in qualities)
     rows = [["engine", "perplexity", *(["mean KL (nats)", "same top token"] if with_kl else [])]]
     for quality in qualities:
@@ -328,11 +348,25 @@ def _quality_table(qualities: Sequence[Quality]) -> str:
     return _table(rows)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up; the first row is the heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+def _table(rows: Sequence[Sequence[str]], *, names: int = 0) -> list[str]:
+    """The lines of a Markdown table whose columns line up; the first row is the heading.
+
+    Args:
+        rows: Cells.
+        names: The column whose cells are cut where the table would not fit a terminal of 80 columns.
+    """
+    cells = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    excess = sum(widths) + 3 * len(widths) + 1 - WIDTH
+    if excess > 0:
+        widths[names] = max(widths[names] - excess, _SHORTEST_NAME)
+    for row in cells:
+        row[names] = _shortened(row[names], widths[names])
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
+def _shortened(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 3]}..."

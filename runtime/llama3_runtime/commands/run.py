@@ -1,38 +1,44 @@
 """The command `llama3-run`: a prompt in, the text that follows it out, and what it took."""
 
 import codecs
-import json as json_format
 import logging
+import os
+import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama3_models.cli.command_line import INTERRUPTED, check_ranges, run
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Ops
 from llama3_models.hub.listing import MODEL_PAGES
+from llama3_models.terminal import TextWriter, set_quiet, show, show_json, shows_progress
 
 from llama3_runtime import defaults
+from llama3_runtime.commands.prompt import read_prompt
 from llama3_runtime.metrics import Metrics, peak_memory_bytes
 from llama3_runtime.sampling.params import SamplingParams
 from llama3_runtime.source.find import Encoding, Version, find_model
 
 if TYPE_CHECKING:
     from llama3_runtime.generator import Generation, GenerationResult
-
-DEFAULT_PROMPT = "I believe the meaning of life is"
+    from llama3_runtime.model import Model
 
 GROUPS = {
     "Model": ["model", "model_path", "quantization_encoding", "version", "tokenizer_path", "custom_ops_path", "ops"],
-    "Prompt and length": ["prompt", "max_length", "max_new_tokens", "stop", "ignore_eos"],
+    "Prompt and length": ["prompt", "prompt_file", "max_length", "max_new_tokens", "stop", "ignore_eos"],
     "Sampling": ["temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"],
     "Machine": ["provider", "threads", "chunk_size", "warmup_pipeline"],
-    "Output": ["stream", "json"],
+    "Output": ["stream", "json", "quiet"],
 }
 
-# More than twice what the longest text in a cache of 131,072 tokens takes; an endless one must not fill the memory.
-_MAX_PROMPT_BYTES = 16 << 20
+LETTERS = {"m": "model", "p": "prompt", "n": "max_new_tokens"}
+
+# What languages write for these, unless a letter follows: \newline is LaTeX.
+_ESCAPE = re.compile(r"\\([nrt])(?![A-Za-z])")
+_ESCAPED = {"n": "line end", "r": "carriage return", "t": "tab"}
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +52,8 @@ def run_model(
     tokenizer_path: Path | None = None,
     custom_ops_path: Path | None = None,
     ops: Ops | None = None,
-    prompt: str = DEFAULT_PROMPT,
+    prompt: str | None = None,
+    prompt_file: Path | None = None,
     max_length: int | None = None,
     max_new_tokens: int = SamplingParams.max_new_tokens,
     stop: tuple[str, ...] = (),
@@ -63,8 +70,9 @@ def run_model(
     warmup_pipeline: bool = False,
     stream: bool = True,
     json: bool = False,
+    quiet: bool = False,
 ) -> int:
-    """Continues a prompt with a model on ONNX Runtime.
+    r"""Continues a prompt with a model on ONNX Runtime.
 
     Prints the prompt and then the text as it is generated; sizes and times go to standard error. A .gguf is exported
     once into the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) and reused while its content is the same.
@@ -79,11 +87,13 @@ def run_model(
         tokenizer_path: A .gguf, tokenizer.json or tokenizer.model (default: the model's own tokenizer).
         custom_ops_path: A library with custom operators for the graph (default: none but our own).
         ops: How a .gguf is exported for the CPU (default: native, where they were built).
-        prompt: The text to continue; - reads standard input, less one line end.
+        prompt: The text to continue; - reads standard input, without its final newline (default: I believe the meaning
+            of life is).
+        prompt_file: A UTF-8 file with the text to continue, without its final newline (default: none).
         max_length: Positions of the KV cache, for prompt and new tokens together (default: 512, or the model's
             context where that is shorter).
         max_new_tokens: How many tokens to generate at most; -1 fills the cache.
-        stop: A text before which the generated text ends.
+        stop: A text before which the generated text ends, taken literally; in bash, $'\n' is a line end.
         ignore_eos: Go on at an end-of-generation token.
         temperature: Divides the logits; 0 takes the likeliest token.
         top_k: Keep the k likeliest tokens; 0 is off.
@@ -97,9 +107,11 @@ def run_model(
         warmup_pipeline: Run the model once before the clock starts.
         stream: Print the text as it comes, not all at the end.
         json: Print one JSON object with text, token ids, finish_reason and metrics, and nothing else.
+        quiet: Print only the text, warnings and errors: no figures, progress or notices.
 
     Examples:
         llama3-run --model smollm2-135m --prompt "Gravity is" --temperature 0
+        llama3-run -m smollm2-135m -p "Gravity is" -n 24 --quiet
         llama3-run --model llama-3.1-8b-q4_k_m.gguf --stop "User:" --seed 1
         cat story.txt | llama3-run --prompt - --max-length 4096 --json
     """
@@ -118,9 +130,12 @@ def run_model(
     except Llama3Error as error:  # its message begins with the option's name
         raise UsageError(f"--{error}") from error
     check_ranges({"max-length": (max_length, 1), "threads": (threads, 1), "chunk-size": (chunk_size, 1)})
-    if prompt == "-":
-        prompt = _read_standard_input()
-    _write_utf8()
+    set_quiet(quiet)
+    for text in stop:
+        _warn_of_escape(text)
+    prompt = read_prompt(prompt, prompt_file)
+    if not json:
+        _write_utf8()
 
     # Late, so that --help and a wrong option need not wait for onnxruntime.
     from llama3_runtime.loading import load
@@ -144,7 +159,10 @@ def run_model(
         generator.warm_up()
         warmup_seconds = time.perf_counter() - start
 
-    output = _print_generation(generator.stream(prompt, params), prompt if stream and not json else None)
+    writer = TextWriter()
+    progress = _PromptProgress(chunk_size)
+    generation = generator.stream(prompt, params, progress)
+    output = _print_generation(generation, prompt, writer.write if stream and not json else None, progress)
     metrics = Metrics(
         prompt_size=output.prompt_size,
         output_size=len(output.ids),
@@ -157,52 +175,109 @@ def run_model(
         peak_memory_bytes=peak_memory_bytes(),
     )
     if json:
-        result = {
-            "prompt": prompt,
-            "text": output.text,
-            "ids": output.ids,
-            "finish_reason": output.finish_reason,
-            "metrics": metrics.as_dict(),
-        }
-        print(json_format.dumps(result, ensure_ascii=False))
+        show_json(
+            {
+                "prompt": prompt,
+                "text": output.text,
+                "ids": output.ids,
+                "finish_reason": output.finish_reason,
+                "metrics": metrics.as_dict(),
+            }
+        )
     else:
-        print("" if stream else prompt + output.text, flush=True)
-        print("\n".join(metrics.lines()), file=sys.stderr)
+        if not stream:
+            writer.write(prompt + output.text)
+        writer.end()
+        if not quiet:
+            show(*metrics.lines(), *_why_it_ended(output, max_new_tokens, generator.model), file=sys.stderr)
     return INTERRUPTED if output.finish_reason == "interrupt" else 0
 
 
-def _print_generation(generation: "Generation", prompt: str | None) -> "GenerationResult":
-    """Runs it, printing `prompt` and each piece as it comes, or nothing for None; Ctrl-C ends it with what has come."""
-    if prompt is not None:
-        print(prompt, end="", flush=True)
+def _print_generation(
+    generation: "Generation", prompt: str, write: Callable[[str], None] | None, progress: "_PromptProgress"
+) -> "GenerationResult":
+    """Runs it, writing `prompt` and each piece as it comes, or nothing; Ctrl-C ends it with what has come."""
+    echo = prompt
+    # A bar would be drawn over a prompt that is there already.
+    if write is not None and not progress.is_due(generation.result().prompt_size):
+        write(echo)
+        echo = ""
     try:
         for piece in generation:
-            if prompt is not None and piece.text:
-                print(piece, end="", flush=True)
+            if write is not None and (echo or piece.text):
+                write(echo + piece.text)
+                echo = ""
     except KeyboardInterrupt:
+        progress.close()
         generation.interrupt()
         for rest in generation:
-            if prompt is not None:
-                print(rest, end="", flush=True)
+            if write is not None:
+                write(echo + rest.text)
+    finally:
+        progress.close()
     return generation.result()
+
+
+def _why_it_ended(output: "GenerationResult", max_new_tokens: int, model: "Model") -> list[str]:
+    """A line on what ended the text, if that was not the model."""
+    if output.finish_reason == "stop":
+        return [f"Stopped: at --stop {output.stop!r}"]
+    if output.finish_reason == "interrupt":
+        return ["Stopped: interrupted"]
+    if output.finish_reason != "length":
+        return []
+    if output.output_size == max_new_tokens:
+        return [f"Stopped: after --max-new-tokens {max_new_tokens}"]
+    if model.max_length < model.context_length:
+        more = f"raise --max-length (up to {model.context_length:,})"
+        return [f"Stopped: the KV cache of {model.max_length:,} positions is full; {more}"]
+    return [f"Stopped: the context is full: this model has no more than {model.context_length:,} positions"]
+
+
+def meant(word: str) -> str:
+    """The option that was meant by a word without one: a model's file, or else the prompt."""
+    return "model" if word.endswith((".gguf", ".onnx")) or os.path.exists(word) else "prompt"  # noqa: PTH110
 
 
 def main() -> int:
     """The console script."""
-    return run(run_model, name="llama3-run", groups=GROUPS, pages=MODEL_PAGES)
+    return run(run_model, name="llama3-run", groups=GROUPS, letters=LETTERS, pages=MODEL_PAGES, meant=meant)
 
 
-def _read_standard_input() -> str:
-    if sys.stdin is None:
-        raise Llama3Error("--prompt - reads standard input, and there is none")
-    data = sys.stdin.buffer.read(_MAX_PROMPT_BYTES + 1)
-    if len(data) > _MAX_PROMPT_BYTES:
-        raise Llama3Error(f"standard input has more than {_MAX_PROMPT_BYTES:,} bytes: shorten it, no prompt is so long")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Llama3Error(f"standard input is not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
-    return text.removesuffix("\n").removesuffix("\r")
+class _PromptProgress:
+    """How far a prompt of several chunks is, as a bar on standard error where somebody looks at it."""
+
+    def __init__(self, chunk_size: int) -> None:
+        self._chunk_size = chunk_size if shows_progress() else sys.maxsize
+        self._bar: Any = None
+
+    def is_due(self, total: int) -> bool:
+        """Whether a prompt of so many tokens gets a bar."""
+        return total > self._chunk_size
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self.is_due(total):
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc="reading the prompt", total=total, unit=" tokens", leave=False, dynamic_ncols=True)
+        self._bar.update(done - self._bar.n)
+        if done == total:
+            self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _warn_of_escape(stop: str) -> None:
+    if escape := _ESCAPE.search(stop):
+        logger.warning(
+            "--stop '%s' looks for a backslash and the letter %s; for a %s, write $'%s' (bash, zsh)",
+            *(stop, escape[1], _ESCAPED[escape[1]], stop),
+        )
 
 
 def _write_utf8() -> None:

@@ -14,7 +14,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from llama3_models.digests import sha256
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH, Logits, Ops, Precision
 from llama3_models.regular_files import read_regular
+from llama3_models.terminal import notice
 
 if TYPE_CHECKING:
     from llama3_models.gguf.file import GGUFFile
@@ -144,7 +144,7 @@ def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, l
         folder.mkdir()
         export_native_graph(file, folder / GRAPH, logits=logits)
         return
-    print(f"Exporting {file.path.name} to {folder}, once", file=sys.stderr)
+    notice(f"Exporting {file.path.name} to {folder}, once")
     with byte_progress("exporting") as progress:
         export(file.path, folder, precision=precision, logits=logits, progress=progress)
 
@@ -174,7 +174,7 @@ def _locked(entry: Path, name: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Waiting for another process that is exporting {name}", file=sys.stderr)
+            notice(f"Waiting for another process that is exporting {name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:

@@ -1,12 +1,14 @@
 """The command line layer: nothing runs unless every word of the command line is understood."""
 
 import errno
+import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from llama3_models.cli.command_line import run
 from llama3_models.errors import Llama3Error, UsageError
@@ -75,13 +77,16 @@ def no_calls():
     calls.clear()
 
 
+LETTERS = {"p": "prompt", "n": "max_length", "t": "temperature", "s": "stop", "j": "json"}
+
+
 def call(*words: str) -> dict[str, object]:
-    assert run(sample, words, name="sample") == 0
+    assert run(sample, words, name="sample", letters=LETTERS) == 0
     return calls.pop()
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert run(sample, words, name="sample") == 2
+    assert run(sample, words, name="sample", letters=LETTERS, meant=lambda _: "prompt") == 2
     assert calls == [], "the command ran before its arguments were checked"
     output = capsys.readouterr()
     assert output.out == ""
@@ -134,6 +139,17 @@ def test_defaults_are_the_signature():
         (["--stream=False"], "stream", False),
         (["--stop", "a"], "stop", ("a",)),
         (["--stop", "a", "--stop=b c", "--stop", "\n", "--stop", '["d"]'], "stop", ("a", "b c", "\n", '["d"]')),
+        (["-n", "7"], "max_length", 7),
+        (["-n7"], "max_length", 7),
+        (["-n=7"], "max_length", 7),
+        (["-n", "-1"], "max_length", -1),
+        (["-n-1"], "max_length", -1),
+        (["-t.5"], "temperature", 0.5),
+        (["-p", "Hello you"], "prompt", "Hello you"),
+        (["-p=Hello"], "prompt", "Hello"),
+        (["-s", "a", "--stop", "b", "-s=c"], "stop", ("a", "b", "c")),
+        (["-j"], "json", True),
+        (["-j", "false"], "json", False),
         (["some/folder"], "folder", Path("some/folder")),
         (["--folder", "some/folder"], "folder", Path("some/folder")),
     ],
@@ -150,17 +166,24 @@ def test_every_way_to_write_an_option(words, name, value):
     [
         *("123", "[a]", "[1, 2]", "{'a': 1}", "True", "None", "1.0", "0x10", "'quoted'", '""', "#x", "a,b"),
         *("", " ", "-", "-x", "- item", "-1", "=", "a=b", "a\nb", "\\n", "\u00e9"),
+        *("--2 3", "--", "---", "-h", "-n", "-n5", "--x", "--no-x", "-- a list", "--jsonl", "--JSON?"),
     ],
 )
 def test_text_is_never_a_literal(text):
     """Fire would make numbers, lists and booleans of these, and a separator of the dash."""
     assert call("m", "--prompt", text)["prompt"] == text
     assert call("m", f"--prompt={text}")["prompt"] == text
+    assert call("m", "-p", text)["prompt"] == text
 
 
-@pytest.mark.parametrize("text", ["--x", "--", "--help", "-h", "--json", "--prompt=x"])
-def test_text_that_looks_like_an_option_is_given_with_an_equals_sign(text):
+@pytest.mark.parametrize("text", ["--help", "--version", "--json", "--no-json", "--prompt=x", "--max_length"])
+def test_an_option_of_the_command_as_a_text_is_given_with_an_equals_sign(capsys, text):
+    """After a space it says that the value was forgotten."""
     assert call("m", f"--prompt={text}")["prompt"] == text
+    if text not in ("--help", "--version"):
+        assert f"--prompt needs a value (write --prompt={text} if that is the value)" in refuse(
+            capsys, "m", "--prompt", text, "5"
+        )
 
 
 def test_positional_arguments():
@@ -185,9 +208,22 @@ def test_positional_arguments():
         (["m", "--nostream"], "did you mean --no-stream?"),
         (["m", "--no-prompt"], "unknown option '--no-prompt'"),
         (["m", "--xyzzy"], "unknown option '--xyzzy' (see"),
-        (["m", "-p", "x"], "unknown option '-p'"),
+        (["m", "-x", "x"], "unknown option '-x' (see"),
+        (["m", "-prompt", "x"], "unknown option '-prompt'; did you mean --prompt?"),
+        (["m", "-pHello"], "unknown option '-pHello'; write -p and its value as two words"),
+        (["m", "-nx"], "unknown option '-nx'; write -n and its value as two words"),
+        (["m", "-n"], "-n needs a value"),
+        (["m", "-n", "-p"], "-n needs a value"),
+        (["m", "-n", "x"], "--max-length: expected a whole number, not 'x'"),
+        (["m", "-n", "1", "--max-length", "1"], "--max-length is given twice"),
+        (["m", "--interactive"], "unknown option '--interactive' (see"),
+        (["m", "--file", "x"], "unknown option '--file' (see"),
+        (["m", "--no-seed"], "unknown option '--no-seed' (see"),
+        (["m", "--helo"], "did you mean --help?"),
         (["m", "-"], None),
-        (["m", "o", "x"], "unexpected argument 'x'"),
+        (["m", "o", "x"], "unexpected argument 'x'; give it with --prompt (see"),
+        (["m", "o", "x", "--prompt", "y"], "unexpected argument 'x'; put quotes around a text with spaces (see"),
+        (["m", "o", "--prompt", "a", "x", "y"], "unexpected argument 'x'; put quotes around a text with spaces (see"),
         (["m", "o", "--", "x"], "unexpected argument 'x'"),
         ([], "missing MODEL"),
         (["--json"], "missing MODEL"),
@@ -196,7 +232,10 @@ def test_positional_arguments():
         (["m", "--json", "--no-json"], "--json is given twice"),
         (["m", "--model", "m"], "MODEL is given twice"),
         (["m", "--seed"], "--seed needs a value"),
-        (["m", "--seed", "--json"], "--seed needs a value (write --seed=--json if that is the value)"),
+        (["m", "--seed", "--json"], "--seed needs a value (see"),
+        (["m", "--provider", "-x"], "--provider needs a value (see"),
+        (["m", "--prompt", "--temperature", "0"], "(write --prompt=--temperature if that is the value)"),
+        (["m", "--prompt", "--temperature=0"], "(write --prompt=--temperature=0 if that is the value)"),
         (["m", "--no-json=true"], "--no-json takes no value"),
         (["m", "--json=maybe"], "--json: expected true or false, not 'maybe'"),
         (["m", "--max-length", "abc"], "--max-length: expected a whole number, not 'abc'"),
@@ -251,10 +290,16 @@ def test_bugs_keep_their_traceback(prompt, error):
         run(sample, ["m", "--prompt", prompt], name="sample")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["m", "--seed", "x", "--help"], ["--nonsense", "-h"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--help"], ["-h"], ["m", "--seed", "x", "--help"], ["--nonsense", "-h"], ["--prompt", "--help"]),
+        *(["--seed", "-h"], ["--version", "--help"], ["-p", "-h", "-h"]),
+    ],
+)
 def test_help_page(capsys, words):
     """Help wins over every mistake, is 80 columns wide and shows each option with its type, default and purpose."""
-    assert run(sample, words, name="sample", groups={"Input": ["prompt", "stop"]}) == 0
+    assert run(sample, words, name="sample", groups={"Input": ["prompt", "stop"]}, letters=LETTERS) == 0
     page, errors = capsys.readouterr()
     assert errors == ""
     assert calls == []
@@ -265,18 +310,50 @@ def test_help_page(capsys, words):
         "usage: sample MODEL [options]",
         "Arguments: MODEL A model's file or name. (required)",
         "FOLDER Where to write. (default: out)",
-        "Input: --prompt TEXT What to say: anything. (default: I believe)",
-        "--stop TEXT A text that ends it. (may be repeated, default: none)",
-        "Options: --max-length N Positions of the cache. (default: 512)",
-        "--temperature X Divides the logits. (default: 0.5)",
+        "Input: -p, --prompt TEXT What to say: anything. (default: I believe)",
+        "-s, --stop TEXT A text that ends it. (may be repeated, default: none)",
+        "Options: -n, --max-length N Positions of the cache. (default: 512)",
+        "-t, --temperature X Divides the logits. (default: 0.5)",
         "--provider cpu|cuda|auto Where to run. (default: cpu)",
         "--version 3.0|3.1 Which model (default: 3.1).",
         "--[no-]stream Print as it comes. (default: on)",
-        "--[no-]json Print data. (default: off)",
-        "-h, --help",
+        "-j, --[no-]json Print data. (default: off)",
+        "-h, --help Show this page and exit.",
+        "--version Show the versions of package and libraries and exit (if no value follows).",
         "Examples: sample model.gguf --prompt hello",
     ]:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    "words", [["--version"], ["m", "--version"], ["--version", "--json"], ["--version", "-p", "x"]]
+)
+def test_version_without_a_value(capsys, words):
+    """Where a command has an option of this name, its value makes the difference; elsewhere it is never one."""
+    assert run(sample, words, name="sample") == 0
+    page = capsys.readouterr().out
+    assert calls == []
+    assert max(map(len, page.splitlines())) < 80
+    first, rest = page.split("\n", 1)
+    assert first == f"llama3-onnx {importlib.metadata.version('llama3-onnx')}"
+    assert f"with Python {sys.version.split()[0]}, " in rest
+    assert f"numpy {np.__version__}" in rest
+
+
+def test_version_of_a_command_without_such_an_option(capsys):
+    def command(*, prompt: str = "") -> None:
+        calls.append({"prompt": prompt})
+
+    for words in (["--version"], ["--version", "3.1"], ["--nonsense", "--version"], ["-x", "--prompt", "--version"]):
+        assert run(command, words, name="command") == 0
+        assert capsys.readouterr().out.startswith("llama3-onnx ")
+    assert run(command, ["--prompt=--version"], name="command") == 0
+    assert calls == [{"prompt": "--version"}]
+
+
+def test_a_letter_of_no_parameter_is_the_programmers_mistake():
+    with pytest.raises(TypeError, match="promt"):
+        run(sample, ["m"], name="sample", letters={"p": "promt"})
 
 
 def test_help_in_a_value_is_a_value():
@@ -352,6 +429,33 @@ def test_help_reaches_a_pipe_without_a_pager():
     result = program("--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert "--lines N" in result.stdout
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_utf8_in_a_locale_of_ascii(tmp_path, locale):
+    """Its arguments, its files' names and what it prints, also where Python was told to believe the locale."""
+    (tmp_path / "modèle ☃.txt").write_text("ﬁn €", encoding="utf-8")
+    script = """
+import sys
+from pathlib import Path
+from llama3_models.cli.command_line import run
+
+def command(file: Path, *, prompt: str) -> None:
+    "Prints."
+    print(ascii(prompt), file.name, file.read_text())
+
+sys.exit(run(command, name="program"))
+"""
+    (tmp_path / "program.py").write_text(script, encoding="utf-8")
+    environment = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"}
+    environment.pop("PYTHONIOENCODING", None)
+    command = [sys.executable, "program.py", "modèle ☃.txt", "--prompt", "日本"]
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == r"'\u65e5\u672c' modèle ☃.txt ﬁn €" + "\n"
+    result = subprocess.run([*command, b"\xff"], capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "unexpected argument '\\udcff'" in result.stderr
 
 
 def test_unexpressible_parameter_is_the_programmers_mistake():

@@ -280,3 +280,32 @@ def test_a_missing_llama_cpp_is_one_line(capsys, monkeypatch, gguf, folder):
     error = capsys.readouterr().err
     assert "pip install llama-cpp-python" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        (["--depth", "400"], "--prompt-size 512 and --depth 400; lower one of them"),
+        (["--depth", "400", "--output-size", "600"], "--output-size 600 and --depth 400; lower one of them"),
+        (["--prompt-size", "513"], "--prompt-size 513; lower it"),
+        (["--profile", "--output-size", "513"], "--output-size 513; lower it"),
+        (["--perplexity", "TEXT", "--window", "600"], "--window 600; lower it"),
+    ],
+)
+def test_more_positions_than_the_context_has(capsys, tmp_path, folder, words, sizes):
+    """The options that say so here, of which --max-length is none."""
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    words = [word.replace("TEXT", str(tmp_path / "text.txt")) for word in words]
+    assert call("--model-path", str(folder), *words) == 1
+    message = f"{folder}: its context of 512 positions is too short for {sizes}"
+    assert capsys.readouterr() == ("", f"llama3-bench: error: {message}\n")
+
+
+def test_tables_fit_80_columns():
+    """Names are cut, numbers never; codes in a name are shown, and count by what is shown."""
+    rows = [["test", "engine", "median tok/s"], ["pp131072 @ d131072", "\x1b[31m" + "engine" * 20, "12345.67"]]
+    first, rule, second = bench_command._table(rows, names=1)
+    assert len(first) == len(rule) == len(second) == 79
+    assert second.startswith(r"| pp131072 @ d131072 | \x1b[31mengine")
+    assert second.endswith("... | 12345.67     |")
+    assert len(bench_command._table([["a", "b"], ["c", "d"]])[0]) == len("| a | b |")

@@ -61,9 +61,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SamplingParams]:
     found: list[SamplingParams] = []
     original = Generator.stream
 
-    def noted(self: Generator, prompt: str, params: SamplingParams) -> object:
+    def noted(self: Generator, prompt: str, params: SamplingParams, progress: object) -> object:
         found.append(params)
-        return original(self, prompt, params)
+        return original(self, prompt, params, progress)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Generator, "stream", noted)
     return found
@@ -72,8 +72,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SamplingParams]:
 @pytest.fixture
 def call(gguf: Path) -> Callable[..., int]:
     def called(*words: str) -> int:
-        words = words if any(word.startswith("--model") for word in words) else ("--model-path", str(gguf), *words)
-        return run(commands.run_model, words, name="llama3-run", groups=commands.GROUPS)
+        words = (
+            words if any(word.startswith(("--model", "-m")) for word in words) else ("--model-path", str(gguf), *words)
+        )
+        declared = {"groups": commands.GROUPS, "letters": commands.LETTERS, "meant": commands.meant}
+        return run(commands.run_model, words, name="llama3-run", **declared)
 
     return called
 
@@ -255,7 +258,10 @@ def test_a_prompt_that_does_not_fit_is_not_echoed(call, capsys):
     assert call("--prompt", "q" * 41, "--max-length", "40") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("llama3-run: error: the prompt has 42 tokens, more than max-length 40")
+    advice = "shorten it or raise --max-length (up to 512)"
+    assert err == f"llama3-run: error: the prompt has 42 tokens, more than --max-length 40: {advice}\n"
+    assert call("--prompt", "q" * 512, "--max-length", "40") == 1  # which no --max-length would take
+    assert capsys.readouterr().err.endswith("more than --max-length 40: shorten it\n")
 
 
 @pytest.mark.parametrize(
@@ -292,6 +298,111 @@ class Endless(io.RawIOBase):
         return len(buffer)
 
 
+def test_short_options(call, generators, capsys):
+    assert call("-p", "A", "-n", "2", "--quiet") == 0
+    assert call("-pA") == 2
+    assert call("-n3", "-p", "A", "--quiet") == 0
+    assert capsys.readouterr().out == "Abc\nAbcd\n"
+    assert call("-m", "no-such-model") == 1
+    assert "no-such-model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", ["--2 3", "--", "-h", "--x", "- a list"])
+def test_a_prompt_that_looks_like_an_option(call, capsys, prompt):
+    assert call("--prompt", prompt, "--max-new-tokens", "0", "--quiet") == 0
+    assert capsys.readouterr() == (f"{prompt}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [
+        (b"two\nlines\n", "two\nlines"),
+        (b"\xef\xbb\xbfmark\r\n", "mark"),
+        (b"--2 3", "--2 3"),
+        (b"-\n", "-"),
+        (b"", ""),
+        (b" x \n\n", " x \n"),
+    ],
+)
+def test_prompt_from_a_file(call, capsys, tmp_path, content, prompt):
+    """By the rules of standard input; a lone dash in it is text."""
+    (tmp_path / "prompt.txt").write_bytes(content)
+    assert call("--prompt-file", str(tmp_path / "prompt.txt"), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == prompt
+
+
+def test_prompt_files_that_cannot_be_read(call, capsys, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    for name, message in (
+        ("gone.txt", f"{tmp_path}/gone.txt: No such file or directory"),
+        ("", f"{tmp_path}: Is a directory"),
+        ("latin.txt", f"{tmp_path}/latin.txt is not UTF-8 (byte 3); convert it, with iconv for one"),
+    ):
+        assert call("--prompt-file", str(tmp_path / name)) == 1
+        assert capsys.readouterr() == ("", f"llama3-run: error: {message}\n")
+
+
+def test_quiet(call, capsys, tmp_path, monkeypatch):
+    """Neither figures nor the notice of an export; warnings stay."""
+    monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path))
+    assert call("-p", "A", "--quiet", "--ops", "contrib") == 0
+    assert capsys.readouterr() == (f"A{STORY}\n", "")
+    monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path / "other"))
+    assert call("-p", "A", "--ops", "contrib") == 0
+    assert capsys.readouterr().err.startswith("Exporting story.gguf to ")
+
+
+RAISE = "is full; raise --max-length (up to 512)"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], None),
+        (["-n", "5"], "Stopped: after --max-new-tokens 5"),
+        (["-n", "0"], "Stopped: after --max-new-tokens 0"),
+        (["--stop", "zz", "--stop", "c"], "Stopped: at --stop 'c'"),
+        (["--stop", "\n"], r"Stopped: at --stop '\n'"),
+        (["--max-length", "8"], f"Stopped: the KV cache of 8 positions {RAISE}"),
+        (["--max-length", "8", "-n", "6"], "Stopped: after --max-new-tokens 6"),
+        (
+            ["--max-length", "8", "-n", "7"],
+            f"Stopped: the KV cache of 8 positions {RAISE}",
+        ),
+        (
+            ["--max-length", "512", "-p", "q" * 505],
+            "Stopped: the context is full: this model has no more than 512 positions",
+        ),
+        (["--max-length", "2"], f"Stopped: the KV cache of 2 positions {RAISE}"),
+    ],
+)
+def test_why_it_stopped(call, capsys, words, line):
+    """What the advice names would help: raising --max-length is no advice at the model's own context."""
+    assert call(*([] if "-p" in words else ["-p", "A"]), *words) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == line if line else last.startswith("KV cache memory")
+
+
+@pytest.mark.parametrize(
+    ("stop", "advice"),
+    [
+        (r"\n", r"the letter n; for a line end, write $'\n' (bash, zsh)"),
+        (r"\nUser:", None),
+        (r"###\n\n", r"the letter n; for a line end, write $'###\n\n' (bash, zsh)"),
+        (r"a\r", r"the letter r; for a carriage return, write $'a\r' (bash, zsh)"),
+        (r"\t", r"the letter t; for a tab, write $'\t' (bash, zsh)"),
+        (r"\end{itemize}", None),
+        (r"\newline", None),
+        ("\n", None),
+    ],
+)
+def test_escapes_in_a_stop_text(call, asked, caplog, stop, advice):
+    """They are text, as everywhere; a hint says so where a line end was probably meant."""
+    assert call("-p", "A", "--stop", stop) == 0
+    assert asked[0].stop == (stop,)
+    assert caplog.messages == ([] if advice is None else [f"--stop '{stop}' looks for a backslash and {advice}"])
+
+
 def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
     """The text stays whole, and a warning says so."""
     raw = io.BytesIO()
@@ -314,7 +425,10 @@ def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
         (["--version", "3.2"], 2, "expected one of 3.0, 3.1"),
         (["--promt", "x"], 2, "did you mean --prompt?"),
         (["--seed", "1", "--seed", "2"], 2, "--seed is given twice"),
-        (["hello"], 2, "unexpected argument 'hello'"),
+        (["hello"], 2, "unexpected argument 'hello'; give it with --prompt"),
+        (["-p", "hello", "world"], 2, "unexpected argument 'world'; put quotes around a text with spaces"),
+        (["--interactive"], 2, "unknown option '--interactive' (see"),
+        (["-p", "a", "--prompt-file", "b"], 2, "--prompt and --prompt-file cannot be used together"),
     ],
 )
 def test_wrong_options_load_nothing(call, generators, capsys, words, status, message):
@@ -325,17 +439,25 @@ def test_wrong_options_load_nothing(call, generators, capsys, words, status, mes
     assert generators == []
 
 
+def test_a_file_without_an_option(capsys, gguf):
+    """Whether it is there or not, the name tells that it is the model."""
+    for word in (str(gguf), "gone.gguf", str(gguf.parent)):
+        assert run(commands.run_model, [word], name="llama3-run", meant=commands.meant) == 2
+        assert f"unexpected argument {word!r}; give it with --model (see" in capsys.readouterr().err
+
+
 def test_help_shows_every_option_once_with_its_default(call, capsys):
-    options = read_signature(commands.run_model)
+    options = read_signature(commands.run_model, commands.LETTERS)
     assert sorted(name for names in commands.GROUPS.values() for name in names) == sorted(o.name for o in options)
     assert call("--help") == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) < 80
     for option in options:
-        entry = page.split(f"  --[no-]{option.flag[2:]}" if option.type is bool else f"  {option.flag} ", 1)[1]
+        form = f"--[no-]{option.flag[2:]}" if option.type is bool else f"{option.flag} "
+        entry = page.split(f"  -{option.letter}, {form}" if option.letter else f"  {form}", 1)[1]
         assert "default:" in entry.split("\n  -")[0], option.flag
     for default in ["q4_k", "3.1", "512", "-1", "0.5", "0.05", "I believe the meaning of life"]:
-        assert default in page
+        assert default in " ".join(page.split())
 
 
 @pytest.mark.parametrize("module", ["run", "bench"])

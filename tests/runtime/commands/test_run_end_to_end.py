@@ -47,7 +47,7 @@ def test_text_and_figures(cache: Path, ops: str) -> None:
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == f"{PROMPT}{report['text']}\n"
     labels = [line.split(":")[0] for line in shown.stderr.splitlines() if not line.startswith("Exporting")]
-    assert labels == METRIC_LABELS
+    assert labels == [*METRIC_LABELS, "Stopped"]
     assert re.search(rf"^Prompt size: {report['metrics']['prompt_size']}$", shown.stderr, re.MULTILINE)
 
     prompt_ids = llama_cpp_oracle.tokenize(smollm2_gguf(), [PROMPT])[0]
@@ -64,8 +64,8 @@ def test_text_and_figures(cache: Path, ops: str) -> None:
 def test_what_cannot_run_is_one_line(cache: Path) -> None:
     """Status 1 for wrong input, 2 for a wrong command, and nothing on standard output."""
     for words, status, message in (
-        (("--prompt", "word " * 600), 1, "more than max-length 512"),
-        (("--prompt", "a", "--max-length", "100000"), 1, "max-length must be in"),
+        (("--prompt", "word " * 600), 1, "more than --max-length 512"),
+        (("--prompt", "a", "--max-length", "100000"), 1, "--max-length must be in"),
         (("--prompt", "a", "--min-p", "2"), 2, "--min-p must be between 0 and 1, not 2.0"),
         (("--prompt", "a", "--max-lenght", "5"), 2, "--max-length"),
     ):
