@@ -172,19 +172,23 @@ class ContribBackend:
 
     def _linear(self, name: str, *, high_precision: bool) -> FloatLinear | QuantizedLinear:
         tensor = self._tensors[f"{name}.weight"]
-        bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._tensors else None
+        scale, bias = self._vector(f"{name}.scale"), self._vector(f"{name}.bias")
         if tensor.type in FLOAT_TYPES:
-            in_float16 = self._precision == "fp16" and tensor.type == GGMLQuantizationType.F16
+            in_float16 = tensor.type == GGMLQuantizationType.F16 and self._multiplies_in_float16(tensor)
             compute = FLOAT16 if in_float16 else FLOAT
             self._float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
-            return FloatLinear(self._place_floats(tensor), bias, compute)
+            return FloatLinear(self._place_floats(tensor), scale, bias, compute)
         scale_type = self._linear_scale_type(tensor)
         weight = self._place_quantized(tensor, [scale_type])[scale_type]
         level = ACCURACY_LEVEL[self._activations]
         # What fp16 is for, CUDA, rounds no activations to int8.
         twice = high_precision and self._activations == "int8" and self._precision == "fp32"
         parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
-        return QuantizedLinear(parts, weight.correction, bias, self._block_sums)
+        return QuantizedLinear(parts, weight.correction, scale, bias, self._block_sums)
+
+    def _vector(self, name: str) -> nn.Parameter | None:
+        """A scale or a bias, where the file has it."""
+        return self._float32(name) if name in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector (a norm, a bias) of any type, dequantized."""
@@ -204,8 +208,15 @@ class ContribBackend:
         return self.placed[tensor.name][0]
 
     def _linear_scale_type(self, tensor: GGUFTensor) -> ir.DataType:
-        in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
+        in_float16 = FORMATS[tensor.type].scale_is_float16 and self._multiplies_in_float16(tensor)
         return FLOAT16 if in_float16 else FLOAT
+
+    def _multiplies_in_float16(self, tensor: GGUFTensor) -> bool:
+        """Whether a product with this weight may be float16, where its numbers are.
+
+        Those of a weight with a scale may be far from 1 (NVFP4's go up to 2,688), and the product past float16's range.
+        """
+        return self._precision == "fp16" and f"{tensor.name.removesuffix('weight')}scale" not in self._tensors
 
     def _place_quantized(
         self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]

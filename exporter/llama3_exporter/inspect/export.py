@@ -38,7 +38,9 @@ from llama3_exporter.inspect.inspection import (
 from llama3_exporter.native.modules import DOMAIN
 
 # The graph's tensors are called after the modules of `decoders/`; several make one weight.
-_TENSOR_NAME = re.compile(rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._]bias")
+_TENSOR_NAME = re.compile(
+    rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._](?:bias|scale)"
+)
 _ZERO_POINTS = "zero_points"  # what those are called that are no weight's own
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -216,7 +218,7 @@ def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
     """The tensors that hold the numbers of a weight, or their codes, with what the nodes that read them say of them."""
     tensors = {tensor.name: tensor for tensor in graph.initializer if _TENSOR_NAME.fullmatch(tensor.name)}
     for name, tensor in tensors.items():
-        if tensor.data_type in _FLOATS and name.endswith(("weight", "bias")):
+        if tensor.data_type in _FLOATS and name.endswith(("weight", "bias", "scale")):
             yield name, _Matrix(_FLOATS[tensor.data_type], tuple(tensor.dims))
     for node in graph.node:
         values = _attributes(node)

@@ -62,13 +62,16 @@ class NativeBackend:
 
     def linear(self, name: str, *, high_precision: bool = False) -> Linear:
         """See `Backend`."""
-        return BlockQuantizedLinear(self._matrix(name), self._bias(name), self._linear_activations(high_precision))
+        activations = self._linear_activations(high_precision)
+        scale, bias = self._vector(f"{name}.scale"), self._vector(f"{name}.bias")
+        return BlockQuantizedLinear(self._matrix(name), scale, bias, activations)
 
     def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> Linears:
         """See `Backend`. Together they quantize their input once."""
-        biases = {attribute: bias for attribute, name in names.items() if (bias := self._bias(name)) is not None}
         matrices = {attribute: self._matrix(name) for attribute, name in names.items()}
-        return BlockQuantizedLinears(matrices, biases, self._linear_activations(high_precision))
+        scales = {attribute: self._vector(f"{name}.scale") for attribute, name in names.items()}
+        biases = {attribute: self._vector(f"{name}.bias") for attribute, name in names.items()}
+        return BlockQuantizedLinears(matrices, scales, biases, self._linear_activations(high_precision))
 
     def embedding(self, name: str) -> Embedding:
         """See `Backend`."""
@@ -97,8 +100,9 @@ class NativeBackend:
     def _linear_activations(self, high_precision: bool) -> str:
         return "int8x2" if high_precision and self._activations == "int8" else self._activations
 
-    def _bias(self, name: str) -> nn.Parameter | None:
-        return self._float32(f"{name}.bias") if f"{name}.bias" in self._tensors else None
+    def _vector(self, name: str) -> nn.Parameter | None:
+        """A scale or a bias, where the file has it."""
+        return self._float32(name) if name in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector: in the GGUF where it is float32 there, as by rule; else within the graph."""

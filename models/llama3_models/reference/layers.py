@@ -62,14 +62,19 @@ class Layer(NamedTuple):
 
 
 def linear(weights: Mapping[str, GGUFTensor], name: str, x: Floats) -> Floats:
-    """Multiply x [n, K] with the matrix NAME.weight [N, K], transposed, and add NAME.bias [N] where there is one."""
-    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+    """Multiply x [n, K] with the matrix NAME.weight [N, K], transposed.
+
+    Where there are such tensors, NAME.scale [1] multiplies the product, and NAME.bias [N] is added to that.
+    """
+    weight, scale, bias = weights[f"{name}.weight"], weights.get(f"{name}.scale"), weights.get(f"{name}.bias")
     num_rows, row_size = weight.shape
     y = np.empty((len(x), num_rows), dtype=np.float32)
     step = max(1, _ELEMENTS_PER_SLICE // row_size)
     for start in range(0, num_rows, step):
         rows = slice(start, start + step)
         y[:, rows] = x @ weight.dequantize(rows).T
+    if scale is not None:
+        y *= scale.dequantize()
     return y if bias is None else y + bias.dequantize()
 
 
