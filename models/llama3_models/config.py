@@ -472,7 +472,7 @@ def _check_tensor(file: GGUFFile, tensor: GGUFTensor, expected: tuple[int, ...])
         raise Llama3Error(
             f"{file.path}: tensor {tensor.name} has shape {list(tensor.shape)}, expected {list(expected)}; {_CONVERT}"
         )
-    if not _holds_weights(tensor.type):
+    if not holds_weights(tensor.type):
         raise Llama3Error(
             f"{file.path}: tensor {tensor.name} has type {tensor.type.name}, in which no weights are read; "
             "download or convert the model in another encoding"
@@ -480,7 +480,7 @@ def _check_tensor(file: GGUFFile, tensor: GGUFTensor, expected: tuple[int, ...])
 
 
 @cache
-def _holds_weights(tensor_type: gguf.GGMLQuantizationType) -> bool:
+def holds_weights(tensor_type: gguf.GGMLQuantizationType) -> bool:
     """Whether gguf knows which weights a block of this type stands for; integers and ggml's own buffers are none."""
     _, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
     try:
