@@ -15,6 +15,7 @@ class ExportSummary:
     """What an export wrote, and how long it took (seconds). Sizes are in bytes.
 
     `output` is the folder, or the graph beside its GGUF; `written_bytes` leaves out what was only linked.
+    `adapters` are the names of LoRA adapters with their scales.
     `memory_bytes` is what ONNX Runtime holds of the weights on a CPU, copies of float weights included.
     """
 
@@ -27,6 +28,7 @@ class ExportSummary:
     kv_cache_bytes_per_position: int
     memory_bytes: int
     seconds: float
+    adapters: tuple[tuple[str, float], ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -53,4 +55,5 @@ class ExportSummary:
             f"({format_bytes(cache * usual)} for {usual:,})",
             f"  memory   about {format_bytes(self.memory_bytes)} to run, without the KV cache",
         ]
+        lines += [f"  adapter  {name}, scale {scale:g}" for name, scale in self.adapters]
         return "\n".join([*lines, *(f"  note     {warning}" for warning in self.warnings)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,7 @@ def llama3_export(
     shard_size: str | None = None,
     quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
     tokenizer_graph: bool = False,
+    lora: tuple[str, ...] = (),
     verify: bool = False,
     copy: bool = False,
     force: bool = False,
@@ -54,6 +56,7 @@ def llama3_export(
         quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
         tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions and no
             tokenizer library.
+        lora: FILE or FILE:SCALE, a LoRA adapter of the model as a GGUF, which runs beside its weights.
         verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
         copy: Copy the GGUF into the folder of a native export, where a link would do.
         force: Replace an earlier export.
@@ -73,6 +76,10 @@ def llama3_export(
         copy=copy,
     )
     check_ranges({"max-length": (max_length, 1)})
+    if lora:
+        from llama3_models.lora import parse_loras
+
+        parse_loras(lora)  # before anything is downloaded
     gguf = locate_model(model, quantization_encoding)
     # Heavy imports wait until the command line is known to be right.
     from llama3_exporter.export_model import export
@@ -89,13 +96,14 @@ def llama3_export(
             max_length=max_length,
             shard_size=shard_bytes,
             tokenizer_graph=tokenizer_graph,
+            lora=lora,
             copy=copy,
             force=force,
             progress=progress,
         )
     print(summary.describe())
     if verify:
-        _verify(summary.output, gguf, precision)
+        _verify(summary.output, gguf, lora, precision)
     print(f'\nRun it:  llama3-run --model-path {shlex.quote(str(summary.output))} --prompt "I believe"')
     return 0
 
@@ -107,11 +115,11 @@ def _bytes(shard_size: str) -> int:
     return round(float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]])
 
 
-def _verify(output: Path, gguf: Path, precision: Precision) -> None:
+def _verify(output: Path, gguf: Path, lora: Sequence[str], precision: Precision) -> None:
     from llama3_exporter.verify import verify
 
     print("Verifying against a float32 reference of the GGUF ...", file=sys.stderr)
-    result = verify(output, gguf)
+    result = verify(output, gguf, lora=lora)
     print(f"  graph    {result.graph.describe()}\n  weights  {result.weights.describe()}")
     if not result.passed:
         advice = "please report this" if precision == "fp32" else "float16 may be too coarse: try --precision fp32"

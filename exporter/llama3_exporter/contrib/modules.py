@@ -262,18 +262,25 @@ class QuantizedEmbedding(nn.Module):
         return x
 
 
-class FloatEmbedding(nn.Module):
-    """Rows of a weight [N, K] in the file's own type."""
+class FloatRows(nn.Module):
+    """Rows of a weight [N, K] in the file's own type, by numbers that are checked elsewhere."""
 
     def __init__(self, weight: ir.TensorProtocol) -> None:
         super().__init__()
         self.weight = parameter(weight)
-        self.vocab_size, _ = weight.shape.numpy()
+        self.num_rows, _ = weight.shape.numpy()
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        """Int64 [batch, seq] -> [batch, seq, K], float32."""
+        return cast(op, op.Gather(self.weight, ids), FLOAT)
+
+
+class FloatEmbedding(FloatRows):
+    """The same by ids of tokens."""
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
-        ids = in_vocabulary(op, ids, self.vocab_size)
-        return cast(op, op.Gather(self.weight, ids), FLOAT)
+        return super().forward(op, in_vocabulary(op, ids, self.num_rows))
 
 
 class LengthsAndTables(nn.Module):

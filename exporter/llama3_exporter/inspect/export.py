@@ -152,6 +152,7 @@ def _warnings(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
 def _about(path: Path, graph: onnx.GraphProto, manifest: Manifest, weight_bytes: int) -> dict[str, str]:
     options, source = asdict(manifest.options), manifest.source
     special = Counter(node.op_type for node in graph.node if node.domain in (CONTRIB, DOMAIN))
+    adapters = ", ".join(f"{adapter.name} (scale {adapter.scale:g})" for adapter in manifest.adapters)
     counts = [f"{name}:{count}" for name, count in special.most_common()]
     sizes = f"a graph of {format_bytes(path.stat().st_size)}, {format_bytes(weight_bytes)} of weights"
     return {
@@ -159,6 +160,7 @@ def _about(path: Path, graph: onnx.GraphProto, manifest: Manifest, weight_bytes:
         "made of": f"{source.name}, {format_bytes(source.size)} of {', '.join(manifest.types)}",
         "made by": f"{PRODUCER} {manifest.version}",
         "options": ", ".join(f"{name} {value}" for name, value in options.items()),
+        **({"adapters": adapters} if adapters else {}),
         "ops": ", ".join([*counts, f"and {len(graph.node) - special.total():,} of ONNX's own"]),
     }
 
@@ -266,7 +268,8 @@ def _memory(graph: onnx.GraphProto, architecture: ModelNumbers, manifest: Manife
     cache_type = _FLOATS[cache.type.tensor_type.elem_type]
     ops = manifest.options.ops
     copies = sum(_float_copies(graph)) if ops == "contrib" else 0
-    return memory(architecture, ops, weight_bytes + copies, cache_type)
+    within = sum(len(tensor.raw_data) for tensor in graph.initializer if tensor.name.endswith(".weight"))
+    return memory(architecture, ops, weight_bytes + within + copies, cache_type)
 
 
 def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:

@@ -22,7 +22,7 @@ DOMAIN = "llama3"
 class GGUFMatrix:
     """A matrix [N, K] as it lies in the GGUF."""
 
-    tensor: ir.ExternalTensor  # uint8 [N, blocks, bytes a block]
+    tensor: ir.TensorProtocol  # uint8 [N, blocks, bytes a block]
     format: str  # ggml's name of the type, lower case
     num_rows: int
     row_size: int
