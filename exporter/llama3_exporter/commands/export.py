@@ -56,7 +56,7 @@ def llama3_export(
         quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
         tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions and no
             tokenizer library.
-        lora: FILE or FILE:SCALE, a LoRA adapter of the model as a GGUF, which runs beside its weights.
+        lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, which runs beside the weights.
         verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
         copy: Copy the GGUF into the folder of a native export, where a link would do.
         force: Replace an earlier export.
