@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Precision, check_choice
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.unfinished import refuse_unfinished
-from llama3_models.manifest import ExportOptions, Manifest, Part, types_of
+from llama3_models.lora import Adapter, Lora, Loras, parse_loras, read_adapters
+from llama3_models.manifest import AdapterUse, ExportOptions, Manifest, Part, types_of
 from llama3_models.tokenizer.vocabulary import Vocabulary
 from llama3_models.units import format_bytes
 
@@ -36,8 +38,13 @@ from llama3_exporter.tokenizers.read_back import check_tokenizer, why_unusable
 
 __all__ = ["ExportSummary", "export", "export_native_graph", "remove_export"]
 
+logger = logging.getLogger(__name__)
+
 # ONNX Runtime's attention and ours count positions in 32 bits.
 _MAX_POSITIONS = (1 << 31) - 1
+
+# Protocol buffers end at 2 GiB, and the rest of a graph takes less than a megabyte.
+_MAX_ADAPTER_BYTES = 2_000_000_000
 
 _NO_LIBRARY = (
     "the library of the native ops was not built: to run the graph, install a C++20 compiler and CMake, then "
@@ -69,6 +76,7 @@ def export(
     max_length: int | None = None,
     shard_size: int | None = None,
     tokenizer_graph: bool = False,
+    lora: Loras = (),
     copy: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -88,6 +96,7 @@ def export(
         shard_size: Bytes of weights in a file of a contrib export, for hosts that take no larger ones; a tensor that
             is larger still lies in one. None for a single file.
         tokenizer_graph: Add the tokenizer as two graphs of onnxruntime-extensions' ops.
+        lora: LoRA adapters of the model: the path of a GGUF or `FILE:SCALE`, or several such.
         copy: Copy the GGUF into the folder of a native export, where a link would do.
         force: Replace an earlier export. Whatever else is there is never replaced.
         progress: Called with the bytes of the GGUF that are packed or copied, and their total.
@@ -109,6 +118,7 @@ def export(
         tokenizer_graph=tokenizer_graph,
         copy=copy,
     )
+    loras = parse_loras(lora)
     if output is not None:
         output = Path(output)
         check_output(output, force=force)
@@ -116,6 +126,8 @@ def export(
         refuse_unfinished(file)
         config = Hyperparameters.from_gguf(file)
         options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
+        adapters = read_adapters(loras, file)
+        _warn(adapters)
         vocabulary, no_tokenizer = read_tokenizer(file)
         graphs, graph_warnings = _tokenizer_graphs(vocabulary, no_tokenizer, file) if tokenizer_graph else ({}, ())
         hosts: dict[str, bytes] = {}
@@ -126,12 +138,16 @@ def export(
         if output is None:
             output = graph_beside(file, force=force)
             names = {part: part.name for part in file.parts}
-            written = _write_native_graph(file, config, options, output, names)
+            written = _write_native_graph(file, config, options, adapters, output, names)
         elif ops == "native":
-            written = _export_native(file, config, options, output, others, copy=copy, force=force, progress=progress)
+            written = _export_native(
+                file, config, options, adapters, output, others, copy=copy, force=force, progress=progress
+            )
         else:
             weights = WeightsFile(shard_size)
-            written = _export_contrib(file, config, options, weights, output, others, force=force, progress=progress)
+            written = _export_contrib(
+                file, config, options, adapters, weights, output, others, force=force, progress=progress
+            )
         other_tokens = None
         if vocabulary is not None and output.is_dir():
             no_tokenizer, other_tokens = check_tokenizer(output, vocabulary)
@@ -151,6 +167,7 @@ def export(
             kv_cache_bytes_per_position=int(per_position),
             memory_bytes=written.memory_bytes,
             seconds=time.perf_counter() - start,
+            adapters=tuple((adapter.path.name, adapter.scale) for adapter in adapters),
             warnings=(
                 *filter(None, (no_tokenizer, other_tokens, no_library)),
                 *host_warnings,
@@ -169,6 +186,7 @@ def export_native_graph(
     activations: Activations = "int8",
     logits: Logits = "last",
     max_length: int | None = None,
+    loras: Sequence[Lora] = (),
 ) -> None:
     """Write a native graph alone, for a GGUF that stays where it is.
 
@@ -181,6 +199,7 @@ def export_native_graph(
         activations: See `export`.
         logits: See `export`.
         max_length: See `export`.
+        loras: LoRA adapters of the model.
 
     Raises:
         Llama3Error: the file is not a supported model, or the graph cannot be written.
@@ -189,23 +208,47 @@ def export_native_graph(
     config = Hyperparameters.from_gguf(file)
     options = ExportOptions("native", activations, "fp32", logits, _positions(file, config, max_length))
     names = {part: part.resolve().name for part in file.parts}
-    _write_native_graph(file, config, options, path, names)
+    adapters = read_adapters(loras, file)
+    _warn(adapters)
+    _write_native_graph(file, config, options, adapters, path, names)
 
 
 def _write_native_graph(
-    file: GGUFFile, config: Hyperparameters, options: ExportOptions, path: Path, names: Mapping[Path, str]
+    file: GGUFFile,
+    config: Hyperparameters,
+    options: ExportOptions,
+    adapters: Sequence[Adapter],
+    path: Path,
+    names: Mapping[Path, str],
 ) -> _Written:
-    backend = NativeBackend(file, config, options.activations, names)
-    manifest = Manifest.of_gguf(file, options, _fingerprints(names))
-    graph = serialized(build_graph(config, backend, options.logits), manifest)
+    graph, _, kv_item_bytes = _native_graph(file, config, options, adapters, names)
     publish_file(path, graph)
-    return _Written(len(graph), file.size, backend.kv_type.itemsize)
+    return _Written(len(graph), file.size + _adapter_bytes(adapters), kv_item_bytes)
+
+
+def _native_graph(
+    file: GGUFFile,
+    config: Hyperparameters,
+    options: ExportOptions,
+    adapters: Sequence[Adapter],
+    names: Mapping[Path, str],
+) -> tuple[bytes, Manifest, float]:
+    """The graph as a file, what it says of itself, and the bytes of a number in its cache."""
+    if (n_bytes := _adapter_bytes(adapters)) > _MAX_ADAPTER_BYTES:
+        raise Llama3Error(
+            f"{file.path}: the adapters hold {format_bytes(n_bytes)}, and a native graph has room for "
+            f"{format_bytes(_MAX_ADAPTER_BYTES)}; use contrib ops, whose weights file has no such limit"
+        )
+    backend = NativeBackend(file, config, options.activations, names, adapters)
+    manifest = Manifest.of_gguf(file, options, _fingerprints(names), adapters=_uses(adapters))
+    return serialized(build_graph(config, backend, options.logits), manifest), manifest, backend.kv_type.itemsize
 
 
 def _export_contrib(
     file: GGUFFile,
     config: Hyperparameters,
     options: ExportOptions,
+    adapters: Sequence[Adapter],
     weights: WeightsFile,
     output: Path,
     others: Mapping[str, bytes],
@@ -215,7 +258,7 @@ def _export_contrib(
 ) -> _Written:
     if output.resolve() in (part.resolve().parent for part in file.parts):
         raise Llama3Error(f"{output}: the GGUF lies in this folder, which would be replaced; give another --output")
-    backend = ContribBackend(file, config, weights, options)
+    backend = ContribBackend(file, config, weights, options, adapters)
     model = build_graph(config, backend, options.logits)
     if len(weights.sizes) > _MAX_SHARDS:
         raise Llama3Error(
@@ -239,7 +282,7 @@ def _export_contrib(
             Part(name, size=weights.sizes[name], fingerprint=fingerprint(shard.descriptor))
             for name, shard in shards.items()
         ]
-        manifest = Manifest.of_gguf(file, options, digests.result(), own)
+        manifest = Manifest.of_gguf(file, options, digests.result(), own, _uses(adapters))
         files: dict[str, Content] = {
             GRAPH: serialized(model, manifest),
             **{name: shard.publish for name, shard in shards.items()},
@@ -264,6 +307,7 @@ def _export_native(
     file: GGUFFile,
     config: Hyperparameters,
     options: ExportOptions,
+    adapters: Sequence[Adapter],
     output: Path,
     others: Mapping[str, bytes],
     *,
@@ -272,9 +316,7 @@ def _export_native(
     progress: Progress | None,
 ) -> _Written:
     names = {part: part.name for part in file.parts}
-    backend = NativeBackend(file, config, options.activations, names)
-    manifest = Manifest.of_gguf(file, options, _fingerprints(names))
-    model = build_graph(config, backend, options.logits)
+    graph, manifest, kv_item_bytes = _native_graph(file, config, options, adapters, names)
     warnings: list[str] = []
 
     def placed(part: Path) -> Callable[[Path], None]:
@@ -286,7 +328,7 @@ def _export_native(
         return place
 
     files: dict[str, Content] = {
-        GRAPH: serialized(model, manifest),
+        GRAPH: graph,
         MANIFEST: to_json(manifest.to_dict()),
         **others,
     }
@@ -295,7 +337,7 @@ def _export_native(
             raise Llama3Error(f"{part}: a file of the export has this name, too; rename the GGUF")
         files[part.name] = placed(part)
     publish_folder(output, files, force=force)
-    return _Written(_small_bytes(files), file.size, backend.kv_type.itemsize, tuple(warnings))
+    return _Written(_small_bytes(files), file.size + _adapter_bytes(adapters), kv_item_bytes, tuple(warnings))
 
 
 def _tokenizer_graphs(
@@ -323,6 +365,25 @@ def _positions(file: GGUFFile, config: Hyperparameters, max_length: int | None) 
 
 def _fingerprints(names: Mapping[Path, str]) -> list[Part]:
     return [Part(name, size=part.stat().st_size, fingerprint=fingerprint(part)) for part, name in names.items()]
+
+
+def _uses(adapters: Sequence[Adapter]) -> list[AdapterUse]:
+    return [AdapterUse(_printable(each.path.name), each.size, sha256(each.path), each.scale) for each in adapters]
+
+
+def _printable(name: str) -> str:
+    """A name that is there to be read: by people at a terminal, and from the manifest, which takes no control codes."""
+    return "".join(character if character.isprintable() else "?" for character in name)
+
+
+def _adapter_bytes(adapters: Sequence[Adapter]) -> int:
+    return sum(tensor.n_bytes for adapter in adapters for tensor in adapter.tensors)
+
+
+def _warn(adapters: Sequence[Adapter]) -> None:
+    for adapter in adapters:
+        for warning in adapter.warnings:
+            logger.warning("%s", warning)
 
 
 def _small_bytes(files: dict[str, Content]) -> int:

@@ -20,8 +20,10 @@ def parameter(tensor: ir.TensorProtocol, name: str | None = None) -> nn.Paramete
     return nn.Parameter(tensor.shape.numpy(), data=tensor, name=name)
 
 
-def add_bias(op: OpBuilder, y: ir.Value, bias: nn.Parameter | None) -> ir.Value:
-    """`y` plus a bias, where there is one."""
+def scale_and_bias(op: OpBuilder, y: ir.Value, scale: nn.Parameter | None, bias: nn.Parameter | None) -> ir.Value:
+    """The product `y` [batch, seq, N] times a scale [1], plus a bias [N], where there are such."""
+    if scale is not None:
+        y = op.Mul(y, scale)
     return y if bias is None else op.Add(y, bias)
 
 

@@ -19,6 +19,7 @@ class ExportSummary:
     """What an export wrote, and how long it took (seconds). Sizes are in bytes.
 
     `output` is the folder, or the graph beside its GGUF; `written_bytes` leaves out what was only linked.
+    `adapters` are the names of LoRA adapters with their scales.
     `memory_bytes` is what ONNX Runtime holds of the weights on a CPU, copies of float weights included.
     `runs` is whether this installation can run the graph, and `has_tokenizer` whether llama3-run can use the export's
     own tokenizer. The warnings say why not.
@@ -33,6 +34,7 @@ class ExportSummary:
     kv_cache_bytes_per_position: int
     memory_bytes: int
     seconds: float
+    adapters: tuple[tuple[str, float], ...] = ()
     warnings: tuple[str, ...] = ()
     runs: bool = True
     has_tokenizer: bool = True
@@ -74,5 +76,6 @@ class ExportSummary:
             *wrapped("  types    ", types, after_commas=True),
             *wrapped("  context  ", f"{self.max_length:,} positions; {room}"),
             f"  memory   about {format_bytes(self.memory_bytes)} to run, without the KV cache",
+            *(f"  adapter  {name}, scale {scale:g}" for name, scale in self.adapters),
             *(line for warning in self.warnings for line in wrapped("  note     ", warning)),
         ]

@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from llama3_models.divergence import Distance, log_softmax
+from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
 from llama3_models.gguf.file import GGUFFile
+from llama3_models.lora import Loras, parse_loras, read_adapters
 from llama3_models.reference import forward
 from llama3_runtime.model import Model
 
@@ -72,12 +74,13 @@ class Verification:
         return self.graph.passed and self.weights.passed
 
 
-def verify(export: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKENS) -> Verification:
+def verify(export: str | Path, gguf: str | Path, *, lora: Loras = (), num_tokens: int = _NUM_TOKENS) -> Verification:
     """Run an export and the float32 reference of its GGUF on the same tokens.
 
     Args:
         export: The export's folder, or its graph beside the GGUF.
         gguf: The GGUF it was made of.
+        lora: The LoRA adapters that it was made with, as `export` takes them.
         num_tokens: Positions to compare, fewer where the export's context is shorter.
 
     Raises:
@@ -86,12 +89,16 @@ def verify(export: str | Path, gguf: str | Path, *, num_tokens: int = _NUM_TOKEN
     graph = Path(export) / GRAPH if Path(export).is_dir() else Path(export)
     proto, manifest = read_graph(graph)
     options = manifest.options
+    loras = parse_loras(lora)
+    if [each.scale for each in loras] != [each.scale for each in manifest.adapters]:
+        made_with = ", ".join(f"{each.name}:{each.scale:g}" for each in manifest.adapters) or "none"
+        raise Llama3Error(f"{graph}: it was made with other adapters ({made_with}); give these to compare with")
     exact = EXACT_BOUNDS[options.precision]
     ids, from_graph = _draw(Model.from_folder(graph, max_length=min(num_tokens, options.max_length)))
     _use_float32_activations(proto)
     positions, from_weights = _last_of_chunks(_load(proto, graph.parent, len(ids)), ids)
     with GGUFFile.open(gguf) as file:
-        expected = forward(file, ids)
+        expected = forward(file, ids, adapters=read_adapters(loras, file))
     return Verification(
         graph=Check(Distance.between(expected, from_graph), BOUND if options.activations == "int8" else exact),
         weights=Check(Distance.between(expected[positions], from_weights), exact),

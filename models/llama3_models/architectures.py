@@ -15,7 +15,7 @@ Size: TypeAlias = Literal[
 ]
 """A number of `config.Hyperparameters`, by its name."""
 
-TensorShapes: TypeAlias = Mapping[str, tuple[Size, ...]]
+TensorShapes: TypeAlias = Mapping[str, tuple[Size | Literal[1], ...]]
 """Shapes by the names of tensors, rows first; a `*` stands for the number of each layer."""
 
 ROPE_FACTORS: Final = "rope_freqs.weight"
@@ -65,6 +65,17 @@ _REQUIRED: Final[TensorShapes] = MappingProxyType(
 )
 # Without it, the embedding is the head, too.
 _HEAD: Final[TensorShapes] = MappingProxyType({"output.weight": ("vocab_size", "hidden_size")})
+# One number that multiplies the product of a weight, before the bias; converters write it for NVFP4, whose blocks'
+# own scales have 8 bits. The input's scale is for engines that round activations to NVFP4: llama.cpp reads it and
+# does not use it.
+_SCALES: Final[TensorShapes] = MappingProxyType(
+    {
+        name.removesuffix("weight") + ending: (1,)
+        for name, shape in {**_REQUIRED, **_HEAD}.items()
+        if name != "token_embd.weight" and len(shape) == 2
+        for ending in ("scale", "input_scale")
+    }
+)
 # Qwen2's own models have them and Qwen3's do not; llama.cpp takes them where they are.
 _QKV_BIASES: Final[TensorShapes] = MappingProxyType(
     {
@@ -88,6 +99,7 @@ _LLAMA = Architecture(
     required=_REQUIRED,
     optional={
         **_HEAD,
+        **_SCALES,
         ROPE_FACTORS: ("rotary_pairs",),
         **{
             name.removesuffix("weight") + "bias": shape[:1]
@@ -105,7 +117,7 @@ _QWEN2 = Architecture(
     model_type="qwen2",
     model_class="Qwen2ForCausalLM",
     required=_REQUIRED,
-    optional={**_HEAD, **_QKV_BIASES},
+    optional={**_HEAD, **_SCALES, **_QKV_BIASES},
     fused=_FUSED_QKV,
 )
 
@@ -120,7 +132,7 @@ _QWEN3 = Architecture(
         "blk.*.attn_q_norm.weight": ("head_dim",),
         "blk.*.attn_k_norm.weight": ("head_dim",),
     },
-    optional={**_HEAD, **_QKV_BIASES},
+    optional={**_HEAD, **_SCALES, **_QKV_BIASES},
     fused=_FUSED_QKV,
 )
 

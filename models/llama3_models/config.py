@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 import gguf
 import numpy as np
@@ -122,6 +123,7 @@ class Hyperparameters:
         )
         _check_numbers(file, hyperparameters)
         _check_tensors(file, hyperparameters)
+        _check_scales(file)
         _check_rotation(file, hyperparameters)
         return hyperparameters
 
@@ -136,7 +138,9 @@ class Hyperparameters:
         weights: dict[str, GGUFTensor] = {}
         for name, tensor in file.tensors.items():
             parts = self.parts_of(name)
-            if parts:
+            if parts and name.endswith("scale"):  # one number for all of them
+                weights |= {part: replace(tensor, name=part) for part in parts}
+            elif parts:
                 _check_fused(file, name, parts)
                 weights |= _rows_of(tensor, parts)
             else:
@@ -411,8 +415,8 @@ def _named(shapes: TensorShapes, h: Hyperparameters) -> Iterator[tuple[str, tupl
                 yield name.replace("*", str(layer)), shape
 
 
-def _numbers(h: Hyperparameters, sizes: tuple[Size, ...]) -> tuple[int, ...]:
-    return tuple(int(getattr(h, size)) for size in sizes)
+def _numbers(h: Hyperparameters, sizes: tuple[Size | Literal[1], ...]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else int(getattr(h, size)) for size in sizes)
 
 
 def _check_fused(file: GGUFFile, name: str, parts: Mapping[str, tuple[int, ...]]) -> None:
@@ -465,12 +469,25 @@ def _check_tensors(file: GGUFFile, h: Hyperparameters) -> None:
             )
 
 
+def _check_scales(file: GGUFFile) -> None:
+    """Refuse a scale that scales nothing, and one that would make every product of its weight NaN or infinite."""
+    for name, tensor in file.tensors.items():
+        if not name.endswith(".scale"):
+            continue
+        weight = f"{name.removesuffix('scale')}weight"
+        if weight not in file.tensors:
+            raise Llama3Error(f"{file.path}: tensor {name} has no {weight} to scale; {_CONVERT}")
+        (value,) = tensor.dequantize()
+        if not np.isfinite(value):
+            raise Llama3Error(f"{file.path}: tensor {name} is {value}, expected a finite number; {_CONVERT}")
+
+
 def _check_tensor(file: GGUFFile, tensor: GGUFTensor, expected: tuple[int, ...]) -> None:
     if tensor.shape != expected:
         raise Llama3Error(
             f"{file.path}: tensor {tensor.name} has shape {list(tensor.shape)}, expected {list(expected)}; {_CONVERT}"
         )
-    if not _holds_weights(tensor.type):
+    if not holds_weights(tensor.type):
         raise Llama3Error(
             f"{file.path}: tensor {tensor.name} has type {tensor.type.name}, in which no weights are read; "
             "download or convert the model in another encoding"
@@ -478,7 +495,7 @@ def _check_tensor(file: GGUFFile, tensor: GGUFTensor, expected: tuple[int, ...])
 
 
 @cache
-def _holds_weights(tensor_type: gguf.GGMLQuantizationType) -> bool:
+def holds_weights(tensor_type: gguf.GGMLQuantizationType) -> bool:
     """Whether gguf knows which weights a block of this type stands for; integers and ggml's own buffers are none."""
     _, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
     try:

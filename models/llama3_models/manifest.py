@@ -61,6 +61,16 @@ class Source:
 
 
 @dataclass(frozen=True)
+class AdapterUse:
+    """A LoRA adapter that a graph includes: the name, size and SHA-256 of its file, and how strongly it counts."""
+
+    name: str
+    size: int
+    sha256: str
+    scale: float
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """The choices of one export; `max_length` is how many positions the graph can reach."""
 
@@ -89,6 +99,7 @@ class Manifest:
         options: How it was exported.
         types: What each GGML type of the GGUF holds, by its name, the one with most bytes first.
         architecture: The GGUF's `general.architecture`.
+        adapters: The LoRA adapters that the graph includes.
         weights: A contrib export's files of weights; none in a native one, and older ones name only several of them.
         version: The version of this package that exported.
         format_version: The form of the manifest, `FORMAT_VERSION` or older.
@@ -99,16 +110,23 @@ class Manifest:
     types: Mapping[str, TypeUse]
     architecture: str
     weights: tuple[Part, ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()
     version: str = version("llama3-onnx")
     format_version: int = FORMAT_VERSION
 
     @classmethod
     def of_gguf(
-        cls, file: GGUFFile, options: ExportOptions, parts: Sequence[Part], weights: Sequence[Part] = ()
+        cls,
+        file: GGUFFile,
+        options: ExportOptions,
+        parts: Sequence[Part],
+        weights: Sequence[Part] = (),
+        adapters: Sequence[AdapterUse] = (),
     ) -> Manifest:
         """The manifest of an export of `file`."""
         source = Source(file.path.name, file.size, tuple(parts))
-        return cls(source, options, types_of(file), file.get_str("general.architecture"), tuple(weights))
+        architecture = file.get_str("general.architecture")
+        return cls(source, options, types_of(file), architecture, tuple(weights), tuple(adapters))
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as data for JSON; what there is none of is left out."""
@@ -127,6 +145,8 @@ class Manifest:
         }
         if self.weights:
             data["weights"] = [_described(part) for part in self.weights]
+        if self.adapters:
+            data["adapters"] = [asdict(adapter) for adapter in self.adapters]
         return data
 
     def to_json(self) -> str:
@@ -216,6 +236,7 @@ class Manifest:
             },
             architecture=_text(data.get("architecture", _UNVERSIONED_ARCHITECTURE), "architecture"),
             weights=tuple(_part(part) for part in _list(data.get("weights", []), "weights")),
+            adapters=tuple(_adapter(use) for use in _list(data.get("adapters", []), "adapters")),
             version=_text(data["version"], "version"),
             format_version=format_version,
         )
@@ -243,6 +264,14 @@ def _part(data: Any) -> Part:
         sha256=_optional_text(data.get("sha256"), "sha256"),
         fingerprint=_optional_text(data.get("fingerprint"), "fingerprint"),
     )
+
+
+def _adapter(data: Any) -> AdapterUse:
+    scale = data["scale"]
+    if type(scale) not in (int, float) or not math.isfinite(scale):
+        raise ValueError(f"scale is {str(scale)[:40]}")
+    size, digest = _count(data["size"], "size"), _text(data["sha256"], "sha256")
+    return AdapterUse(_file_name(data["name"]), size, digest, float(scale))
 
 
 def _file_name(value: Any) -> str:

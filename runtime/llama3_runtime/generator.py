@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from llama3_models.exports import Ops
+    from llama3_models.lora import Loras
     from typing_extensions import Self, Unpack
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -190,6 +191,7 @@ class Generator:
         encoding: Encoding | None = None,
         ops: Ops | None = None,
         tokenizer: Tokenizer | str | Path | None = None,
+        lora: Loras = (),
         **options: Unpack[ModelOptions],
     ) -> Self:
         """Load an export, or a GGUF, which is exported into the cache the first time.
@@ -200,6 +202,7 @@ class Generator:
             ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
                 built.
             tokenizer: Another tokenizer than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
+            lora: LoRA adapters of a GGUF: the path of one or `FILE:SCALE`, or several such.
             options: See `Model.from_folder`.
 
         Raises:
@@ -212,6 +215,7 @@ class Generator:
             # CUDA knows stock ops only, and its attention only float16.
             ops="contrib" if cuda else ops,
             precision="fp16" if cuda else "fp32",
+            lora=lora,
         )
         if options.get("weights_folder") is None:
             options["weights_folder"] = export.weights_folder

@@ -14,6 +14,7 @@ from llama3_runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llama3_models.exports import Ops
+    from llama3_models.lora import Loras
     from typing_extensions import Unpack
 
 
@@ -23,6 +24,7 @@ def load(
     encoding: Encoding | None = None,
     ops: Ops | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
+    lora: Loras = (),
     **options: Unpack[ModelOptions],
 ) -> Generator:
     """Load a model by name or path, downloading or exporting it first if needed.
@@ -35,6 +37,7 @@ def load(
         ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
             built.
         tokenizer: Another tokenizer than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
+        lora: LoRA adapters of a model that is a GGUF: the path of one or `FILE:SCALE`, or several such.
         options: See `Model.from_folder`: provider, threads, max_length, chunk_size.
 
     Raises:
@@ -45,4 +48,4 @@ def load(
     if not str(model):
         raise Llama3Error("no model: give a name, a .gguf file or an export folder")
     path = model if isinstance(model, Path) else find_model(model=model, encoding=encoding)
-    return Generator.from_folder(path, encoding=encoding, ops=ops, tokenizer=tokenizer, **options)
+    return Generator.from_folder(path, encoding=encoding, ops=ops, tokenizer=tokenizer, lora=lora, **options)

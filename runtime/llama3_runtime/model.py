@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import DEFAULT_MAX_LENGTH, GRAPH, MANIFEST
-from llama3_models.manifest import Manifest, NotAnExportError
+from llama3_models.manifest import AdapterUse, Manifest, NotAnExportError
 
 from llama3_runtime import defaults
 from llama3_runtime.kv_cache import KV_TYPES, KVCache
@@ -55,6 +55,7 @@ class Model:
         device: `cpu` or `cuda`.
         threads: For the work inside of an op.
         warning: Why it does not run where `auto` tried first, if so.
+        adapters: The LoRA adapters that the export includes.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Model:
         self.device = session.device
         self.threads = session.threads
         self.warning = session.warning
+        self.adapters: tuple[AdapterUse, ...] = ()
         self.turns = Turns(self._release)
         self._chunk_size = chunk_size
         self._ort = session.ort
@@ -142,7 +144,9 @@ class Model:
         stands_alone = weights_folder is not None or graph.name != GRAPH or not (graph.parent / MANIFEST).is_file()
         gguf = weights / manifest.source.parts[0].name
         source = gguf if stands_alone and gguf.is_file() else graph.parent
-        return cls(session, source, manifest.options.max_length, max_length, chunk_size)
+        model = cls(session, source, manifest.options.max_length, max_length, chunk_size)
+        model.adapters = manifest.adapters
+        return model
 
     def prefill(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
         """Append `ids` in chunks and return the last one's logits, [vocab_size], valid until the next call."""

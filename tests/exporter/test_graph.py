@@ -17,7 +17,7 @@ from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 
 from tests.support.graphs import Graph, kl_divergence
-from tests.support.llama_gguf import blank_tensors, llama31_rope_factors, split_gguf, write_llama_gguf
+from tests.support.llama_gguf import blank_tensors, linear_scales, llama31_rope_factors, split_gguf, write_llama_gguf
 
 MIXED = {
     "token_embd.weight": T.Q5_K,
@@ -67,6 +67,10 @@ SHAPES = {
     "tied, Q5_K": {"tied": True, "types": T.Q5_K},
     "tied, Q6_K": {"tied": True, "types": T.Q6_K},
     "a type each": {"types": MIXED},
+    "scales": {"vectors": linear_scales(head=True)},
+    "scales and biases": {"vectors": linear_scales(), "attention_bias": True, "tied": True, "types": T.Q4_0},
+    "Qwen2, scales": {"architecture": "qwen2", "vectors": linear_scales(head=True), "types": MIXED},
+    "Qwen3, scales": {"architecture": "qwen3", "vectors": linear_scales(head=True), "types": MIXED},
 }
 
 
@@ -229,6 +233,34 @@ def test_a_tied_embedding_s_codes_are_there_once(tmp_path: Path, type_: T) -> No
         expected = forward(file, ids)
     found, _ = Graph(folder)(ids)
     assert kl_divergence(expected, found[0]) < 2e-2
+
+
+def test_a_product_past_float16_that_a_scale_brings_back_is_not_float16(tmp_path: Path) -> None:
+    """As NVFP4's: its blocks reach 2,688, and the scale beside them makes usual weights of that."""
+
+    def weights(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        usual = np.random.default_rng(0).normal(0, shape[-1] ** -0.5, shape)
+        return 4e5 * usual if name == "blk.0.ffn_up.weight" else None
+
+    vectors = {"blk.0.ffn_up.scale": [2.5e-6]}
+    options = {"precision": "fp16", "logits": "all"}
+    gguf, folder = exported(tmp_path, options, types=T.Q8_0, weights=weights, vectors=vectors)
+    ids = random_ids(40)
+    with GGUFFile.open(gguf) as file:
+        expected = forward(file, ids)
+    found, _ = Graph(folder)(ids)
+    assert kl_divergence(expected, found[0]) < 1e-3
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+def test_files_without_scales_have_no_node_for_them(tmp_path: Path, ops: str) -> None:
+    counts = []
+    for name, vectors in (("plain", {}), ("scaled", linear_scales())):
+        gguf = write_llama_gguf(tmp_path / f"{name}.gguf", vectors=vectors, types=T.Q8_0)
+        export(gguf, tmp_path / name, ops=ops)
+        nodes = onnx.load(tmp_path / name / "model.onnx", load_external_data=False).graph.node
+        counts.append(sum(node.op_type == "Mul" for node in nodes))
+    assert counts[1] - counts[0] == 14  # one for each linear of both layers
 
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])

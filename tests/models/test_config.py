@@ -304,10 +304,37 @@ def test_the_embedding_may_have_more_rows_than_there_are_tokens(path):
         read(path, tensors={"token_embd.weight": {"shape": (384, 256)}})
 
 
-@pytest.mark.parametrize("name", ["blk.0.attn_q_norm.weight", "blk.0.attn_q.scale", "output.bias", "rope_factors_long"])
+@pytest.mark.parametrize("name", ["blk.0.attn_q_norm.weight", "token_embd.scale", "output.bias", "rope_factors_long"])
 def test_a_tensor_that_would_change_the_result_is_refused(path, name):
     with pytest.raises(Llama3Error, match=f"the tensor '{name}' is not part of a Llama"):
         read(path, tensors={name: {"name": name}})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("blk.0.attn_q.scale", [np.nan], "tensor blk.0.attn_q.scale is nan, expected a finite number"),
+        ("output.scale", [-np.inf], "tensor output.scale is -inf, expected a finite number"),
+        ("blk.1.ffn_up.scale", [1.0, 2.0], r"blk.1.ffn_up.scale has shape \[2\], expected \[1\]"),
+        ("blk.1.ffn_up.input_scale", [1.0, 2.0], r"blk.1.ffn_up.input_scale has shape \[2\], expected \[1\]"),
+        ("blk.2.ffn_up.scale", [1.0], "'blk.2.ffn_up.scale' is not part of a Llama model of 2 layers"),
+        ("blk.0.attn_qkv.scale", [1.0], "tensor blk.0.attn_qkv.scale has no blk.0.attn_qkv.weight to scale"),
+        ("blk.0.ffn_norm.scale", [1.0], "'blk.0.ffn_norm.scale' is not part of a Llama"),
+    ],
+)
+def test_scales_that_cannot_be_used_are_refused(tmp_path, name, values, message):
+    with pytest.raises(Llama3Error, match=message):
+        read(write_llama_gguf(tmp_path / "model.gguf", vectors={name: values}))
+
+
+def test_a_scale_of_a_head_that_is_the_embedding_is_refused(tmp_path):
+    with pytest.raises(Llama3Error, match=r"tensor output\.scale has no output\.weight to scale"):
+        read(write_llama_gguf(tmp_path / "model.gguf", tied=True, vectors={"output.scale": [1.0]}))
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e-30])
+def test_any_finite_scale_is_a_scale(tmp_path, value):
+    read(write_llama_gguf(tmp_path / "model.gguf", vectors={"blk.0.attn_q.scale": [value]}))
 
 
 def test_tables_of_old_converters_are_ignored(path):

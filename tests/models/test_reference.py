@@ -12,7 +12,7 @@ from llama3_models.gguf.file import GGUFFile
 
 from tests.support.english import STORY
 from tests.support.graphs import kl_divergence
-from tests.support.llama_gguf import fuse_qkv, llama31_rope_factors, write_llama_gguf
+from tests.support.llama_gguf import fuse_qkv, linear_scales, llama31_rope_factors, write_llama_gguf
 from tests.support.vocabularies import smollm2_gguf
 
 IDS = np.random.default_rng(5).integers(0, 320, 300).tolist()
@@ -118,6 +118,84 @@ def test_fused_q_k_and_v_agree_with_llama_cpp(tmp_path, architecture, how):
     found = forward(fused, IDS[:50])
     np.testing.assert_allclose(found, llama_cpp_oracle.logits(fused, IDS[:50]), atol=2e-4)
     np.testing.assert_array_equal(found, forward(plain, IDS[:50]))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_scale_of_fused_q_k_and_v_agrees_with_llama_cpp(tmp_path, architecture):
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
+    vectors = {"blk.0.attn_qkv.scale": [1.4], "blk.1.attn_qkv.scale": [-0.7], "blk.1.attn_qkv.input_scale": [9.0]}
+    shape = {"architecture": architecture, "attention_bias": True, "vectors": vectors}
+    fused = fuse_qkv(write_llama_gguf(tmp_path / "plain.gguf", **shape), tmp_path / "fused.gguf")
+    np.testing.assert_allclose(forward(fused, IDS), llama_cpp_oracle.logits(fused, IDS), atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "atol"),
+    [
+        pytest.param({"num_heads": 8}, 2e-4, id="Llama"),
+        pytest.param({"attention_bias": True, "tied": True}, 2e-4, id="biases, tied"),
+        pytest.param({"architecture": "qwen3", "num_kv_heads": 1, "head_dim": 96}, 2e-4, id="Qwen3"),
+        # llama.cpp rounds activations to the type of a float weight.
+        pytest.param({"types": GGMLQuantizationType.F16}, 5e-2, id="float16"),
+        pytest.param({"types": GGMLQuantizationType.BF16, "attention_bias": True}, 2e-1, id="bfloat16"),
+    ],
+)
+def test_scales_of_weights_agree_with_llama_cpp(tmp_path, shape, atol):
+    """They multiply the product, before the bias; the scales of inputs change nothing."""
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
+    path = write_llama_gguf(tmp_path / "model.gguf", vectors=linear_scales(), **shape)
+    np.testing.assert_allclose(forward(path, IDS), llama_cpp_oracle.logits(path, IDS), atol=atol)
+
+
+@pytest.mark.parametrize("type_", ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "NVFP4"])
+def test_scales_of_quantized_weights_agree_with_llama_cpp(tmp_path, type_):
+    """For NVFP4 also that of the head, which llama.cpp takes for no other type."""
+    pytest.importorskip("llama_cpp")
+    if type_ not in GGMLQuantizationType.__members__:
+        pytest.skip(f"the installed gguf has no {type_}")
+    from tests.support import llama_cpp_oracle
+
+    scales = linear_scales(head=type_ == "NVFP4")
+    path = write_llama_gguf(tmp_path / "model.gguf", types=GGMLQuantizationType[type_], vectors=scales)
+    # 6e-4 to 3e-3 measured, for its int8 activations; without the scales it is 1.5 and more.
+    assert kl_divergence(forward(path, IDS), llama_cpp_oracle.logits(path, IDS)) < 1e-2
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_a_scale_is_part_of_its_weight(tmp_path, architecture):
+    """llama.cpp computes the same from a twin whose float32 weights are multiplied by the scales.
+
+    Of the scales themselves it forgets those of Qwen2's MLP, and multiplies the biases of Llama's MLP by them, too.
+    """
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
+    scales = linear_scales(head=True)
+    vectors = {}
+    if architecture == "llama":
+        sizes = {"ffn_gate": 512, "ffn_up": 512, "ffn_down": 256}
+        rng = np.random.default_rng(1)
+        vectors = {f"blk.0.{name}.bias": rng.normal(0, 0.5, size).tolist() for name, size in sizes.items()}
+
+    def weights(scaled: bool):
+        rng = np.random.default_rng(2)
+
+        def values(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+            if len(shape) == 1:
+                return None
+            (scale,) = scales.get(name.removesuffix("weight") + "scale", [1.0]) if scaled else [1.0]
+            return rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32) * np.float32(scale)
+
+        return values
+
+    shape = {"architecture": architecture, "attention_bias": True}
+    path = write_llama_gguf(tmp_path / "model.gguf", weights=weights(False), vectors=vectors | scales, **shape)
+    twin = write_llama_gguf(tmp_path / "twin.gguf", weights=weights(True), vectors=vectors, **shape)
+    np.testing.assert_allclose(forward(path, IDS), llama_cpp_oracle.logits(twin, IDS), atol=2e-4)
 
 
 def test_a_head_that_rotates_in_part_agrees_with_llama_cpp(tmp_path):

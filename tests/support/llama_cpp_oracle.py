@@ -55,8 +55,10 @@ class LlamaCpp:
 
 
 @contextmanager
-def opened(path: Path, *, context_length: int, threads: int = 2) -> Iterator[LlamaCpp]:
-    """Load `path` and make a context of `context_length` tokens with a float32 cache."""
+def opened(
+    path: Path, *, context_length: int, threads: int = 2, adapters: Sequence[tuple[Path, float]] = ()
+) -> Iterator[LlamaCpp]:
+    """Load `path` and make a context of `context_length` tokens with a float32 cache, with LoRA adapters and scales."""
     model_params = llama_cpp.llama_model_default_params()
     model_params.n_gpu_layers = 0
     model_params.use_extra_bufts = False  # its AMX kernels crash on some virtual machines
@@ -71,6 +73,7 @@ def opened(path: Path, *, context_length: int, threads: int = 2) -> Iterator[Lla
         context = llama_cpp.llama_init_from_model(model, params)
         assert context, f"llama.cpp cannot make a context of {context_length} tokens for {path}"
         try:
+            _set_adapters(model, context, adapters)
             vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
             yield LlamaCpp(model, context, vocab_size)
         finally:
@@ -79,19 +82,35 @@ def opened(path: Path, *, context_length: int, threads: int = 2) -> Iterator[Lla
         llama_cpp.llama_model_free(model)
 
 
-def logits(path: Path, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+def _set_adapters(model: Any, context: Any, adapters: Sequence[tuple[Path, float]]) -> None:
+    handles = [llama_cpp.llama_adapter_lora_init(model, str(path).encode()) for path, _ in adapters]  # the model's own
+    assert all(handles), f"llama.cpp cannot load one of {adapters}"
+    if handles:
+        array = (llama_cpp.llama_adapter_lora_p_ctypes * len(handles))(*handles)
+        scales = (ctypes.c_float * len(handles))(*(scale for _, scale in adapters))
+        assert llama_cpp.llama_set_adapters_lora(context, array, len(handles), scales) == 0
+
+
+def logits(path: Path, ids: Sequence[int], adapters: Sequence[tuple[Path, float]] = ()) -> npt.NDArray[np.float32]:
     """The logits after each of `ids`, float32 [len(ids), vocab]; llama.cpp quantizes activations as it always does."""
-    with opened(path, context_length=len(ids)) as model:
+    with opened(path, context_length=len(ids), adapters=adapters) as model:
         return model.evaluate(ids)
 
 
-def greedy(path: Path, ids: Sequence[int], num_tokens: int, *, below: int | None = None) -> list[int]:
+def greedy(
+    path: Path,
+    ids: Sequence[int],
+    num_tokens: int,
+    adapters: Sequence[tuple[Path, float]] = (),
+    *,
+    below: int | None = None,
+) -> list[int]:
     """The `num_tokens` ids that follow `ids` when the likeliest is taken each time, end tokens included.
 
     Only ids under `below` are taken: llama.cpp itself also takes unused tokens.
     """
     new: list[int] = []
-    with opened(path, context_length=len(ids) + num_tokens) as model:
+    with opened(path, context_length=len(ids) + num_tokens, adapters=adapters) as model:
         last = model.evaluate(ids)[-1]
         while True:
             new.append(int(last[:below].argmax()))

@@ -27,6 +27,7 @@ __all__ = [
     "Architecture",
     "blank_tensors",
     "fuse_qkv",
+    "linear_scales",
     "llama31_rope_factors",
     "num_tokens",
     "qwen2_vocabulary",
@@ -42,6 +43,7 @@ Tokenizer: TypeAlias = Literal["tiny", "llama3", "qwen2"]
 Architecture: TypeAlias = Literal["llama", "qwen2", "qwen3"]
 
 _QKV = ("attn_q", "attn_k", "attn_v")
+_LINEARS = (*_QKV, "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 _BIASES: dict[Architecture, tuple[str, ...]] = {"llama": (*_QKV, "attn_output"), "qwen2": _QKV, "qwen3": _QKV}
 
 # Logits with a standard deviation of 4 make the likeliest of some hundred tokens stand out.
@@ -78,6 +80,7 @@ def write_llama_gguf(
     rope_dim: int | None = None,
     tied: bool = False,
     attention_bias: bool | None = None,
+    vectors: Mapping[str, Sequence[float]] | None = None,
     alignment: int = 32,
     tokenizer: Tokenizer | None = "tiny",
     seed: int = 0,
@@ -98,6 +101,7 @@ def write_llama_gguf(
         rope_scaling: The keys ARCHITECTURE.rope.scaling.*, such as {"type": "linear", "factor": 2.0}.
         tied: Leave output.weight out.
         attention_bias: Biases of the attention's linears, Llama's four or Qwen's three; None for what is usual.
+        vectors: More float32 tensors of one dimension, and their values.
         tokenizer: "tiny" (bytes, a few merges, three special tokens), "llama3" (its 128,256 tokens; `vocab_size` must
             say so), "qwen2" (bytes, pairs of letters, and Qwen2's keys and first special tokens) or None. Tokens are
             padded up to `vocab_size`.
@@ -141,6 +145,8 @@ def write_llama_gguf(
         tied=tied,
         biases=_BIASES[architecture] if (architecture == "qwen2" if attention_bias is None else attention_bias) else (),
     )
+    vectors = vectors or {}
+    names_and_shapes = [*names_and_shapes, *((name, (len(values),)) for name, values in vectors.items())]
     tensors = [(name, shape, _type_of(name, shape, types)) for name, shape in names_and_shapes]
     for name, shape, tensor_type in tensors:
         block_size, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
@@ -151,7 +157,9 @@ def write_llama_gguf(
     writer.write_ti_data_to_file()
     matrices: dict[tuple[object, ...], np.ndarray] = {}
     for name, shape, tensor_type in tensors:
-        values = weights(name, shape) if weights is not None else None
+        values = vectors.get(name)
+        if values is None and weights is not None:
+            values = weights(name, shape)
         if values is None and name == "rope_freqs.weight":
             values = rope_factors
         if values is not None:
@@ -254,6 +262,16 @@ def fuse_qkv(source: Path, target: Path, *, layers: Sequence[int] | None = None,
     writer.write_tensors_to_file()
     writer.close()
     return target
+
+
+def linear_scales(num_layers: int = 2, *, head: bool = False) -> dict[str, list[float]]:
+    """A scale for each linear of the layers (and of the head), and scales of their inputs, which mean nothing."""
+    linears = [f"blk.{layer}.{name}" for layer in range(num_layers) for name in _LINEARS]
+    scales = {f"{name}.scale": [0.6 + 0.07 * index] for index, name in enumerate(linears)}
+    scales["blk.1.attn_v.scale"] = [-1.25]
+    if head:
+        scales["output.scale"] = [1.7]
+    return scales | {f"{name}.input_scale": [1e3] for name in linears}
 
 
 def llama31_rope_factors(head_dim: int = 128, rope_theta: float = 500_000.0, *, factor: float = 8.0) -> np.ndarray:

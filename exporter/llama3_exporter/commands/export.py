@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ def llama3_export(
     shard_size: str | None = None,
     quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
     tokenizer_graph: bool = False,
+    lora: tuple[str, ...] = (),
     verify: bool = False,
     copy: bool = False,
     force: bool = False,
@@ -53,6 +55,7 @@ def llama3_export(
         quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
         tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions and no
             tokenizer library.
+        lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, which runs beside the weights.
         verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
         copy: Copy the GGUF into the folder of a native export, where a link would do.
         force: Replace an earlier export.
@@ -72,6 +75,10 @@ def llama3_export(
         copy=copy,
     )
     check_ranges({"max-length": (max_length, 1)})
+    if lora:
+        from llama3_models.lora import parse_loras
+
+        parse_loras(lora)  # before anything is downloaded
     gguf = locate_model(model, quantization_encoding)
     # Heavy imports wait until the command line is known to be right.
     from llama3_exporter.export_model import export
@@ -88,13 +95,14 @@ def llama3_export(
             max_length=max_length,
             shard_size=shard_bytes,
             tokenizer_graph=tokenizer_graph,
+            lora=lora,
             copy=copy,
             force=force,
             progress=progress,
         )
     show(*summary.lines())
     if verify:
-        _verify(summary.output, gguf, precision)
+        _verify(summary.output, gguf, lora, precision)
     show("", summary.how_to_run())
     return 0
 
@@ -106,11 +114,11 @@ def _bytes(shard_size: str) -> int:
     return round(float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]])
 
 
-def _verify(output: Path, gguf: Path, precision: Precision) -> None:
+def _verify(output: Path, gguf: Path, lora: Sequence[str], precision: Precision) -> None:
     from llama3_exporter.verify import verify
 
     notice("Verifying against a float32 reference of the GGUF ...")
-    result = verify(output, gguf)
+    result = verify(output, gguf, lora=lora)
     show(
         *wrapped("  graph    ", result.graph.describe(), after_commas=True),
         *wrapped("  weights  ", result.weights.describe(), after_commas=True),

@@ -9,24 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from gguf import quants
 from gguf.constants import GGMLQuantizationType
 from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.lora import Adapter
 from llama3_models.manifest import ExportOptions
 from llama3_models.units import format_bytes
 from onnxscript import nn
 
+from llama3_exporter.adapters import adapted, adapted_linears
 from llama3_exporter.contrib.modules import (
     BlockQuantizedLinear,
     BlockQuantizedRows,
     BlockSums,
     FloatEmbedding,
     FloatLinear,
+    FloatRows,
     GroupedQueryAttention,
     LengthsAndTables,
     QuantizedEmbedding,
@@ -74,6 +79,7 @@ class ContribBackend:
         file: The GGUF.
         config: Its numbers.
         weights: Where the packed weights go.
+        adapters: LoRA adapters, whose matrices go into the weights file, too.
         options: The activations (MatMulNBits quantizes its input, or not), the precision (where the file's scale is a
             float16, `fp16` multiplies in float16) and how many positions the rotary tables reach.
 
@@ -83,9 +89,18 @@ class ContribBackend:
         quantized: How each quantized one of them is represented, by the type of its scales.
     """
 
-    def __init__(self, file: GGUFFile, config: Hyperparameters, weights: WeightsFile, options: ExportOptions) -> None:
+    def __init__(
+        self,
+        file: GGUFFile,
+        config: Hyperparameters,
+        weights: WeightsFile,
+        options: ExportOptions,
+        adapters: Sequence[Adapter] = (),
+    ) -> None:
         self._file = file
         self._tensors = config.weights(file)
+        self._adapters = adapters
+        self._adapter_matrices: dict[tuple[Path, str], ir.ExternalTensor] = {}
         self._config = config
         self._weights = weights
         self._activations = options.activations
@@ -108,16 +123,20 @@ class ContribBackend:
 
     def linear(self, name: str, *, high_precision: bool = False) -> Linear:
         """See `Backend`."""
-        return self._linear(name, high_precision=high_precision)
+        return adapted(self._linear(name, high_precision=high_precision), name, self._adapters, self)
 
     def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> Linears:
         """See `Backend`."""
-        return SeparateLinears(
+        linears = SeparateLinears(
             {attribute: self._linear(name, high_precision=high_precision) for attribute, name in names.items()}
         )
+        return adapted_linears(linears, names, self._adapters, self)
 
     def embedding(self, name: str) -> Embedding:
         """See `Backend`. A tied head and the embedding point at the same bytes."""
+        return adapted(self._embedding(name), name, self._adapters, self)
+
+    def _embedding(self, name: str) -> FloatEmbedding | QuantizedEmbedding:
         tensor = self._tensors[f"{name}.weight"]
         if tensor.type in FLOAT_TYPES:
             return FloatEmbedding(self._place_floats(tensor))
@@ -129,6 +148,15 @@ class ContribBackend:
             matrix = self._weights.same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
             parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
         return QuantizedEmbedding(parts, weight.correction)
+
+    def adapter_linear(self, tensor: GGUFTensor) -> FloatLinear:
+        """See `MakesMatrices`."""
+        self._float_copies_bytes += int(math.prod(tensor.shape) * FLOAT.itemsize)
+        return FloatLinear(self._adapter_matrix(tensor), None, None, FLOAT)
+
+    def adapter_rows(self, tensor: GGUFTensor) -> FloatRows:
+        """See `MakesMatrices`."""
+        return FloatRows(self._adapter_matrix(tensor))
 
     def norm(self, name: str) -> Norm:
         """See `Backend`."""
@@ -172,19 +200,23 @@ class ContribBackend:
 
     def _linear(self, name: str, *, high_precision: bool) -> FloatLinear | QuantizedLinear:
         tensor = self._tensors[f"{name}.weight"]
-        bias = self._float32(f"{name}.bias") if f"{name}.bias" in self._tensors else None
+        scale, bias = self._vector(f"{name}.scale"), self._vector(f"{name}.bias")
         if tensor.type in FLOAT_TYPES:
-            in_float16 = self._precision == "fp16" and tensor.type == GGMLQuantizationType.F16
+            in_float16 = tensor.type == GGMLQuantizationType.F16 and self._multiplies_in_float16(tensor)
             compute = FLOAT16 if in_float16 else FLOAT
             self._float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
-            return FloatLinear(self._place_floats(tensor), bias, compute)
+            return FloatLinear(self._place_floats(tensor), scale, bias, compute)
         scale_type = self._linear_scale_type(tensor)
         weight = self._place_quantized(tensor, [scale_type])[scale_type]
         level = ACCURACY_LEVEL[self._activations]
         # What fp16 is for, CUDA, rounds no activations to int8.
         twice = high_precision and self._activations == "int8" and self._precision == "fp32"
         parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
-        return QuantizedLinear(parts, weight.correction, bias, self._block_sums)
+        return QuantizedLinear(parts, weight.correction, scale, bias, self._block_sums)
+
+    def _vector(self, name: str) -> nn.Parameter | None:
+        """A scale or a bias, where the file has it."""
+        return self._float32(name) if name in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector (a norm, a bias) of any type, dequantized."""
@@ -194,18 +226,35 @@ class ContribBackend:
 
     def _place_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
         if tensor.name not in self.placed:
-            dtype = ir.DataType.from_numpy(np.dtype(FLOAT_TYPES[tensor.type]))
-
-            def unchanged(rows: npt.NDArray[np.uint8]) -> list[Array]:
-                return [rows]
-
-            destination = (tensor.name, dtype, tensor.shape)
-            self.placed[tensor.name] = self._weights.add_packing(tensor, unchanged, [destination])
+            self.placed[tensor.name] = [self._as_floats(tensor)]
         return self.placed[tensor.name][0]
 
+    def _adapter_matrix(self, tensor: GGUFTensor) -> ir.ExternalTensor:
+        """Adapters call their matrices alike, and one adapter may be given twice."""
+        key = tensor.part, tensor.name
+        if key not in self._adapter_matrices:
+            self._adapter_matrices[key] = self._as_floats(tensor)
+        return self._adapter_matrices[key]
+
+    def _as_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
+        """A place for floats of the tensor's own type, or of one in blocks (an adapter's in Q8_0) for float32."""
+
+        def floats(rows: npt.NDArray[np.uint8]) -> list[Array]:
+            return [rows if tensor.type in FLOAT_TYPES else quants.dequantize(rows, tensor.type)]
+
+        dtype = ir.DataType.from_numpy(np.dtype(FLOAT_TYPES.get(tensor.type, np.float32)))
+        return self._weights.add_packing(tensor, floats, [(tensor.name, dtype, tensor.shape)])[0]
+
     def _linear_scale_type(self, tensor: GGUFTensor) -> ir.DataType:
-        in_float16 = self._precision == "fp16" and FORMATS[tensor.type].scale_is_float16
+        in_float16 = FORMATS[tensor.type].scale_is_float16 and self._multiplies_in_float16(tensor)
         return FLOAT16 if in_float16 else FLOAT
+
+    def _multiplies_in_float16(self, tensor: GGUFTensor) -> bool:
+        """Whether a product with this weight may be float16, where its numbers are.
+
+        Those of a weight with a scale may be far from 1 (NVFP4's go up to 2,688), and the product past float16's range.
+        """
+        return self._precision == "fp16" and f"{tensor.name.removesuffix('weight')}scale" not in self._tensors
 
     def _place_quantized(
         self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]

@@ -16,7 +16,7 @@ from llama3_models.config import Hyperparameters
 from onnxscript import OpBuilder, nn
 
 from llama3_exporter.decoders.backend import Chunk, LayerCache, Positions
-from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, cast, checked, parameter, typed
+from llama3_exporter.modules import FLOAT, RMSNorm, cast, checked, parameter, scale_and_bias, typed
 
 CONTRIB = "com.microsoft"
 
@@ -130,12 +130,13 @@ def round_to_int8(op: OpBuilder, x: ir.Value, block_size: int) -> ir.Value:
 
 
 class QuantizedLinear(nn.Module):
-    """The sum of all the parts of a weight: one or two quantized ones, their correction, a bias."""
+    """The sum of all the parts of a weight, one or two quantized ones and their correction; then scale and bias."""
 
     def __init__(
         self,
         parts: Sequence[BlockQuantizedLinear],
         correction: ir.TensorProtocol | None,
+        scale: nn.Parameter | None,
         bias: nn.Parameter | None,
         block_sums: BlockSums,
     ) -> None:
@@ -143,6 +144,7 @@ class QuantizedLinear(nn.Module):
         self.parts = nn.ModuleList(list(parts))
         self.block_size = parts[0].part.block_size
         self.correction = parameter(correction, CORRECTION) if correction is not None else None
+        self.scale = scale
         self.bias = bias
         self.block_sums = block_sums
 
@@ -152,7 +154,7 @@ class QuantizedLinear(nn.Module):
         if self.correction is not None:
             sums = self.block_sums(op, cast(op, x, FLOAT), self.block_size)
             y = op.Add(y, matmul_transposed(op, sums, self.correction))
-        return add_bias(op, y, self.bias)
+        return scale_and_bias(op, y, self.scale, self.bias)
 
 
 class SeparateLinears(nn.Module):
@@ -172,16 +174,23 @@ class SeparateLinears(nn.Module):
 class FloatLinear(nn.Module):
     """x @ W^T with W [N, K] in the file's own type; ONNX Runtime folds its cast to `compute` at load."""
 
-    def __init__(self, weight: ir.TensorProtocol, bias: nn.Parameter | None, compute: ir.DataType) -> None:
+    def __init__(
+        self,
+        weight: ir.TensorProtocol,
+        scale: nn.Parameter | None,
+        bias: nn.Parameter | None,
+        compute: ir.DataType,
+    ) -> None:
         super().__init__()
         self.weight = parameter(weight)
+        self.scale = scale
         self.bias = bias
         self.compute = compute
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N], float32."""
         y = cast(op, matmul_transposed(op, cast(op, x, self.compute), cast(op, self.weight, self.compute)), FLOAT)
-        return add_bias(op, y, self.bias)
+        return scale_and_bias(op, y, self.scale, self.bias)
 
 
 class SkipRMSNorm(RMSNorm):
@@ -253,18 +262,25 @@ class QuantizedEmbedding(nn.Module):
         return x
 
 
-class FloatEmbedding(nn.Module):
-    """Rows of a weight [N, K] in the file's own type."""
+class FloatRows(nn.Module):
+    """Rows of a weight [N, K] in the file's own type, by numbers that are checked elsewhere."""
 
     def __init__(self, weight: ir.TensorProtocol) -> None:
         super().__init__()
         self.weight = parameter(weight)
-        self.vocab_size, _ = weight.shape.numpy()
+        self.num_rows, _ = weight.shape.numpy()
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        """Int64 [batch, seq] -> [batch, seq, K], float32."""
+        return cast(op, op.Gather(self.weight, ids), FLOAT)
+
+
+class FloatEmbedding(FloatRows):
+    """The same by ids of tokens."""
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
-        ids = in_vocabulary(op, ids, self.vocab_size)
-        return cast(op, op.Gather(self.weight, ids), FLOAT)
+        return super().forward(op, in_vocabulary(op, ids, self.num_rows))
 
 
 class LengthsAndTables(nn.Module):

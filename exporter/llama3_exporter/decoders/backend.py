@@ -50,7 +50,7 @@ class Module(Protocol[P, R_co]):
 
 
 Linear: TypeAlias = Module[[ir.Value], ir.Value]
-"""x [batch, seq, K] -> [batch, seq, N], float32: x @ weight^T, plus the bias where the file has one."""
+"""x [batch, seq, K] -> [batch, seq, N], float32: x @ weight^T, times the scale and plus the bias that the file has."""
 Linears: TypeAlias = Module[[ir.Value], tuple[ir.Value, ...]]
 """x -> one output for each of several linears."""
 Embedding: TypeAlias = Module[[ir.Value], ir.Value]

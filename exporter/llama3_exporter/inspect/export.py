@@ -40,7 +40,9 @@ from llama3_exporter.inspect.inspection import (
 from llama3_exporter.native.modules import DOMAIN
 
 # The graph's tensors are called after the modules of `decoders/`; several make one weight.
-_TENSOR_NAME = re.compile(rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._]bias")
+_TENSOR_NAME = re.compile(
+    rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._](?:bias|scale)"
+)
 _ZERO_POINTS = "zero_points"  # what those are called that are no weight's own
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -152,6 +154,7 @@ def _warnings(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
 def _about(path: Path, graph: onnx.GraphProto, manifest: Manifest, weight_bytes: int) -> dict[str, str]:
     options, source = asdict(manifest.options), manifest.source
     special = Counter(node.op_type for node in graph.node if node.domain in (CONTRIB, DOMAIN))
+    adapters = ", ".join(f"{adapter.name} (scale {adapter.scale:g})" for adapter in manifest.adapters)
     counts = [f"{name}:{count}" for name, count in special.most_common()]
     sizes = f"a graph of {format_bytes(path.stat().st_size)}, {format_bytes(weight_bytes)} of weights"
     return {
@@ -159,6 +162,7 @@ def _about(path: Path, graph: onnx.GraphProto, manifest: Manifest, weight_bytes:
         "made of": f"{source.name}, {format_bytes(source.size)} of {', '.join(manifest.types)}",
         "made by": f"{PRODUCER} {manifest.version}",
         "options": ", ".join(f"{name} {value}" for name, value in options.items()),
+        **({"adapters": adapters} if adapters else {}),
         "ops": ", ".join([*counts, f"and {len(graph.node) - special.total():,} of ONNX's own"]),
     }
 
@@ -218,7 +222,7 @@ def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
     """The tensors that hold the numbers of a weight, or their codes, with what the nodes that read them say of them."""
     tensors = {tensor.name: tensor for tensor in graph.initializer if _TENSOR_NAME.fullmatch(tensor.name)}
     for name, tensor in tensors.items():
-        if tensor.data_type in _FLOATS and name.endswith(("weight", "bias")):
+        if tensor.data_type in _FLOATS and name.endswith(("weight", "bias", "scale")):
             yield name, _Matrix(_FLOATS[tensor.data_type], tuple(tensor.dims))
     for node in graph.node:
         values = _attributes(node)
@@ -266,7 +270,8 @@ def _memory(graph: onnx.GraphProto, architecture: ModelNumbers, manifest: Manife
     cache_type = _FLOATS[cache.type.tensor_type.elem_type]
     ops = manifest.options.ops
     copies = sum(_float_copies(graph)) if ops == "contrib" else 0
-    return memory(architecture, ops, weight_bytes + copies, cache_type)
+    within = sum(len(tensor.raw_data) for tensor in graph.initializer if tensor.name.endswith(".weight"))
+    return memory(architecture, ops, weight_bytes + within + copies, cache_type)
 
 
 def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:

@@ -5,7 +5,7 @@ So an export writes a graph of a few hundred kilobytes and copies nothing, and O
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,8 +13,10 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from llama3_models.config import Hyperparameters
 from llama3_models.exports import Activations
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.lora import Adapter
 from onnxscript import nn
 
+from llama3_exporter.adapters import adapted, adapted_linears
 from llama3_exporter.decoders.backend import (
     Attention,
     Embedding,
@@ -47,13 +49,20 @@ class NativeBackend:
         config: Its numbers.
         activations: `int8` quantizes the input of a linear as llama.cpp does, and keeps a float16 KV cache; with
             `float32` both are float32.
+        adapters: LoRA adapters. ONNX Runtime takes weights from one folder alone, so their matrices lie in the graph.
         names: Under which name the graph finds each file of the GGUF.
     """
 
     def __init__(
-        self, file: GGUFFile, config: Hyperparameters, activations: Activations, names: Mapping[Path, str]
+        self,
+        file: GGUFFile,
+        config: Hyperparameters,
+        activations: Activations,
+        names: Mapping[Path, str],
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self._tensors = config.weights(file)
+        self._adapters = adapters
         self._config = config
         self._activations = activations
         self._names = names
@@ -62,17 +71,30 @@ class NativeBackend:
 
     def linear(self, name: str, *, high_precision: bool = False) -> Linear:
         """See `Backend`."""
-        return BlockQuantizedLinear(self._matrix(name), self._bias(name), self._linear_activations(high_precision))
+        activations = self._linear_activations(high_precision)
+        scale, bias = self._vector(f"{name}.scale"), self._vector(f"{name}.bias")
+        linear = BlockQuantizedLinear(self._matrix(name), scale, bias, activations)
+        return adapted(linear, name, self._adapters, self)
 
     def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> Linears:
         """See `Backend`. Together they quantize their input once."""
-        biases = {attribute: bias for attribute, name in names.items() if (bias := self._bias(name)) is not None}
         matrices = {attribute: self._matrix(name) for attribute, name in names.items()}
-        return BlockQuantizedLinears(matrices, biases, self._linear_activations(high_precision))
+        scales = {attribute: self._vector(f"{name}.scale") for attribute, name in names.items()}
+        biases = {attribute: self._vector(f"{name}.bias") for attribute, name in names.items()}
+        linears = BlockQuantizedLinears(matrices, scales, biases, self._linear_activations(high_precision))
+        return adapted_linears(linears, names, self._adapters, self)
 
     def embedding(self, name: str) -> Embedding:
         """See `Backend`."""
-        return BlockQuantizedEmbedding(self._matrix(name))
+        return adapted(BlockQuantizedEmbedding(self._matrix(name)), name, self._adapters, self)
+
+    def adapter_linear(self, tensor: GGUFTensor) -> Linear:
+        """See `MakesMatrices`."""
+        return BlockQuantizedLinear(_within_graph(tensor), None, None, "float32")
+
+    def adapter_rows(self, tensor: GGUFTensor) -> Embedding:
+        """See `MakesMatrices`."""
+        return BlockQuantizedEmbedding(_within_graph(tensor))
 
     def norm(self, name: str) -> Norm:
         """See `Backend`."""
@@ -97,8 +119,9 @@ class NativeBackend:
     def _linear_activations(self, high_precision: bool) -> str:
         return "int8x2" if high_precision and self._activations == "int8" else self._activations
 
-    def _bias(self, name: str) -> nn.Parameter | None:
-        return self._float32(f"{name}.bias") if f"{name}.bias" in self._tensors else None
+    def _vector(self, name: str) -> nn.Parameter | None:
+        """A scale or a bias, where the file has it."""
+        return self._float32(name) if name in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
         """A vector: in the GGUF where it is float32 there, as by rule; else within the graph."""
@@ -109,14 +132,25 @@ class NativeBackend:
 
     def _matrix(self, name: str) -> GGUFMatrix:
         tensor = self._tensors[f"{name}.weight"]
-        num_rows, row_size = tensor.shape
-        block_size, block_bytes = GGML_QUANT_SIZES[tensor.type]
-        shape = (num_rows, row_size // block_size, block_bytes)
-        blocks = self._external(tensor, ir.DataType.UINT8, shape)
-        return GGUFMatrix(blocks, tensor.type.name.lower(), num_rows, row_size)
+        return _matrix(tensor, self._external(tensor, ir.DataType.UINT8, _blocks_shape(tensor)))
 
     def _external(self, tensor: GGUFTensor, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
         location = self._names[tensor.part]
         return ir.ExternalTensor(
             location, tensor.offset, tensor.n_bytes, dtype, shape=ir.Shape(shape), name=tensor.name
         )
+
+
+def _blocks_shape(tensor: GGUFTensor) -> tuple[int, int, int]:
+    num_rows, row_size = tensor.shape
+    block_size, block_bytes = GGML_QUANT_SIZES[tensor.type]
+    return num_rows, row_size // block_size, block_bytes
+
+
+def _matrix(tensor: GGUFTensor, blocks: ir.TensorProtocol) -> GGUFMatrix:
+    return GGUFMatrix(blocks, tensor.type.name.lower(), *tensor.shape)
+
+
+def _within_graph(tensor: GGUFTensor) -> GGUFMatrix:
+    """A matrix whose bytes lie in the graph."""
+    return _matrix(tensor, ir.tensor(tensor.data.reshape(_blocks_shape(tensor)), name=tensor.name))

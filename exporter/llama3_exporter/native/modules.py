@@ -13,7 +13,7 @@ from llama3_models.config import Hyperparameters
 from onnxscript import OpBuilder, nn
 
 from llama3_exporter.decoders.backend import Chunk, LayerCache, Positions
-from llama3_exporter.modules import FLOAT, RMSNorm, add_bias, parameter, typed
+from llama3_exporter.modules import FLOAT, RMSNorm, parameter, scale_and_bias, typed
 
 DOMAIN = "llama3"
 
@@ -22,28 +22,32 @@ DOMAIN = "llama3"
 class GGUFMatrix:
     """A matrix [N, K] as it lies in the GGUF."""
 
-    tensor: ir.ExternalTensor  # uint8 [N, blocks, bytes a block]
+    tensor: ir.TensorProtocol  # uint8 [N, blocks, bytes a block]
     format: str  # ggml's name of the type, lower case
     num_rows: int
     row_size: int
 
 
 class BlockQuantizedLinear(nn.Module):
-    """x @ W^T + bias."""
+    """x @ W^T, times the scale, plus the bias."""
 
-    def __init__(self, matrix: GGUFMatrix, bias: nn.Parameter | None, activations: str) -> None:
+    def __init__(
+        self, matrix: GGUFMatrix, scale: nn.Parameter | None, bias: nn.Parameter | None, activations: str
+    ) -> None:
         super().__init__()
         self.weight = parameter(matrix.tensor)
+        self.scale = scale
         self.bias = bias
         self.matrix = matrix
         self.activations = activations
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N]."""
+        within = self.bias if self.scale is None else None  # the op adds a bias to the product as it is
         y = op.BlockQuantizedMatMul(
             x,
             self.weight,
-            *([self.bias] if self.bias is not None else []),
+            *([within] if within is not None else []),
             K=self.matrix.row_size,
             N=self.matrix.num_rows,
             format=self.matrix.format,
@@ -51,22 +55,29 @@ class BlockQuantizedLinear(nn.Module):
             activations=self.activations,
             _domain=DOMAIN,
         )
-        return typed(y, x, self.matrix.num_rows, FLOAT)
+        y = typed(y, x, self.matrix.num_rows, FLOAT)
+        return y if self.scale is None else scale_and_bias(op, y, self.scale, self.bias)
 
 
 class BlockQuantizedLinears(nn.Module):
     """Several linears of one input, each weight by its own name; the module itself adds nothing to the names."""
 
-    def __init__(self, matrices: dict[str, GGUFMatrix], biases: dict[str, nn.Parameter], activations: str) -> None:
+    def __init__(
+        self,
+        matrices: dict[str, GGUFMatrix],
+        scales: dict[str, nn.Parameter | None],
+        biases: dict[str, nn.Parameter | None],
+        activations: str,
+    ) -> None:
         super().__init__("")
         self.matrices = matrices
         self.activations = activations
         for name, matrix in matrices.items():
             setattr(self, f"{name}_weight", parameter(matrix.tensor, f"{name}.weight"))
-            bias = biases.get(name)
-            if bias is not None:
-                bias.name = f"{name}.bias"
-            setattr(self, f"{name}_bias", bias)
+            for what, vector in (("scale", scales[name]), ("bias", biases[name])):
+                if vector is not None:
+                    vector.name = f"{name}.{what}"
+                setattr(self, f"{name}_{what}", vector)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
         """[batch, seq, K] -> [batch, seq, N] of each."""
@@ -81,7 +92,12 @@ class BlockQuantizedLinears(nn.Module):
             _outputs=list(self.matrices),
         )
         return tuple(
-            add_bias(op, typed(y, x, self.matrices[name].num_rows, FLOAT), getattr(self, f"{name}_bias"))
+            scale_and_bias(
+                op,
+                typed(y, x, self.matrices[name].num_rows, FLOAT),
+                getattr(self, f"{name}_scale"),
+                getattr(self, f"{name}_bias"),
+            )
             for name, y in zip(self.matrices, outputs, strict=True)
         )
 

@@ -6,7 +6,7 @@ about 100 MB beside the mapped file and its logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from llama3_models.config import Hyperparameters
 from llama3_models.gguf.file import GGUFTensor
+from llama3_models.lora import Adapter
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,15 +39,16 @@ class Angles(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The weights of one layer, whose names begin with `prefix`."""
+    """The weights of one layer, whose names begin with `prefix`, and the adapters of the model."""
 
     weights: Mapping[str, GGUFTensor]
     prefix: str
     h: Hyperparameters
+    adapters: Sequence[Adapter] = ()
 
     def linear(self, name: str, x: Floats) -> Floats:
         """[n, K] -> [n, N]: see `linear`."""
-        return linear(self.weights, self.prefix + name, x)
+        return linear(self.weights, self.prefix + name, x, self.adapters)
 
     def norm(self, name: str, x: Floats) -> Floats:
         """RMS norm over the last axis."""
@@ -61,16 +63,36 @@ class Layer(NamedTuple):
         return self.linear("ffn_down", silu(self.linear("ffn_gate", x)) * self.linear("ffn_up", x))
 
 
-def linear(weights: Mapping[str, GGUFTensor], name: str, x: Floats) -> Floats:
-    """Multiply x [n, K] with the matrix NAME.weight [N, K], transposed, and add NAME.bias [N] where there is one."""
-    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+def linear(weights: Mapping[str, GGUFTensor], name: str, x: Floats, adapters: Sequence[Adapter] = ()) -> Floats:
+    """Multiply x [n, K] with the matrix NAME.weight [N, K], transposed.
+
+    Where there are such tensors, NAME.scale [1] multiplies the product, and what adapters make of x and NAME.bias [N]
+    are added to that.
+    """
+    weight, scale, bias = weights[f"{name}.weight"], weights.get(f"{name}.scale"), weights.get(f"{name}.bias")
     num_rows, row_size = weight.shape
     y = np.empty((len(x), num_rows), dtype=np.float32)
     step = max(1, _ELEMENTS_PER_SLICE // row_size)
     for start in range(0, num_rows, step):
         rows = slice(start, start + step)
         y[:, rows] = x @ weight.dequantize(rows).T
+    if scale is not None:
+        y *= scale.dequantize()
+    for adapter in adapters:
+        if name in adapter.weights:
+            a, b, factor = adapter.weights[name].a, adapter.weights[name].b, adapter.weights[name].factor
+            y += np.float32(factor) * (x @ a.dequantize().T @ b.dequantize().T)
     return y if bias is None else y + bias.dequantize()
+
+
+def embedding(weights: Mapping[str, GGUFTensor], ids: npt.NDArray[np.int64], adapters: Sequence[Adapter]) -> Floats:
+    """The rows of the embedding, [n, hidden], plus what adapters add: B times the row of A."""
+    x = weights["token_embd.weight"].dequantize(ids)
+    for adapter in adapters:
+        if "token_embd" in adapter.weights:
+            added = adapter.weights["token_embd"]
+            x = x + np.float32(added.factor) * (added.a.dequantize(ids) @ added.b.dequantize().T)
+    return x
 
 
 def rms_norm(x: Floats, weight: GGUFTensor, eps: float) -> Floats:

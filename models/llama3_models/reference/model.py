@@ -14,8 +14,9 @@ import numpy as np
 from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
+from llama3_models.lora import Adapter
 from llama3_models.reference import llama, qwen2, qwen3
-from llama3_models.reference.layers import Angles, Floats, Layer, linear, rms_norm
+from llama3_models.reference.layers import Angles, Floats, Layer, embedding, linear, rms_norm
 
 LayerFunction: TypeAlias = Callable[[Layer, Floats, Angles], Floats]
 
@@ -23,12 +24,13 @@ LAYERS: Final[Mapping[str, LayerFunction]] = {"llama": llama.layer, "qwen2": qwe
 """By the architecture's name, its layer: what comes in [n, hidden] and where the tokens stand -> what goes out."""
 
 
-def forward(file: GGUFFile, ids: Sequence[int], *, last_only: bool = False) -> Floats:
+def forward(file: GGUFFile, ids: Sequence[int], *, adapters: Sequence[Adapter] = (), last_only: bool = False) -> Floats:
     """Run `ids` through the model of `file`, without a cache.
 
     Args:
         file: A model that `Hyperparameters.from_gguf` accepts.
         ids: The tokens, at least one; the first stands at position 0.
+        adapters: LoRA adapters of the file.
         last_only: Compute the head for the last token alone.
 
     Returns:
@@ -44,11 +46,11 @@ def forward(file: GGUFFile, ids: Sequence[int], *, last_only: bool = False) -> F
     weights = h.weights(file)
     angles = Angles.of_positions(len(tokens), h)
 
-    x = weights["token_embd.weight"].dequantize(tokens)  # [n, hidden]
+    x = embedding(weights, tokens, adapters)  # [n, hidden]
     for index in range(h.num_hidden_layers):
-        x = LAYERS[h.architecture.name](Layer(weights, f"blk.{index}.", h), x, angles)
+        x = LAYERS[h.architecture.name](Layer(weights, f"blk.{index}.", h, adapters), x, angles)
 
     if last_only:
         x = x[-1:]
     x = rms_norm(x, weights["output_norm.weight"], h.rms_norm_eps)
-    return linear(weights, "token_embd" if h.tie_word_embeddings else "output", x)
+    return linear(weights, "token_embd" if h.tie_word_embeddings else "output", x, adapters)

@@ -18,6 +18,7 @@ from llama3_models import reference
 from llama3_models.divergence import Distance, log_softmax
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
+from llama3_models.lora import Adapter
 
 from llama3_runtime.bench.speed import Engine, Logits
 
@@ -57,7 +58,11 @@ def cut_windows(ids: Sequence[int], *, window: int, bos: int | None, limit: int 
 
 
 def evaluate(
-    engines: Mapping[str, Engine], windows: Sequence[Sequence[int]], *, gguf: GGUFFile | None = None
+    engines: Mapping[str, Engine],
+    windows: Sequence[Sequence[int]],
+    *,
+    gguf: GGUFFile | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> Iterator[list[Quality]]:
     """Evaluate window by window and give, after each, what all so far come to.
 
@@ -66,6 +71,7 @@ def evaluate(
         windows: From `cut_windows`.
         gguf: The file whose weights the engines run; the float32 reference of it is then evaluated too, comes first
             in the results, and is what the others' KL divergence is counted from.
+        adapters: Its LoRA adapters, with which the engines run.
 
     Raises:
         Llama3Error: an engine's logits are no numbers.
@@ -77,7 +83,7 @@ def evaluate(
     for ids in windows:
         count = len(ids) - 1 - len(ids) // 2
         targets = np.asarray(ids[-count:])
-        expected = reference.forward(gguf, ids)[-count - 1 : -1] if gguf is not None else None
+        expected = reference.forward(gguf, ids, adapters=adapters)[-count - 1 : -1] if gguf is not None else None
         if expected is not None:
             _check_numbers(REFERENCE, expected)
             losses[REFERENCE].append(_losses(expected, targets))

@@ -18,7 +18,7 @@ from llama3_models.regular_files import open_regular
 from llama3_models.terminal import WIDTH, show, show_json, shows_progress, visible
 
 from llama3_runtime import defaults
-from llama3_runtime.source.find import find_export, find_model, is_export
+from llama3_runtime.source.find import check_loras, find_export, find_model, is_export
 
 if TYPE_CHECKING:
     from llama3_models.gguf.file import GGUFFile
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llama3_runtime.model import Model
 
 GROUPS = {
-    "Model": ["model", "model_path", "gguf", "custom_ops_path", "ops"],
+    "Model": ["model", "model_path", "lora", "gguf", "custom_ops_path", "ops"],
     "Speed": ["prompt_size", "output_size", "depth", "repetitions", "profile"],
     "Quality": ["perplexity", "kl", "window", "max_windows"],
     "Machine": ["provider", "threads", "chunk_size"],
@@ -56,6 +56,7 @@ def bench(
     *,
     model: str | None = None,
     model_path: Path | None = None,
+    lora: tuple[str, ...] = (),
     gguf: Path | None = None,
     custom_ops_path: Path | None = None,
     ops: Ops | None = None,
@@ -83,6 +84,7 @@ def bench(
         model: A .gguf file, a folder that llama3-export made, a name of --list-models such as smollm2-135m, or a
             repository of the Hugging Face Hub, ORG/REPO or ORG/REPO:Q4_K_M.
         model_path: The same, but only a path.
+        lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, to a model that is a GGUF.
         gguf: The GGUF that an export folder was made from, for --compare and --kl.
         custom_ops_path: A library with custom operators for the graph.
         ops: How a .gguf is exported (default: native, where they were built).
@@ -124,6 +126,7 @@ def bench(
             "chunk-size": (chunk_size, 1),
         }
     )
+    check_loras(lora)
     if perplexity is None and prompt_size == output_size == 0:
         raise UsageError("--prompt-size and --output-size are both 0, which leaves nothing to measure")
     if profile and output_size == 0:
@@ -140,6 +143,8 @@ def bench(
     for peer in peers:
         if peer != LLAMA_CPP and not Path(peer).is_file():
             raise UsageError(f"--compare: {peer!r} is neither llama.cpp nor the path of a library")
+    if peers and lora:
+        raise UsageError("--compare measures the model without adapters; leave --lora out")
     if peers and provider != "cpu":
         raise UsageError("--compare measures on the CPU; leave --provider out")
     if perplexity is not None and peers not in ([], [LLAMA_CPP]):
@@ -177,6 +182,7 @@ def bench(
             precision="fp16" if has_cuda(provider) else "fp32",
             # A perplexity needs the logits of many positions; with the last one's alone each token is a call.
             logits="last" if text is None else "selected",
+            lora=lora,
         )
         open_model = partial(
             Model.from_folder,
@@ -195,6 +201,11 @@ def bench(
                 f"{path}: its context of {error.context_length} positions is too short for {' and '.join(sizes)}; "
                 f"lower {'it' if len(sizes) == 1 else 'one of them'}"
             ) from error
+        if file is not None and is_export(path) and ours.adapters:
+            raise Llama3Error(
+                f"{path}: made with LoRA adapters, and --kl and --compare know only its GGUF; leave them out, or give "
+                "--kl with the GGUF as --model and the adapters as --lora"
+            )
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
         # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
@@ -231,7 +242,7 @@ def bench(
             table = _speed_table(measurements)
         else:
             windows = _cut(text, ours, window, max_windows)
-            qualities = _evaluate(engines, windows, file if kl else None)
+            qualities = _evaluate(engines, windows, file if kl else None, lora)
             report |= {
                 "window": window,
                 "windows": len(windows),
@@ -282,12 +293,17 @@ def _cut(text: str, model: Model, window: int, max_windows: int | None) -> list[
     return cut_windows(tokenizer.encode(text), window=window, bos=bos, limit=max_windows)
 
 
-def _evaluate(engines: Mapping[str, Engine], windows: Sequence[Sequence[int]], file: GGUFFile | None) -> list[Quality]:
+def _evaluate(
+    engines: Mapping[str, Engine], windows: Sequence[Sequence[int]], file: GGUFFile | None, lora: Sequence[str]
+) -> list[Quality]:
     """What all windows come to; on a terminal, standard error shows it window by window."""
+    from llama3_models.lora import parse_loras, read_adapters
+
     from llama3_runtime.bench.perplexity import evaluate
 
     qualities: list[Quality] = []
-    for count, qualities in enumerate(evaluate(engines, windows, gguf=file), start=1):
+    adapters = read_adapters(parse_loras(lora), file) if file is not None else ()
+    for count, qualities in enumerate(evaluate(engines, windows, gguf=file, adapters=adapters), start=1):
         if shows_progress():
             figures = ", ".join(f"{quality.engine} {quality.perplexity:.4f}" for quality in qualities)
             sys.stderr.write(f"\rwindow {count} of {len(windows)}: {visible(figures)}")

@@ -20,14 +20,23 @@ from llama3_runtime import defaults
 from llama3_runtime.commands.prompt import read_prompt
 from llama3_runtime.metrics import Metrics, peak_memory_bytes
 from llama3_runtime.sampling.params import SamplingParams
-from llama3_runtime.source.find import Encoding, Version, find_model
+from llama3_runtime.source.find import Encoding, Version, check_loras, find_model
 
 if TYPE_CHECKING:
     from llama3_runtime.generator import Generation, GenerationResult
     from llama3_runtime.model import Model
 
 GROUPS = {
-    "Model": ["model", "model_path", "quantization_encoding", "version", "tokenizer_path", "custom_ops_path", "ops"],
+    "Model": [
+        "model",
+        "model_path",
+        "quantization_encoding",
+        "version",
+        "lora",
+        "tokenizer_path",
+        "custom_ops_path",
+        "ops",
+    ],
     "Prompt and length": ["prompt", "prompt_file", "max_length", "max_new_tokens", "stop", "ignore_eos"],
     "Sampling": ["temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"],
     "Machine": ["provider", "threads", "chunk_size", "warmup_pipeline"],
@@ -49,6 +58,7 @@ def run_model(
     model_path: Path | None = None,
     quantization_encoding: Encoding | None = None,
     version: Version | None = None,
+    lora: tuple[str, ...] = (),
     tokenizer_path: Path | None = None,
     custom_ops_path: Path | None = None,
     ops: Ops | None = None,
@@ -84,6 +94,7 @@ def run_model(
         quantization_encoding: Which download; of a given model, what it must be (default: q4_k of a download,
             whatever a given model is). float32 needs a file.
         version: Which Llama 8B to download (default: 3.1).
+        lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, to a model that is a GGUF.
         tokenizer_path: A .gguf, tokenizer.json or tokenizer.model (default: the model's own tokenizer).
         custom_ops_path: A library with custom operators for the graph (default: none but our own).
         ops: How a .gguf is exported for the CPU (default: native, where they were built).
@@ -131,6 +142,7 @@ def run_model(
         raise UsageError(f"--{error}") from error
     check_ranges({"max-length": (max_length, 1), "threads": (threads, 1), "chunk-size": (chunk_size, 1)})
     set_quiet(quiet)
+    check_loras(lora)
     for text in stop:
         _warn_of_escape(text)
     prompt = read_prompt(prompt, prompt_file)
@@ -145,6 +157,7 @@ def run_model(
         encoding=quantization_encoding,
         ops=ops,
         tokenizer=tokenizer_path,
+        lora=lora,
         provider=provider,
         threads=threads,
         max_length=max_length,

@@ -1,9 +1,9 @@
 """A .gguf that is run directly is exported once into the user's cache and reused while its content is the same.
 
-An entry belongs to one file and one kind of export: `exports/NAME-DIGEST/` with the export in `onnx/`, a record of the
-files' sizes, times and inodes in `source.json`, and a lock. Where the record matches, nothing else is read. Where it
-does not (a copy, a touch), a contrib export is held against the content's SHA-256, which it noted in llama3.json; a
-native one is only a graph, whose weights stay in the GGUF, and is made anew in a second.
+An entry belongs to one file, its LoRA adapters and one kind of export: `exports/NAME-DIGEST/` with the export in
+`onnx/`, a record of the files' sizes, times and inodes in `source.json`, and a lock. Where the record matches, nothing
+else is read. Where it does not (a copy, a touch), a contrib export is held against the content's SHA-256, which it
+noted in llama3.json; a native one is only a graph, whose weights stay in the GGUF, and is made anew in a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,6 +27,7 @@ from llama3_models.terminal import notice
 
 if TYPE_CHECKING:
     from llama3_models.gguf.file import GGUFFile
+    from llama3_models.lora import Lora
 
 Record: TypeAlias = dict[str, object]
 
@@ -56,9 +57,13 @@ class Export:
 
 
 def cached_export(
-    file: GGUFFile, ops: Ops = "contrib", precision: Precision = "fp32", logits: Logits = "last"
+    file: GGUFFile,
+    ops: Ops = "contrib",
+    precision: Precision = "fp32",
+    logits: Logits = "last",
+    loras: Sequence[Lora] = (),
 ) -> Export:
-    """Returns the export of a GGUF, exporting it first if the cache has none of this content.
+    """Returns the export of a GGUF with its adapters, exporting it first if the cache has none of this content.
 
     Of two processes that need the same export one makes it, and the other waits and says so on standard error.
 
@@ -66,14 +71,14 @@ def cached_export(
         Llama3Error: The cache cannot be written, or the file cannot be exported.
     """
     source = file.parts[0].resolve()
-    kind = "/".join([ops, precision, logits])
-    digest = hashlib.sha256(os.fsencode(source) + kind.encode()).hexdigest()[:12]
+    kind = "/".join([ops, precision, logits, *(f"{lora.path.resolve()}:{lora.scale!r}" for lora in loras)])
+    digest = hashlib.sha256(os.fsencode(source) + os.fsencode(kind)).hexdigest()[:12]
     entry = cache_root() / "exports" / f"{source.stem[:100]}-{digest}"
     folder = entry / "onnx"
     export = Export(folder, source.parent if ops == "native" else None)
     _refuse_links(entry, folder)
     # Taken before any content is read: a file that changes meanwhile will not match.
-    record = _record(file)
+    record = _record(file, loras)
     if _is_recorded(entry, record):
         return export
     with _writing(entry), _locked(entry, source.name):
@@ -81,8 +86,8 @@ def cached_export(
         if _is_recorded(entry, record):  # the process that held the lock made it
             return export
         files = _read_json(entry / "source.json").get("files")
-        if files != _file_sizes(folder) or not _holds_content(folder, file):
-            _export_anew(file, folder, ops, precision, logits)
+        if files != _file_sizes(folder) or not _holds_content(folder, file, loras):
+            _export_anew(file, folder, ops, precision, logits, loras)
         _write_json(entry / "source.json", {**record, "files": _file_sizes(folder)})
     return export
 
@@ -101,13 +106,20 @@ def _refuse_links(*folders: Path) -> None:
             )
 
 
-def _record(file: GGUFFile) -> Record:
+def _record(file: GGUFFile, loras: Sequence[Lora]) -> Record:
     """What tells cheaply that a model is the same; the change time of a file cannot be set back, as its mtime can."""
-    parts = []
-    for path in file.parts:
+    record: Record = {"exporter": importlib.metadata.version("llama3-onnx"), "parts": [*map(_status, file.parts)]}
+    if loras:
+        record["adapters"] = [[*_status(lora.path), lora.scale] for lora in loras]
+    return record
+
+
+def _status(path: Path) -> list[str | int]:
+    try:
         status = path.stat()
-        parts.append([str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns])
-    return {"exporter": importlib.metadata.version("llama3-onnx"), "parts": parts}
+    except OSError as error:
+        raise Llama3Error(f"{path}: cannot be read ({error.strerror}); give the path of a file") from error
+    return [str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _is_recorded(entry: Path, record: Record) -> bool:
@@ -120,7 +132,7 @@ def _file_sizes(folder: Path) -> dict[str, int] | None:
     return {path.name: path.stat().st_size for path in folder.iterdir()} if folder.is_dir() else None
 
 
-def _holds_content(folder: Path, file: GGUFFile) -> bool:
+def _holds_content(folder: Path, file: GGUFFile, loras: Sequence[Lora]) -> bool:
     """Whether an export, by its own account, is this exporter's of just these bytes."""
     from llama3_models.manifest import Manifest, Part
 
@@ -130,10 +142,14 @@ def _holds_content(folder: Path, file: GGUFFile) -> bool:
         return False
     if manifest.version != importlib.metadata.version("llama3-onnx") or manifest.source.size != file.size:
         return False
-    return manifest.source.parts == tuple(Part(path.name, sha256=sha256(path)) for path in file.parts)
+    if manifest.source.parts != tuple(Part(path.name, sha256=sha256(path)) for path in file.parts):
+        return False
+    return [(use.sha256, use.scale) for use in manifest.adapters] == [(sha256(each.path), each.scale) for each in loras]
 
 
-def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, logits: Logits) -> None:
+def _export_anew(
+    file: GGUFFile, folder: Path, ops: Ops, precision: Precision, logits: Logits, loras: Sequence[Lora]
+) -> None:
     (folder.parent / "source.json").unlink(missing_ok=True)  # first: it vouches for the rest
     # Here alone, and late: with an export at hand the runtime needs neither the exporter nor onnx.
     from llama3_exporter.export_model import export, export_native_graph, remove_export
@@ -142,11 +158,11 @@ def _export_anew(file: GGUFFile, folder: Path, ops: Ops, precision: Precision, l
     remove_export(folder)  # of an earlier content, or what somebody cleaned up in part
     if ops == "native":
         folder.mkdir()
-        export_native_graph(file, folder / GRAPH, logits=logits)
+        export_native_graph(file, folder / GRAPH, logits=logits, loras=loras)
         return
     notice(f"Exporting {file.path.name} to {folder}, once")
     with byte_progress("exporting") as progress:
-        export(file.path, folder, precision=precision, logits=logits, progress=progress)
+        export(file.path, folder, precision=precision, logits=logits, lora=loras, progress=progress)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from llama3_models.hub import catalogue, locate
 from llama3_runtime.source.export_cache import Export, cached_export
 
 if TYPE_CHECKING:
+    from llama3_models.lora import Loras
     from llama3_models.manifest import TypeUse
 
 Encoding = Literal["q4_0", "q4_k", "q6_k", "float32"]
@@ -63,6 +64,18 @@ def find_model(
     return locate.fetch(meant, encoding)
 
 
+def check_loras(lora: Loras) -> None:
+    """Refuse what cannot be read as adapters, before anything is downloaded.
+
+    Raises:
+        UsageError: a scale is not a number.
+    """
+    if lora:
+        from llama3_models.lora import parse_loras
+
+        parse_loras(lora)
+
+
 def is_export(path: Path) -> bool:
     """Whether a path that `find_model` gave is an export and not a GGUF."""
     return path.is_dir() or path.suffix == ".onnx"
@@ -75,6 +88,7 @@ def find_export(
     ops: Ops | None = None,
     precision: Precision = "fp32",
     logits: Logits = "last",
+    lora: Loras = (),
 ) -> Export:
     """Finds the export of a model; exports it first where that has to be.
 
@@ -85,6 +99,7 @@ def find_export(
             an export as it is.
         precision: What a GGUF is exported with.
         logits: What a GGUF is exported with.
+        lora: LoRA adapters of a GGUF: the path of one or `FILE:SCALE`, or several such.
 
     Raises:
         Llama3Error: Its encoding or its ops are others, or it cannot be exported.
@@ -94,6 +109,11 @@ def find_export(
     if is_export(path):
         from llama3_models.manifest import Manifest
 
+        if lora:
+            raise Llama3Error(
+                f"{path}: an export, to which no adapter can be added; give its GGUF, or export that with "
+                "llama3-export --lora"
+            )
         folder = path if path.is_dir() else path.parent
         if encoding is not None:
             _check_encoding(encoding, Manifest.of_folder(folder).types, path)
@@ -102,12 +122,15 @@ def find_export(
         return Export(path)
     # Late, since the commands' --help imports this module and need not wait for gguf.
     from llama3_models.gguf.file import GGUFFile
+    from llama3_models.lora import parse_loras
     from llama3_models.manifest import types_of
+
+    loras = parse_loras(lora)
 
     with GGUFFile.open(path) as file:
         if encoding is not None:
             _check_encoding(encoding, types_of(file), path)
-        return cached_export(file, ops or _best_ops(), precision, logits)
+        return cached_export(file, ops or _best_ops(), precision, logits, loras)
 
 
 def _check_ops(ops: Ops, folder: Path, path: Path) -> None:

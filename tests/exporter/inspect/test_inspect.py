@@ -25,7 +25,7 @@ from llama3_exporter.inspect.inspection import Inspection, total, totals
 from llama3_models.exports import Ops
 
 from tests.support.inspecting import run
-from tests.support.llama_gguf import llama31_rope_factors, split_gguf, write_llama_gguf
+from tests.support.llama_gguf import linear_scales, llama31_rope_factors, split_gguf, write_llama_gguf
 from tests.support.vocabularies import smollm2_gguf
 
 MIXED = {"*.attn_v.weight": T.Q6_K, "*.ffn_down.weight": T.Q8_0, "token_embd.weight": T.F16, "*": T.Q4_K}
@@ -67,8 +67,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scales beside the weights."""
     path = tmp_path_factory.mktemp("gguf") / "qwen2.gguf"
-    return write_llama_gguf(path, architecture="qwen2", types=MIXED, rope_theta=1e6)
+    return write_llama_gguf(path, architecture="qwen2", types=MIXED, rope_theta=1e6, vectors=linear_scales())
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str, str]]:
     """Instead of the cache of exports: what was to be exported, and how."""
     exported: list[tuple[Path, str, str]] = []
 
-    def record(file, ops, precision, logits):
+    def record(file, ops, precision, logits, loras):
+        assert not loras
         exported.append((file.path, precision, logits))
         return Export(Path("exported"))
 

@@ -1,0 +1,253 @@
+"""LoRA adapters: a GGUF with two thin matrices for each of some weights, checked against the model that it adapts.
+
+The adapter adds B (A x) times a factor to the product of a weight (https://arxiv.org/abs/2106.09685). Which tensors
+may have one, how they are laid out and what the factor is follow llama.cpp, whose convert_lora_to_gguf.py writes such
+files.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from llama3_models.config import Hyperparameters, holds_weights
+from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.gguf.part import quoted
+
+_EMBEDDING: Final = "token_embd"
+_ADAPTABLE: Final = re.compile(r"token_embd|output|blk\.\d+\.(?:attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down))")
+_SCALED: Final = re.compile(r"(?P<path>.+):(?P<scale>[-+.\w]*)", re.DOTALL)
+
+_AGAIN: Final = "download or convert the adapter again"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The file of an adapter, and how strongly it counts."""
+
+    path: Path
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str | Path) -> Lora:
+        """Read `FILE` or `FILE:SCALE`; all of it is the file if there is one of that name.
+
+        Raises:
+            UsageError: the scale is not a finite number.
+        """
+        text = str(text)
+        match = _SCALED.fullmatch(text)
+        if match is None or Path(text).exists():
+            return cls(Path(text))
+        try:
+            scale = float(match["scale"])
+        except ValueError:
+            if Path(match["path"]).exists():
+                raise UsageError(f"lora: {text}: the scale {match['scale']!r} is not a number") from None
+            return cls(Path(text))
+        if not abs(scale) <= float(np.finfo(np.float32).max):
+            raise UsageError(f"lora: {text}: the scale is {scale}; give a number that float32 holds")
+        return cls(Path(match["path"]), scale)
+
+
+Loras: TypeAlias = str | Path | Iterable[str | Path | Lora]
+"""One adapter or several, each the path of its GGUF or `FILE:SCALE`."""
+
+
+def parse_loras(loras: Loras) -> list[Lora]:
+    """The adapters; see `Lora.parse`."""
+    items = [loras] if isinstance(loras, str | Path) else loras
+    return [item if isinstance(item, Lora) else Lora.parse(item) for item in items]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to the product of one weight [N, K]: factor * B (A x).
+
+    Attributes:
+        a: [rank, K]; of the embedding a row for each token, [vocab_size, rank].
+        b: [N, rank]; of the embedding [hidden_size, rank].
+        factor: The adapter's scale, times alpha / rank if it has an alpha.
+    """
+
+    a: GGUFTensor
+    b: GGUFTensor
+    factor: float
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter of a model.
+
+    Attributes:
+        path: Its file.
+        size: The bytes of the file.
+        scale: How strongly it counts.
+        weights: What it adds to which weight, by the weight's name without `.weight`. None with a scale of 0.
+        warnings: What a user should know.
+    """
+
+    path: Path
+    size: int
+    scale: float
+    weights: Mapping[str, LowRank]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[GGUFTensor, ...]:
+        """The matrices of all weights."""
+        return tuple(tensor for low_rank in self.weights.values() for tensor in (low_rank.a, low_rank.b))
+
+
+def read_adapters(loras: Sequence[Lora], base: GGUFFile) -> tuple[Adapter, ...]:
+    """Read the adapters of `base`; see `read_adapter`."""
+    return tuple(read_adapter(lora, base) for lora in loras)
+
+
+def read_adapter(lora: Lora, base: GGUFFile) -> Adapter:
+    """Read an adapter and check all of it, its numbers included.
+
+    Args:
+        lora: The file and the scale.
+        base: The model, which `Hyperparameters.from_gguf` accepts.
+
+    Raises:
+        Llama3Error: the file is not a LoRA adapter, is damaged, or does not fit the model.
+    """
+    with GGUFFile.open(lora.path) as file:
+        _check_kind(file, base)
+        pairs, ignored = _pairs(file)
+        alpha = np.float32(file.get_float("adapter.lora.alpha", default=0.0))
+        config = Hyperparameters.from_gguf(base)
+        weights: dict[str, LowRank] = {}
+        for name, (a, b) in pairs.items():
+            rank = _checked_rank(file, base, config, name, a, b)
+            # In float32 and in this order, as llama.cpp does.
+            factor = np.float32(lora.scale) * alpha / np.float32(rank) if alpha else np.float32(lora.scale)
+            for part, rows in _parts(config, name, b).items():
+                if part in weights:
+                    raise Llama3Error(f"{file.path}: adapts {part}.weight twice, also as rows of another; {_AGAIN}")
+                weights[part] = LowRank(a, rows, float(factor))
+        _check_finite(file, weights)
+        warnings = []
+        if ignored:
+            warnings.append(f"{lora.path.name}: its {ignored} norms are left out, as llama.cpp leaves them out")
+        return Adapter(lora.path, file.size, lora.scale, weights if np.float32(lora.scale) else {}, tuple(warnings))
+
+
+def _check_kind(file: GGUFFile, base: GGUFFile) -> None:
+    kind = file.get_str("general.type", default=None)
+    if kind != "adapter":
+        found = "general.type is missing" if kind is None else f"general.type is {quoted(kind)}"
+        raise Llama3Error(f"{file.path}: not a LoRA adapter ({found}); give one in GGUF, not a model")
+    if len(file.parts) > 1:
+        raise Llama3Error(
+            f"{file.path}: an adapter in {len(file.parts)} parts; join them with llama-gguf-split --merge"
+        )
+    adapter_type = file.get_str("adapter.type", default="")
+    if adapter_type != "lora":
+        raise Llama3Error(f"{file.path}: an adapter of type {quoted(adapter_type)}; only 'lora' is supported")
+    architecture, expected = file.get_str("general.architecture"), base.get_str("general.architecture")
+    if architecture != expected:
+        raise Llama3Error(
+            f"{file.path}: an adapter for the architecture {quoted(architecture)}, and {base.path} is "
+            f"{quoted(expected)}; give an adapter that was trained on this model"
+        )
+    tokens = file.metadata.get("adapter.alora.invocation_tokens", ())
+    if not isinstance(tokens, np.ndarray | tuple) or len(tokens) > 0:
+        raise Llama3Error(
+            f"{file.path}: an adapter that starts after certain tokens (adapter.alora.invocation_tokens), which is not "
+            "supported; give a plain LoRA adapter"
+        )
+
+
+def _pairs(file: GGUFFile) -> tuple[dict[str, tuple[GGUFTensor, GGUFTensor]], int]:
+    """A and B by the name of their weight without `.weight`, and the number of tensors that are left out."""
+    ignored = 0
+    names: dict[str, None] = {}
+    for tensor in file.tensors:
+        weight, _, ending = tensor.rpartition(".")
+        if ending in ("lora_a", "lora_b") and weight.endswith(".weight"):
+            names[weight] = None
+        elif tensor.endswith("_norm.weight"):
+            ignored += 1
+        else:
+            raise Llama3Error(
+                f"{file.path}: the tensor {quoted(tensor)} is neither the lora_a nor the lora_b of a weight, and "
+                "leaving it out could change the result; give a plain LoRA adapter"
+            )
+    if not names:
+        raise Llama3Error(f"{file.path}: an adapter without a lora_a and lora_b of any weight; {_AGAIN}")
+    pairs = {}
+    for name in names:
+        for ending, other in (("lora_a", "lora_b"), ("lora_b", "lora_a")):
+            if f"{name}.{ending}" not in file.tensors:
+                raise Llama3Error(f"{file.path}: {quoted(name)} has a {other} but no {ending}; {_AGAIN}")
+        pairs[name.removesuffix(".weight")] = (file.tensors[f"{name}.lora_a"], file.tensors[f"{name}.lora_b"])
+    return pairs, ignored
+
+
+def _parts(config: Hyperparameters, name: str, b: GGUFTensor) -> dict[str, GGUFTensor]:
+    """B by the weight that it is of; that of a fused weight has rows for each of those that it stands for."""
+    parts: dict[str, GGUFTensor] = {}
+    start = 0
+    for part, shape in config.parts_of(f"{name}.weight").items():
+        parts[part.removesuffix(".weight")] = b.rows(f"{part}.lora_b", start, start + shape[0])
+        start += shape[0]
+    return parts or {name: b}
+
+
+def _checked_rank(
+    file: GGUFFile, base: GGUFFile, config: Hyperparameters, name: str, a: GGUFTensor, b: GGUFTensor
+) -> int:
+    """The rank, once it is certain that the model has the weight, and of which shape."""
+    weight = base.tensors.get(f"{name}.weight") or config.weights(base).get(f"{name}.weight")
+    if weight is None:
+        raise Llama3Error(
+            f"{file.path}: adapts {quoted(f'{name}.weight')}, which {base.path} does not have; give an adapter that "
+            "was trained on this model"
+        )
+    if not _ADAPTABLE.fullmatch(name):
+        raise Llama3Error(
+            f"{file.path}: adapts {quoted(f'{name}.weight')}, which is not supported, only the linears and the "
+            "embedding; give an adapter without it"
+        )
+    if name == _EMBEDDING and "output.weight" not in base.tensors:
+        raise Llama3Error(
+            f"{file.path}: adapts {_EMBEDDING}.weight, which in {base.path} is the output matrix, too, and does not "
+            "say whether that changes as well; give an adapter without it"
+        )
+    rank = b.shape[-1]
+    rows, columns = weight.shape
+    expected_a, expected_b = ((rows, rank), (columns, rank)) if name == _EMBEDDING else ((rank, columns), (rows, rank))
+    for tensor, expected in ((a, expected_a), (b, expected_b)):
+        if tensor.shape != expected:
+            raise Llama3Error(
+                f"{file.path}: {quoted(tensor.name)} has shape {list(tensor.shape)}, expected {list(expected)}: its "
+                f"rank is {rank}, and the weight in {base.path} is {list(weight.shape)}; give an adapter that was "
+                "trained on this model"
+            )
+        if not holds_weights(tensor.type):
+            raise Llama3Error(
+                f"{file.path}: {quoted(tensor.name)} has type {tensor.type.name}, in which no weights are read; "
+                f"{_AGAIN}, in another encoding"
+            )
+    return rank
+
+
+def _check_finite(file: GGUFFile, weights: Mapping[str, LowRank]) -> None:
+    for name, low_rank in weights.items():
+        if not math.isfinite(low_rank.factor):
+            raise Llama3Error(f"{file.path}: the scale times alpha / rank is {low_rank.factor} for {name}; {_AGAIN}")
+        for tensor in (low_rank.a, low_rank.b):
+            if not np.isfinite(tensor.dequantize()).all():
+                raise Llama3Error(
+                    f"{file.path}: {quoted(tensor.name)} holds values that are not finite numbers; {_AGAIN}"
+                )
