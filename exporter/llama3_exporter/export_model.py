@@ -22,7 +22,15 @@ from llama3_models.units import format_bytes
 
 from llama3_exporter.contrib.backend import ContribBackend
 from llama3_exporter.contrib.weights_file import WeightsFile
-from llama3_exporter.folder import Content, check_output, publish_file, publish_folder, remove_export, unnamed_file
+from llama3_exporter.folder import (
+    Content,
+    OutputError,
+    check_output,
+    publish_file,
+    publish_folder,
+    remove_export,
+    unnamed_file,
+)
 from llama3_exporter.graph import build_graph
 from llama3_exporter.graph_file import serialized
 from llama3_exporter.host_files import host_files, read_tokenizer, to_json
@@ -34,7 +42,7 @@ from llama3_exporter.summary import ExportSummary
 from llama3_exporter.tokenizers.graphs import tokenizer_graphs, what_differs
 from llama3_exporter.tokenizers.read_back import check_tokenizer, why_unusable
 
-__all__ = ["ExportSummary", "export", "export_native_graph", "remove_export"]
+__all__ = ["ExportSummary", "OutputError", "export", "export_native_graph", "remove_export"]
 
 # ONNX Runtime's attention and ours count positions in 32 bits.
 _MAX_POSITIONS = (1 << 31) - 1
@@ -214,7 +222,7 @@ def _export_contrib(
     progress: Progress | None,
 ) -> _Written:
     if output.resolve() in (part.resolve().parent for part in file.parts):
-        raise Llama3Error(f"{output}: the GGUF lies in this folder, which would be replaced; give another --output")
+        raise OutputError(f"{output}: the GGUF lies in this folder, which would be replaced")
     backend = ContribBackend(file, config, weights, options)
     model = build_graph(config, backend, options.logits)
     if len(weights.sizes) > _MAX_SHARDS:

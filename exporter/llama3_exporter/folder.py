@@ -63,6 +63,25 @@ Content = bytes | Callable[[Path], None]
 """Of a file in the folder: its bytes, or what makes it at a path."""
 
 
+class OutputError(Llama3Error):
+    """An output that cannot be written, or must not be replaced.
+
+    Args:
+        problem: Where, and what is wrong.
+        remedy: What would help there; None if nothing does but another output.
+        other: How to choose another output.
+    """
+
+    def __init__(self, problem: str, remedy: str | None = None, other: str = "give another --output") -> None:
+        super().__init__(f"{problem}; {other if remedy is None else f'{remedy}, or {other}'}")
+        self._problem = problem
+        self._remedy = remedy
+
+    def advising(self, other: str) -> OutputError:
+        """The same with other advice, for a command that has no such option."""
+        return OutputError(self._problem, self._remedy, other)
+
+
 def check_output(output: Path, *, force: bool) -> None:
     """Refuse an output that cannot be written or must not be replaced.
 
@@ -72,31 +91,31 @@ def check_output(output: Path, *, force: bool) -> None:
     with writing(output):
         if output.exists() or output.is_symlink():
             if not output.is_dir():
-                raise Llama3Error(f"{output}: there is a file of that name; give another --output")
+                raise OutputError(f"{output}: there is a file of that name")
             if any(output.iterdir()):
                 _check_replaceable(output, force=force)
         anchor = _anchor(output)
         if not anchor.is_dir():
-            raise Llama3Error(f"{anchor}: not a folder, so that {output} cannot be made in it; give another --output")
+            raise OutputError(f"{anchor}: not a folder, so that {output} cannot be made in it")
         if not os.access(anchor, os.W_OK | os.X_OK):
-            raise Llama3Error(f"{anchor}: no permission to write there; give another --output")
+            raise OutputError(f"{anchor}: no permission to write there")
 
 
 def _check_replaceable(output: Path, *, force: bool) -> None:
     try:
         manifest = Manifest.of_folder(output)
     except NotAnExportError:
-        raise Llama3Error(f"{output}: this folder was not written by llama3-export; give another --output") from None
+        raise OutputError(f"{output}: this folder was not written by llama3-export") from None
     except NewerExportError as error:
-        raise Llama3Error(f"{output}: a newer llama3-onnx wrote this export; give another --output") from error
+        raise OutputError(f"{output}: a newer llama3-onnx wrote this export") from error
     if strangers := _strangers(output, _gguf_of(manifest)):
         raise _holds(output, strangers)
     if not force:
         raise Llama3Error(f"{output}: there is an export already; --force replaces it")
 
 
-def _holds(output: Path, strangers: Sequence[str]) -> Llama3Error:
-    return Llama3Error(f"{output}: holds {strangers[0]}, which no export wrote; give another --output")
+def _holds(output: Path, strangers: Sequence[str]) -> OutputError:
+    return OutputError(f"{output}: holds {strangers[0]}, which no export wrote")
 
 
 def _gguf_of(manifest: Manifest) -> dict[str, Part]:
@@ -165,8 +184,10 @@ def writing(output: Path, option: str = "--output") -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise Llama3Error(f"{output}: the disk got full; free some space, or give another {option}") from error
-        raise Llama3Error(f"{output}: cannot be written ({error.strerror or error}); give another {option}") from error
+            raise OutputError(f"{output}: the disk got full", "free some space", f"give another {option}") from error
+        raise OutputError(
+            f"{output}: cannot be written ({error.strerror or error})", other=f"give another {option}"
+        ) from error
 
 
 class UnnamedFile:
@@ -208,9 +229,9 @@ def unnamed_file(output: Path, size: int) -> Iterator[UnnamedFile]:
         anchor = _anchor(output)
         free = shutil.disk_usage(anchor).free
         if size > free:
-            raise Llama3Error(
-                f"{anchor}: the export takes {format_bytes(size)} and {format_bytes(free)} are free there; "
-                "free some space, or give another --output"
+            raise OutputError(
+                f"{anchor}: the export takes {format_bytes(size)} and {format_bytes(free)} are free there",
+                "free some space",
             )
         _remove_leftovers(anchor)
         file = _open_unnamed(anchor)
@@ -357,7 +378,7 @@ def _resolved(output: Path) -> Path:
     try:
         return output.resolve()
     except RuntimeError:  # what Python before 3.13 says of links in a circle
-        raise Llama3Error(f"{output}: its links lead in a circle; give another --output") from None
+        raise OutputError(f"{output}: its links lead in a circle") from None
 
 
 def _umask() -> int:
