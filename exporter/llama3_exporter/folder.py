@@ -154,7 +154,7 @@ def remove_export(folder: Path) -> None:
         OSError: the system refuses, or it is a link to a folder.
     """
     with suppress(FileNotFoundError):
-        _remove_leftovers(folder)
+        remove_leftovers(folder)
         if strangers := _strangers(folder):
             raise Llama3Error(f"{folder}: holds {strangers[0]}, which no export wrote; move it elsewhere")
         _remove_written(folder)
@@ -233,7 +233,7 @@ def unnamed_file(output: Path, size: int) -> Iterator[UnnamedFile]:
                 f"{anchor}: the export takes {format_bytes(size)} and {format_bytes(free)} are free there",
                 "free some space",
             )
-        _remove_leftovers(anchor)
+        remove_leftovers(anchor)
         file = _open_unnamed(anchor)
         try:
             yield file
@@ -265,7 +265,7 @@ def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -
         for parent in reversed(output.parents):
             if not parent.is_dir():
                 parent.mkdir(exist_ok=True)
-        _remove_leftovers(output.parent)
+        remove_leftovers(output.parent)
         with _staging_folder(output.parent) as staging:
             for name, content in files.items():
                 if isinstance(content, bytes):
@@ -284,7 +284,7 @@ def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
         Llama3Error: the system refuses.
     """
     with writing(path, option):
-        _remove_leftovers(path.parent)
+        remove_leftovers(path.parent)
         with _staging_folder(path.parent) as staging:
             (staging / _SINGLE).write_bytes(content)
             (staging / _SINGLE).replace(path)
@@ -315,7 +315,7 @@ def _claimed(descriptor: int, path: Path) -> bool:
     return path.exists()
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what exports left that were killed: nobody holds a lock on it, and nobody put something in."""
     for path in folder.iterdir():
         if not _LEFTOVER.fullmatch(path.name):

@@ -262,7 +262,7 @@ def test_help_page(capsys, words):
     text = " ".join(page.split())
     assert text.startswith("sample (llama3-onnx ")
     for part in [
-        "usage: sample MODEL [options]",
+        "usage: sample MODEL [FOLDER] [options]",
         "Arguments: MODEL A model's file or name. (required)",
         "FOLDER Where to write. (default: out)",
         "Input: --prompt TEXT What to say: anything. (default: I believe)",
