@@ -18,6 +18,7 @@ import onnxruntime as ort
 from llama3_models.cpus import usable_cpus
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import check_choice
+from llama3_models.shortage import shortage
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 logger = logging.getLogger(__name__)
@@ -183,6 +184,8 @@ def _load_on_cpu(graph: Path, source: str | bytes, options: Any) -> Any:
     except ORT_ERRORS as error:
         if _MISSING_OP.search(str(error)):
             llama3_custom_ops.library_path()  # says what to do where it was not built
+        if (problem := shortage(error)) is not None:
+            raise Llama3Error(f"{graph}: ONNX Runtime cannot load this graph: {problem}") from error
         raise Llama3Error(
             f"{graph}: ONNX Runtime {ort.__version__} cannot load this graph; export it again if it or its weights "
             f"were moved or damaged ({error})"

@@ -21,6 +21,7 @@ from fire.decorators import SetParseFns
 from llama3_models.cli.arguments import Option, parse_value, read_arguments, read_signature
 from llama3_models.cli.help import format_help
 from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.shortage import shortage
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -54,8 +55,9 @@ def run(
         pages: Switches besides --help, such as "--list-models", that print a page and end the command.
 
     Returns:
-        The exit status: 0, 1 for a `Llama3Error` or a file that the system refuses, 2 for a wrong command line,
-        130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug and passes.
+        The exit status: 0, 1 for a `Llama3Error`, a file that the system refuses or too little memory, 2 for a wrong
+        command line, 130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug
+        and passes.
     """
     _prepare_streams()
     # ONNX Runtime's packages report usage from 1.29 on, unless told otherwise before they are loaded.
@@ -72,9 +74,11 @@ def run(
         return PIPE_CLOSED
     except OSError as error:
         if error.filename is None and error.errno not in _DISK_ERRORS:
-            raise
+            return _fail_for_shortage(name, error)
         where = "cannot write" if error.filename is None else os.fsdecode(error.filename)
         return _fail(name, f"{where}: {error.strerror or error}", 1)
+    except Exception as error:
+        return _fail_for_shortage(name, error)
     finally:
         _discard_unwritable_output()
 
@@ -164,6 +168,14 @@ def _fail(name: str, message: str, status: int) -> int:
     with contextlib.suppress(OSError):  # nobody may be reading any more
         print(f"{name}: error: {line}", file=sys.stderr)
     return status
+
+
+def _fail_for_shortage(name: str, error: Exception) -> int:
+    """One line for too little memory or too few threads; any other exception is a bug and passes."""
+    problem = shortage(error)
+    if problem is None:
+        raise error
+    return _fail(name, problem, 1)
 
 
 def _discard_unwritable_output() -> None:

@@ -151,7 +151,6 @@ def bench(
     versions: dict[str, str] = {}
 
     # Late, so that --help and a wrong option need not wait for onnxruntime.
-    import onnxruntime
     from llama3_models.gguf.file import GGUFFile
 
     from llama3_runtime.model import Model
@@ -178,6 +177,8 @@ def bench(
             weights_folder=export.weights_folder,
         )
         ours = open_model()
+        import onnxruntime
+
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
         # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
