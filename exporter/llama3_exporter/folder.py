@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ from llama3_models.exports import GRAPH, MANIFEST, WEIGHTS
 from llama3_models.gguf.file_kinds import MAGIC
 from llama3_models.manifest import Manifest, NewerExportError, NotAnExportError, Part
 from llama3_models.units import format_bytes
+
+logger = logging.getLogger(__name__)
 
 _NAMES = frozenset(
     {
@@ -262,11 +265,8 @@ def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -
     """
     with writing(output):
         output = _resolved(output)  # of a link to a folder, the folder is replaced and the link stays
-        for parent in reversed(output.parents):
-            if not parent.is_dir():
-                parent.mkdir(exist_ok=True)
-        remove_leftovers(output.parent)
-        with _staging_folder(output.parent) as staging:
+        remove_leftovers(_anchor(output))
+        with _made_parents(output), _staging_folder(output.parent) as staging:
             for name, content in files.items():
                 if isinstance(content, bytes):
                     (staging / name).write_bytes(content)
@@ -275,6 +275,23 @@ def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -
             staging.chmod(0o777 & ~_umask())
             check_output(output, force=force)  # once more: somebody may have come first
             _replace(output, staging)
+
+
+@contextmanager
+def _made_parents(output: Path) -> Iterator[None]:
+    """Make the folders above `output`, and remove them again if it does not come to be."""
+    made: list[Path] = []
+    try:
+        for parent in reversed(output.parents):
+            if not parent.is_dir():
+                parent.mkdir(exist_ok=True)
+                made.append(parent)
+        yield
+    except BaseException:
+        with suppress(OSError):  # somebody may have put something in
+            for parent in reversed(made):
+                parent.rmdir()
+        raise
 
 
 def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
@@ -295,7 +312,11 @@ def _staging_folder(parent: Path) -> Iterator[Path]:
     """A hidden folder that is gone afterwards, unless it became something else."""
     while True:
         staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
-        descriptor = os.open(staging, os.O_RDONLY)
+        try:
+            descriptor = os.open(staging, os.O_RDONLY)
+        except OSError:
+            staging.rmdir()
+            raise
         if _claimed(descriptor, staging):
             break
         os.close(descriptor)
@@ -346,7 +367,7 @@ def _replace(output: Path, staging: Path) -> None:
         if strangers := _strangers(staging, gguf):
             _exchange(output, staging)
             raise _holds(output, strangers)
-        _remove_written(staging, gguf)
+        _remove_replaced(staging, gguf)
         return
     with _staging_folder(output.parent) as aside:
         output.rename(aside)
@@ -357,7 +378,20 @@ def _replace(output: Path, staging: Path) -> None:
         except (OSError, Llama3Error):
             aside.rename(output)
             raise
-        _remove_written(aside, gguf)
+        _remove_replaced(aside, gguf)
+
+
+def _remove_replaced(folder: Path, gguf: Mapping[str, Part]) -> None:
+    """Remove an export that another one has replaced, which is done by then and no error any more."""
+    try:
+        _remove_written(folder, gguf)
+    except (OSError, Llama3Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        logger.warning(
+            "%s: the earlier export cannot be removed (%s); the next export to this place will try again",
+            folder,
+            reason,
+        )
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -89,9 +89,13 @@ class Entry:
             OSError: the system refuses.
         """
         self.unfinished_record.unlink(missing_ok=True)
-        with self.unfinished_record.open("x", encoding="utf-8") as file:  # no link that has come since is followed
-            json.dump(record, file)
-        self.unfinished_record.replace(self.record_path)
+        try:
+            with self.unfinished_record.open("x", encoding="utf-8") as file:  # no link that has come since is followed
+                json.dump(record, file)
+            self.unfinished_record.replace(self.record_path)
+        except BaseException:
+            self.unfinished_record.unlink(missing_ok=True)
+            raise
 
     def note_use(self) -> None:
         """Make now the time of the last use, where the cache can be written."""
@@ -144,13 +148,14 @@ class Entry:
         """The descriptor of the lock, and the folders above the entry that were made."""
         for attempt in range(_MAX_ATTEMPTS):
             made = [folder for folder in self.folder.parents if not folder.exists()]
-            self.folder.mkdir(parents=True, exist_ok=True)
             try:
+                self.folder.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            except FileNotFoundError:  # the folder was removed in between
-                if attempt == _MAX_ATTEMPTS - 1:
+            except OSError as error:
+                _remove_folders([self.folder, *made])
+                if not isinstance(error, FileNotFoundError) or attempt == _MAX_ATTEMPTS - 1:
                     raise
-                continue
+                continue  # the folder was removed in between
             try:
                 self._take(descriptor, on_wait)
                 with contextlib.suppress(FileNotFoundError):
@@ -184,8 +189,14 @@ class Entry:
                 self.export.rmdir()
         if {path.name for path in self.folder.iterdir()} == {self.lock.name}:
             self.lock.unlink()
-            for folder in (self.folder, *made):
-                folder.rmdir()
+            _remove_folders([self.folder, *made])
+
+
+def _remove_folders(folders: Sequence[Path]) -> None:
+    """Remove those that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def cache_root() -> Path:

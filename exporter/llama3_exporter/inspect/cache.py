@@ -51,10 +51,14 @@ def read_cache() -> list[CachedExport]:
     """Every entry of the cache, by name.
 
     Raises:
-        Llama3Error: there is no folder for the cache.
-        OSError: the system refuses.
+        Llama3Error: there is no folder for the cache, or the system refuses.
     """
-    return [_read(entry) for entry in entries()]
+    try:
+        return [_read(entry) for entry in entries()]
+    except OSError as error:
+        raise Llama3Error(
+            f"{error.filename or entries_folder()}: cannot be read ({error.strerror or error})"
+        ) from error
 
 
 def select(cached: Sequence[CachedExport], what: str) -> list[CachedExport]:
@@ -85,7 +89,7 @@ def remove(name: str) -> None:
     try:
         _remove(entry)
     except OSError as error:
-        raise Llama3Error(f"{error.filename or entry.folder}: cannot be removed ({error.strerror or error})") from error
+        raise Llama3Error(f"{entry.folder}: cannot be removed ({error.strerror or error})") from error
 
 
 def _remove(entry: Entry) -> None:
@@ -99,6 +103,8 @@ def _remove(entry: Entry) -> None:
         entry.record_path.unlink(missing_ok=True)  # first: it vouches for the rest
         remove_export(entry.export)
         entry.unfinished_record.unlink(missing_ok=True)
+    if entry.folder.exists():
+        raise Llama3Error(f"{entry.folder}: cannot be removed whole; remove the folder yourself")
 
 
 def page(cached: Sequence[CachedExport]) -> str:

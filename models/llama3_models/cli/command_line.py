@@ -73,7 +73,7 @@ def run(
     except BrokenPipeError:
         return PIPE_CLOSED
     except OSError as error:
-        if error.filename is None and error.errno not in _DISK_ERRORS:
+        if (error.filename is None and error.errno not in _DISK_ERRORS) or error.errno == errno.ENOMEM:
             return _fail_for_shortage(name, error)
         where = "cannot write" if error.filename is None else os.fsdecode(error.filename)
         return _fail(name, f"{where}: {error.strerror or error}", 1)

@@ -60,8 +60,9 @@ def cached_export(
                 return export
             files = entry.read_record().get("files")
             if files != entry.file_sizes() or not _holds_content(entry.export, file):
-                _export_anew(file, entry, ops, precision, logits)
-            entry.write_record({**record, "files": entry.file_sizes()})
+                _export_anew(file, entry, record, ops, precision, logits)
+            else:
+                entry.write_record({**record, "files": files})
     return export
 
 
@@ -88,7 +89,8 @@ def _holds_content(folder: Path, file: GGUFFile) -> bool:
     return manifest.source.parts == tuple(Part(path.name, sha256=sha256(path)) for path in file.parts)
 
 
-def _export_anew(file: GGUFFile, entry: Entry, ops: Ops, precision: Precision, logits: Logits) -> None:
+def _export_anew(file: GGUFFile, entry: Entry, record: Record, ops: Ops, precision: Precision, logits: Logits) -> None:
+    """Export and record it, or leave nothing."""
     entry.record_path.unlink(missing_ok=True)  # first: it vouches for the rest
     # Here alone, and late: with an export at hand the runtime needs neither the exporter nor onnx.
     from llama3_exporter.export_model import OutputError, export, export_native_graph, remove_export
@@ -100,13 +102,18 @@ def _export_anew(file: GGUFFile, entry: Entry, ops: Ops, precision: Precision, l
         if ops == "native":
             folder.mkdir(exist_ok=True)
             export_native_graph(file, folder / GRAPH, logits=logits)
-            return
-        print(f"Exporting {file.path.name} to {folder}, once", file=sys.stderr)
-        with byte_progress("exporting") as progress:
-            # By force, since where there are no locks, another process may have made it meanwhile.
-            export(file.path, folder, precision=precision, logits=logits, force=True, progress=progress)
-    except OutputError as error:
-        raise error.advising("set LLAMA3_CACHE to another folder") from error
+        else:
+            print(f"Exporting {file.path.name} to {folder}, once", file=sys.stderr)
+            with byte_progress("exporting") as progress:
+                # By force, since where there are no locks, another process may have made it meanwhile.
+                export(file.path, folder, precision=precision, logits=logits, force=True, progress=progress)
+        entry.write_record({**record, "files": entry.file_sizes()})
+    except BaseException as error:
+        with contextlib.suppress(OSError, Llama3Error):
+            remove_export(folder)
+        if isinstance(error, OutputError):
+            raise error.advising("set LLAMA3_CACHE to another folder") from error
+        raise
 
 
 def _say_wait(name: str) -> None:

@@ -192,7 +192,7 @@ def test_what_the_system_refuses_is_one_line(model: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied", str(entry.export))
 
     monkeypatch.setattr(cache_of, "remove_export", refuse)
-    with pytest.raises(ValueError, match=rf"^{entry.export}: cannot be removed \(Permission denied\)$"):
+    with pytest.raises(ValueError, match=rf"^{entry.folder}: cannot be removed \(Permission denied\)$"):
         cache_of.remove(entry.folder.name)
 
 
