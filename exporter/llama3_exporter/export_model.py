@@ -200,9 +200,23 @@ def export_native_graph(
     _write_native_graph(file, config, options, path, names)
 
 
+def _refuse_names_not_utf8(file: GGUFFile) -> None:
+    """A native graph has the names of the GGUF's files in it, as text."""
+    for part in file.parts:
+        for name in {part.name, part.resolve().name}:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise Llama3Error(
+                    f"{part}: a name that is not UTF-8, which a native graph cannot refer to; rename the file, or use "
+                    "--ops contrib"
+                ) from None
+
+
 def _write_native_graph(
     file: GGUFFile, config: Hyperparameters, options: ExportOptions, path: Path, names: Mapping[Path, str]
 ) -> _Written:
+    _refuse_names_not_utf8(file)
     backend = NativeBackend(file, config, options.activations, names)
     manifest = Manifest.of_gguf(file, options, _fingerprints(names))
     graph = serialized(build_graph(config, backend, options.logits), manifest)
@@ -279,6 +293,7 @@ def _export_native(
     force: bool,
     progress: Progress | None,
 ) -> _Written:
+    _refuse_names_not_utf8(file)
     names = {part: part.name for part in file.parts}
     backend = NativeBackend(file, config, options.activations, names)
     manifest = Manifest.of_gguf(file, options, _fingerprints(names))
