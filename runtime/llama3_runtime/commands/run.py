@@ -1,10 +1,12 @@
 """The command `llama3-run`: a prompt in, the text that follows it out, and what it took."""
 
 import codecs
+import contextlib
 import json as json_format
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -175,16 +177,28 @@ def _print_generation(generation: "Generation", prompt: str | None) -> "Generati
     """Runs it, printing `prompt` and each piece as it comes, or nothing for None; Ctrl-C ends it with what has come."""
     if prompt is not None:
         print(prompt, end="", flush=True)
-    try:
-        for piece in generation:
-            if prompt is not None and piece.text:
-                print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        generation.interrupt()
-        for rest in generation:
-            if prompt is not None:
-                print(rest, end="", flush=True)
+    with _ending_the_line(prompt is not None):
+        try:
+            for piece in generation:
+                if prompt is not None and piece.text:
+                    print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            generation.interrupt()
+            for rest in generation:
+                if prompt is not None:
+                    print(rest, end="", flush=True)
     return generation.result()
+
+
+@contextlib.contextmanager
+def _ending_the_line(streams: bool) -> Iterator[None]:
+    """Where text was streamed, an error starts on a line of its own."""
+    try:
+        yield
+    except BaseException as error:
+        if streams and not isinstance(error, BrokenPipeError):
+            print(flush=True)
+        raise
 
 
 def main() -> int:
