@@ -24,7 +24,15 @@ from llama3_models.units import format_bytes
 
 from llama3_exporter.contrib.backend import ContribBackend
 from llama3_exporter.contrib.weights_file import WeightsFile
-from llama3_exporter.folder import Content, check_output, publish_file, publish_folder, remove_export, unnamed_file
+from llama3_exporter.folder import (
+    Content,
+    OutputError,
+    check_output,
+    publish_file,
+    publish_folder,
+    remove_export,
+    unnamed_file,
+)
 from llama3_exporter.graph import build_graph
 from llama3_exporter.graph_file import serialized
 from llama3_exporter.host_files import host_files, read_tokenizer, to_json
@@ -36,7 +44,7 @@ from llama3_exporter.summary import ExportSummary
 from llama3_exporter.tokenizers.graphs import tokenizer_graphs, what_differs
 from llama3_exporter.tokenizers.read_back import check_tokenizer, why_unusable
 
-__all__ = ["ExportSummary", "export", "export_native_graph", "remove_export"]
+__all__ = ["ExportSummary", "OutputError", "export", "export_native_graph", "remove_export"]
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +221,19 @@ def export_native_graph(
     _write_native_graph(file, config, options, adapters, path, names)
 
 
+def _refuse_names_not_utf8(file: GGUFFile) -> None:
+    """A native graph has the names of the GGUF's files in it, as text."""
+    for part in file.parts:
+        for name in {part.name, part.resolve().name}:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise Llama3Error(
+                    f"{part}: a name that is not UTF-8, which a native graph cannot refer to; rename the file, or use "
+                    "--ops contrib"
+                ) from None
+
+
 def _write_native_graph(
     file: GGUFFile,
     config: Hyperparameters,
@@ -221,6 +242,7 @@ def _write_native_graph(
     path: Path,
     names: Mapping[Path, str],
 ) -> _Written:
+    _refuse_names_not_utf8(file)
     graph, _, kv_item_bytes = _native_graph(file, config, options, adapters, names)
     publish_file(path, graph)
     return _Written(len(graph), file.size + _adapter_bytes(adapters), kv_item_bytes)
@@ -257,7 +279,7 @@ def _export_contrib(
     progress: Progress | None,
 ) -> _Written:
     if output.resolve() in (part.resolve().parent for part in file.parts):
-        raise Llama3Error(f"{output}: the GGUF lies in this folder, which would be replaced; give another --output")
+        raise OutputError(f"{output}: the GGUF lies in this folder, which would be replaced")
     backend = ContribBackend(file, config, weights, options, adapters)
     model = build_graph(config, backend, options.logits)
     if len(weights.sizes) > _MAX_SHARDS:
@@ -315,6 +337,7 @@ def _export_native(
     force: bool,
     progress: Progress | None,
 ) -> _Written:
+    _refuse_names_not_utf8(file)
     names = {part: part.name for part in file.parts}
     graph, manifest, kv_item_bytes = _native_graph(file, config, options, adapters, names)
     warnings: list[str] = []

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ from llama3_models.exports import GRAPH, MANIFEST, WEIGHTS
 from llama3_models.gguf.file_kinds import MAGIC
 from llama3_models.manifest import Manifest, NewerExportError, NotAnExportError, Part
 from llama3_models.units import format_bytes
+
+logger = logging.getLogger(__name__)
 
 _NAMES = frozenset(
     {
@@ -63,6 +66,25 @@ Content = bytes | Callable[[Path], None]
 """Of a file in the folder: its bytes, or what makes it at a path."""
 
 
+class OutputError(Llama3Error):
+    """An output that cannot be written, or must not be replaced.
+
+    Args:
+        problem: Where, and what is wrong.
+        remedy: What would help there; None if nothing does but another output.
+        other: How to choose another output.
+    """
+
+    def __init__(self, problem: str, remedy: str | None = None, other: str = "give another --output") -> None:
+        super().__init__(f"{problem}; {other if remedy is None else f'{remedy}, or {other}'}")
+        self._problem = problem
+        self._remedy = remedy
+
+    def advising(self, other: str) -> OutputError:
+        """The same with other advice, for a command that has no such option."""
+        return OutputError(self._problem, self._remedy, other)
+
+
 def check_output(output: Path, *, force: bool) -> None:
     """Refuse an output that cannot be written or must not be replaced.
 
@@ -72,31 +94,31 @@ def check_output(output: Path, *, force: bool) -> None:
     with writing(output):
         if output.exists() or output.is_symlink():
             if not output.is_dir():
-                raise Llama3Error(f"{output}: there is a file of that name; give another --output")
+                raise OutputError(f"{output}: there is a file of that name")
             if any(output.iterdir()):
                 _check_replaceable(output, force=force)
         anchor = _anchor(output)
         if not anchor.is_dir():
-            raise Llama3Error(f"{anchor}: not a folder, so that {output} cannot be made in it; give another --output")
+            raise OutputError(f"{anchor}: not a folder, so that {output} cannot be made in it")
         if not os.access(anchor, os.W_OK | os.X_OK):
-            raise Llama3Error(f"{anchor}: no permission to write there; give another --output")
+            raise OutputError(f"{anchor}: no permission to write there")
 
 
 def _check_replaceable(output: Path, *, force: bool) -> None:
     try:
         manifest = Manifest.of_folder(output)
     except NotAnExportError:
-        raise Llama3Error(f"{output}: this folder was not written by llama3-export; give another --output") from None
+        raise OutputError(f"{output}: this folder was not written by llama3-export") from None
     except NewerExportError as error:
-        raise Llama3Error(f"{output}: a newer llama3-onnx wrote this export; give another --output") from error
+        raise OutputError(f"{output}: a newer llama3-onnx wrote this export") from error
     if strangers := _strangers(output, _gguf_of(manifest)):
         raise _holds(output, strangers)
     if not force:
         raise Llama3Error(f"{output}: there is an export already; --force replaces it")
 
 
-def _holds(output: Path, strangers: Sequence[str]) -> Llama3Error:
-    return Llama3Error(f"{output}: holds {strangers[0]}, which no export wrote; give another --output")
+def _holds(output: Path, strangers: Sequence[str]) -> OutputError:
+    return OutputError(f"{output}: holds {strangers[0]}, which no export wrote")
 
 
 def _gguf_of(manifest: Manifest) -> dict[str, Part]:
@@ -135,7 +157,7 @@ def remove_export(folder: Path) -> None:
         OSError: the system refuses, or it is a link to a folder.
     """
     with suppress(FileNotFoundError):
-        _remove_leftovers(folder)
+        remove_leftovers(folder)
         if strangers := _strangers(folder):
             raise Llama3Error(f"{folder}: holds {strangers[0]}, which no export wrote; move it elsewhere")
         _remove_written(folder)
@@ -165,8 +187,10 @@ def writing(output: Path, option: str = "--output") -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise Llama3Error(f"{output}: the disk got full; free some space, or give another {option}") from error
-        raise Llama3Error(f"{output}: cannot be written ({error.strerror or error}); give another {option}") from error
+            raise OutputError(f"{output}: the disk got full", "free some space", f"give another {option}") from error
+        raise OutputError(
+            f"{output}: cannot be written ({error.strerror or error})", other=f"give another {option}"
+        ) from error
 
 
 class UnnamedFile:
@@ -208,11 +232,11 @@ def unnamed_file(output: Path, size: int) -> Iterator[UnnamedFile]:
         anchor = _anchor(output)
         free = shutil.disk_usage(anchor).free
         if size > free:
-            raise Llama3Error(
-                f"{anchor}: the export takes {format_bytes(size)} and {format_bytes(free)} are free there; "
-                "free some space, or give another --output"
+            raise OutputError(
+                f"{anchor}: the export takes {format_bytes(size)} and {format_bytes(free)} are free there",
+                "free some space",
             )
-        _remove_leftovers(anchor)
+        remove_leftovers(anchor)
         file = _open_unnamed(anchor)
         try:
             yield file
@@ -241,11 +265,8 @@ def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -
     """
     with writing(output):
         output = _resolved(output)  # of a link to a folder, the folder is replaced and the link stays
-        for parent in reversed(output.parents):
-            if not parent.is_dir():
-                parent.mkdir(exist_ok=True)
-        _remove_leftovers(output.parent)
-        with _staging_folder(output.parent) as staging:
+        remove_leftovers(_anchor(output))
+        with _made_parents(output), _staging_folder(output.parent) as staging:
             for name, content in files.items():
                 if isinstance(content, bytes):
                     (staging / name).write_bytes(content)
@@ -256,6 +277,23 @@ def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -
             _replace(output, staging)
 
 
+@contextmanager
+def _made_parents(output: Path) -> Iterator[None]:
+    """Make the folders above `output`, and remove them again if it does not come to be."""
+    made: list[Path] = []
+    try:
+        for parent in reversed(output.parents):
+            if not parent.is_dir():
+                parent.mkdir(exist_ok=True)
+                made.append(parent)
+        yield
+    except BaseException:
+        with suppress(OSError):  # somebody may have put something in
+            for parent in reversed(made):
+                parent.rmdir()
+        raise
+
+
 def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
     """Make the file `path`, or put it in the place of an earlier one.
 
@@ -263,7 +301,7 @@ def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
         Llama3Error: the system refuses.
     """
     with writing(path, option):
-        _remove_leftovers(path.parent)
+        remove_leftovers(path.parent)
         with _staging_folder(path.parent) as staging:
             (staging / _SINGLE).write_bytes(content)
             (staging / _SINGLE).replace(path)
@@ -274,7 +312,11 @@ def _staging_folder(parent: Path) -> Iterator[Path]:
     """A hidden folder that is gone afterwards, unless it became something else."""
     while True:
         staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
-        descriptor = os.open(staging, os.O_RDONLY)
+        try:
+            descriptor = os.open(staging, os.O_RDONLY)
+        except OSError:
+            staging.rmdir()
+            raise
         if _claimed(descriptor, staging):
             break
         os.close(descriptor)
@@ -294,7 +336,7 @@ def _claimed(descriptor: int, path: Path) -> bool:
     return path.exists()
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what exports left that were killed: nobody holds a lock on it, and nobody put something in."""
     for path in folder.iterdir():
         if not _LEFTOVER.fullmatch(path.name):
@@ -325,7 +367,7 @@ def _replace(output: Path, staging: Path) -> None:
         if strangers := _strangers(staging, gguf):
             _exchange(output, staging)
             raise _holds(output, strangers)
-        _remove_written(staging, gguf)
+        _remove_replaced(staging, gguf)
         return
     with _staging_folder(output.parent) as aside:
         output.rename(aside)
@@ -336,7 +378,20 @@ def _replace(output: Path, staging: Path) -> None:
         except (OSError, Llama3Error):
             aside.rename(output)
             raise
-        _remove_written(aside, gguf)
+        _remove_replaced(aside, gguf)
+
+
+def _remove_replaced(folder: Path, gguf: Mapping[str, Part]) -> None:
+    """Remove an export that another one has replaced, which is done by then and no error any more."""
+    try:
+        _remove_written(folder, gguf)
+    except (OSError, Llama3Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        logger.warning(
+            "%s: the earlier export cannot be removed (%s); the next export to this place will try again",
+            folder,
+            reason,
+        )
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -357,7 +412,7 @@ def _resolved(output: Path) -> Path:
     try:
         return output.resolve()
     except RuntimeError:  # what Python before 3.13 says of links in a circle
-        raise Llama3Error(f"{output}: its links lead in a circle; give another --output") from None
+        raise OutputError(f"{output}: its links lead in a circle") from None
 
 
 def _umask() -> int:

@@ -31,8 +31,8 @@ _NO_NAME_FOR_SCALING = (
 
 
 def to_json(content: object) -> bytes:
-    """Indented UTF-8 JSON, with letters as they are."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    r"""Indented UTF-8 JSON, with letters as they are; bytes of a file's name that are not UTF-8 are escapes, \udce9."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, str | None]:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import DEFAULT_MAX_LENGTH, GRAPH, MANIFEST
 from llama3_models.manifest import AdapterUse, Manifest, NotAnExportError
+from llama3_models.shortage import shortage
 
 from llama3_runtime import defaults
 from llama3_runtime.kv_cache import KV_TYPES, KVCache
@@ -192,7 +193,8 @@ class Model:
         try:
             self._ort.run_with_iobinding(binding)
         except ORT_ERRORS as error:
-            raise Llama3Error(f"ONNX Runtime {ort.__version__} failed to run the graph: {error}") from error
+            reason = shortage(error) or error
+            raise Llama3Error(f"ONNX Runtime {ort.__version__} failed to run the graph: {reason}") from error
         self.position = total
         output = self._one_row if one_row else binding.get_outputs()[-1]  # logits were bound last
         logits: Logits = output.numpy()[0]

@@ -18,6 +18,7 @@ import onnxruntime as ort
 from llama3_models.cpus import usable_cpus
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import check_choice
+from llama3_models.shortage import shortage
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 logger = logging.getLogger(__name__)
@@ -111,9 +112,12 @@ def open_session(
     for library in (llama3_custom_ops.built_library(), custom_ops_path):
         if library is not None:
             _register(options, library)
-    source: str | bytes = _utf8(graph)
-    if weights_folder is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _utf8(weights_folder))
+    if weights_folder is None and not _is_utf8(graph):
+        weights_folder = graph.parent
+    source: str | bytes = str(graph)
+    if weights_folder is not None:  # as bytes, since ONNX Runtime takes text only in UTF-8
+        folder = os.fsencode(weights_folder)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         source = graph.read_bytes()  # the option is for graphs that come as bytes
     warning = None
     if provider != "cpu":
@@ -152,7 +156,11 @@ def _missing_cuda() -> str | None:
 def _register(options: Any, library: Path) -> None:
     if not library.is_file():
         raise Llama3Error(f"{library}: no such library of custom ops")
-    path = _utf8(library.resolve())
+    if not _is_utf8(library.resolve()):
+        raise Llama3Error(
+            f"{library}: ONNX Runtime opens only libraries whose path is UTF-8; rename it, or move the file"
+        )
+    path = str(library.resolve())
     llama3_custom_ops.check_library(library)
     try:
         options.register_custom_ops_library(path)
@@ -183,16 +191,17 @@ def _load_on_cpu(graph: Path, source: str | bytes, options: Any) -> Any:
     except ORT_ERRORS as error:
         if _MISSING_OP.search(str(error)):
             llama3_custom_ops.library_path()  # says what to do where it was not built
+        if (problem := shortage(error)) is not None:
+            raise Llama3Error(f"{graph}: ONNX Runtime cannot load this graph: {problem}") from error
         raise Llama3Error(
             f"{graph}: ONNX Runtime {ort.__version__} cannot load this graph; export it again if it or its weights "
             f"were moved or damaged ({error})"
         ) from error
 
 
-def _utf8(path: Path) -> str:
-    """A path as ONNX Runtime takes it, which cannot open every one that the system can."""
+def _is_utf8(path: Path) -> bool:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise Llama3Error(f"{path}: ONNX Runtime opens only paths in UTF-8; rename it, or move the file") from None
-    return str(path)
+        return False
+    return True

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from llama3_models.cli import command_line
-from llama3_models.errors import UsageError
+from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import GRAPH, MANIFEST
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
 from llama3_models.terminal import notice, show, show_json
+from llama3_models.units import format_bytes
+
+logger = logging.getLogger(__name__)
 
 _PLOT_FORMATS = (".png", ".svg", ".pdf")
 _USUAL_CONTEXT = 4096
 
 
 def llama3_inspect(
-    model: str,
+    model: str | None = None,
     *,
     context: int | None = None,
     tensors: bool = False,
     json: bool = False,
     plot: Path | None = None,
+    cache: bool = False,
+    remove: tuple[str, ...] = (),
 ) -> int:
     """Show what is in a GGUF, or in an export of one.
 
@@ -37,12 +43,23 @@ def llama3_inspect(
         tensors: List every tensor as well.
         json: Print one JSON object, and nothing else.
         plot: Draw bits a weight by layer, and where the bytes are, into this .png, .svg or .pdf file.
+        cache: List the exports that llama3-run keeps of GGUFs, without a MODEL.
+        remove: With --cache, remove the entry of this name, those of this model, those that are old, or all.
 
     Examples:
         llama3-inspect Llama-3.1-8B-Instruct-Q4_K_M.gguf --context 32768
         llama3-inspect out --tensors
         llama3-inspect smollm2-135m --plot smollm2.png
+        llama3-inspect --cache --remove old
     """
+    if cache:
+        if model is not None or tensors or plot is not None or context is not None:
+            raise UsageError("--cache goes with --remove and --json alone")
+        return _inspect_cache(remove, json=json)
+    if remove:
+        raise UsageError("--remove needs --cache, whose entries it removes")
+    if model is None:
+        raise UsageError("missing MODEL")
     command_line.check_ranges({"context": (context, 1)})
     if plot is not None and plot.suffix.lower() not in _PLOT_FORMATS:
         raise UsageError(f"--plot: expected a name that ends in {', '.join(_PLOT_FORMATS)}, not {str(plot)!r}")
@@ -72,6 +89,34 @@ def llama3_inspect(
         picture.plot(found, plot)
         notice(f"Wrote {plot}")
     return 0
+
+
+def _inspect_cache(remove: tuple[str, ...], *, json: bool) -> int:
+    """List the cache, or remove entries of it: 1 if some that were to go have stayed."""
+    from llama3_exporter.inspect import cache
+
+    found = cache.read_cache()
+    if not remove:
+        if json:
+            show_json(cache.as_json(found), indent=2)
+        else:
+            show(*cache.page(found))
+        return 0
+    removed, kept = [], {}
+    for entry in dict.fromkeys(entry for what in remove for entry in cache.select(found, what)):
+        try:
+            cache.remove(entry.name)
+        except Llama3Error as error:
+            kept[entry.name] = str(error)
+            logger.warning("%s", error)
+        else:
+            removed.append(entry)
+    if json:
+        show_json({"removed": [entry.name for entry in removed], "kept": kept}, indent=2)
+    else:
+        show(*(f"Removed {entry.name}, {format_bytes(entry.bytes)}" for entry in removed))
+        show(f"{len(removed)} removed, {format_bytes(sum(entry.bytes for entry in removed))}")
+    return 1 if kept else 0
 
 
 def _is_export(path: Path) -> bool:

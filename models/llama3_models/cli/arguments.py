@@ -273,14 +273,16 @@ def parse_value(option: Option, text: str) -> object:
         if not math.isfinite(number):
             raise _wrong_value(option, text, "a number")
         return number
-    try:
-        text.encode()  # bytes of the command line that are no UTF-8 arrive as lone surrogates
-    except UnicodeEncodeError:
-        raise _wrong_value(option, text, "text in UTF-8") from None
     if option.type is Path:
         if not text or "\0" in text:
             raise _wrong_value(option, text, "a path")
         return Path(text)
+    if option.positional:  # which may be a path, and that need not be UTF-8
+        return text
+    try:
+        text.encode()  # bytes of the command line that are no UTF-8 arrive as lone surrogates
+    except UnicodeEncodeError:
+        raise _wrong_value(option, text, "text in UTF-8") from None
     return text
 
 

@@ -23,6 +23,7 @@ from llama3_models import terminal
 from llama3_models.cli.arguments import HELP, Arguments, Option, parse_value, read_arguments, read_signature
 from llama3_models.cli.help import format_help, format_version
 from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.shortage import shortage
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -60,8 +61,9 @@ def run(
         meant: The parameter that a word without an option was probably meant for, for the error.
 
     Returns:
-        The exit status: 0, 1 for a `Llama3Error` or a file that the system refuses, 2 for a wrong command line,
-        130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug and passes.
+        The exit status: 0, 1 for a `Llama3Error`, a file that the system refuses or too little memory, 2 for a wrong
+        command line, 130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug
+        and passes.
     """
     if argv is None:
         _restart_in_utf8()
@@ -83,10 +85,12 @@ def run(
     except BrokenPipeError:
         return PIPE_CLOSED
     except OSError as error:
-        if error.filename is None and error.errno not in _DISK_ERRORS:
-            raise
+        if (error.filename is None and error.errno not in _DISK_ERRORS) or error.errno == errno.ENOMEM:
+            return _fail_for_shortage(name, error)
         where = "cannot write" if error.filename is None else os.fsdecode(error.filename)
         return _fail(name, f"{where}: {error.strerror or error}", 1)
+    except Exception as error:
+        return _fail_for_shortage(name, error)
     finally:
         _discard_unwritable_output()
 
@@ -195,6 +199,14 @@ def _fail(name: str, message: str, status: int) -> int:
     with contextlib.suppress(OSError):  # nobody may be reading any more
         terminal.show(f"{name}: error: {line}", file=sys.stderr)
     return status
+
+
+def _fail_for_shortage(name: str, error: Exception) -> int:
+    """One line for too little memory or too few threads; any other exception is a bug and passes."""
+    problem = shortage(error)
+    if problem is None:
+        raise error
+    return _fail(name, problem, 1)
 
 
 def _discard_unwritable_output() -> None:

@@ -42,7 +42,7 @@ def format_help(
     sections = _docstring_sections(inspect.getdoc(command) or "")
     summary, _, description = sections[""].partition("\n\n")
     texts = _argument_texts(sections.get("Args", ""))
-    needed = [_form(option) for option in options if option.required]
+    needed = [_form(option) if option.required else f"[{_form(option)}]" for option in options if _in_usage(option)]
     parts = [
         _fill(f"{name} ({_package()}): {' '.join(summary.split())}"),
         _fill(" ".join(["usage:", name, *needed, "[options]"])),
@@ -64,6 +64,10 @@ def format_help(
     if "Examples" in sections:
         parts.append("Examples:\n" + textwrap.indent(sections["Examples"], "  "))
     return "\n\n".join(parts)
+
+
+def _in_usage(option: Option) -> bool:
+    return option.required or option.positional
 
 
 def format_version() -> str:

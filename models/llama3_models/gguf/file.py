@@ -21,6 +21,7 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file_kinds import MAGIC, not_a_file, not_a_gguf, nothing_there
 from llama3_models.gguf.part import GGUFPart, GGUFTensor, StringArray, Value, parse_part, quoted
 from llama3_models.gguf.split_name import SPLIT_NAME
+from llama3_models.shortage import shortage
 
 __all__ = ["GGUFFile", "GGUFTensor", "StringArray", "Value"]
 
@@ -172,7 +173,8 @@ def _map(path: Path) -> mmap | str:
     except FileNotFoundError:
         return nothing_there(path)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte, a file emptied a moment ago
-        return f"cannot be read: {(error.strerror if isinstance(error, OSError) else None) or error}"
+        reason = shortage(error) or (error.strerror if isinstance(error, OSError) else None) or error
+        return f"cannot be read: {reason}"
 
 
 # Split models: NAME-00001-of-0000N.gguf, as llama.cpp's gguf-split writes them. Each part is a GGUF of its own with

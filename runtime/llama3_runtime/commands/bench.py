@@ -167,7 +167,6 @@ def bench(
     versions: dict[str, str] = {}
 
     # Late, so that --help and a wrong option need not wait for onnxruntime.
-    import onnxruntime
     from llama3_models.gguf.file import GGUFFile
 
     from llama3_runtime.model import ContextExceededError, Model
@@ -201,6 +200,8 @@ def bench(
                 f"{path}: its context of {error.context_length} positions is too short for {' and '.join(sizes)}; "
                 f"lower {'it' if len(sizes) == 1 else 'one of them'}"
             ) from error
+        import onnxruntime
+
         if file is not None and is_export(path) and ours.adapters:
             raise Llama3Error(
                 f"{path}: made with LoRA adapters, and --kl and --compare know only its GGUF; leave them out, or give "

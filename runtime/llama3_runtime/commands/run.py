@@ -1,12 +1,13 @@
 """The command `llama3-run`: a prompt in, the text that follows it out, and what it took."""
 
 import codecs
+import contextlib
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,7 +176,7 @@ def run_model(
     writer = TextWriter()
     progress = _PromptProgress(chunk_size)
     generation = generator.stream(prompt, params, progress)
-    output = _print_generation(generation, prompt, writer.write if stream and not json else None, progress)
+    output = _print_generation(generation, prompt, writer if stream and not json else None, progress)
     metrics = Metrics(
         prompt_size=output.prompt_size,
         output_size=len(output.ids),
@@ -207,28 +208,40 @@ def run_model(
 
 
 def _print_generation(
-    generation: "Generation", prompt: str, write: Callable[[str], None] | None, progress: "_PromptProgress"
+    generation: "Generation", prompt: str, writer: TextWriter | None, progress: "_PromptProgress"
 ) -> "GenerationResult":
     """Runs it, writing `prompt` and each piece as it comes, or nothing; Ctrl-C ends it with what has come."""
     echo = prompt
     # A bar would be drawn over a prompt that is there already.
-    if write is not None and not progress.is_due(generation.result().prompt_size):
-        write(echo)
+    if writer is not None and not progress.is_due(generation.result().prompt_size):
+        writer.write(echo)
         echo = ""
-    try:
-        for piece in generation:
-            if write is not None and (echo or piece.text):
-                write(echo + piece.text)
-                echo = ""
-    except KeyboardInterrupt:
-        progress.close()
-        generation.interrupt()
-        for rest in generation:
-            if write is not None:
-                write(echo + rest.text)
-    finally:
-        progress.close()
+    with _ending_the_line(writer):
+        try:
+            for piece in generation:
+                if writer is not None and (echo or piece.text):
+                    writer.write(echo + piece.text)
+                    echo = ""
+        except KeyboardInterrupt:
+            progress.close()
+            generation.interrupt()
+            for rest in generation:
+                if writer is not None:
+                    writer.write(echo + rest.text)
+        finally:
+            progress.close()
     return generation.result()
+
+
+@contextlib.contextmanager
+def _ending_the_line(writer: TextWriter | None) -> Iterator[None]:
+    """Where text was streamed, an error starts on a line of its own."""
+    try:
+        yield
+    except BaseException as error:
+        if writer is not None and not isinstance(error, BrokenPipeError):
+            writer.end()
+        raise
 
 
 def _why_it_ended(output: "GenerationResult", max_new_tokens: int, model: "Model") -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 from llama3_models.cli.arguments import read_signature
 from llama3_models.cli.command_line import run
 from llama3_models.cpus import usable_cpus
+from llama3_models.errors import Llama3Error
 from llama3_models.manifest import ExportOptions, Manifest
 from llama3_runtime import Generator, SamplingParams
 from llama3_runtime.commands import run as commands
@@ -241,6 +242,33 @@ def test_finish_reasons(call, capsys, words, reason, text):
     assert call("--prompt", "A", "--json", *words) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["finish_reason"], result["text"]) == (reason, text)
+
+
+@pytest.mark.parametrize(
+    "error", [Llama3Error("the disk is gone"), KeyboardInterrupt()], ids=["error", "second Ctrl-C"]
+)
+def test_an_error_after_streamed_text_starts_on_a_line_of_its_own(call, monkeypatch, capsys, error):
+    from llama3_runtime.generator import Generation
+
+    real, count = Generation.__next__, 0
+
+    def fail_later(generation):
+        nonlocal count
+        count += 1
+        if count > 2:
+            raise error
+        return real(generation)
+
+    monkeypatch.setattr(Generation, "__next__", fail_later)
+    status = call("--prompt", "Not")
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Not")
+    assert captured.out.endswith("\n")
+    assert (status, captured.err) == (
+        (1, "llama3-run: error: the disk is gone\n") if isinstance(error, Llama3Error) else (130, "")
+    )
+    assert call("--prompt", "Not", "--json") == status
+    assert capsys.readouterr().out == ""
 
 
 def test_ctrl_c_keeps_what_was_generated(call, interrupted, capsys):

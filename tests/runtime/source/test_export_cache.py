@@ -1,6 +1,9 @@
 """The cache of exports: one export for one content, however the file was touched and whoever else is at it."""
 
+import errno
+import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from llama3_exporter import export_model
+from llama3_exporter import folder as folder_module
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 from llama3_runtime.source import export_cache
@@ -44,20 +48,6 @@ def model(tmp_path: Path) -> Path:
 def cached(path: Path, **options) -> Path:
     with GGUFFile.open(path) as file:
         return export_cache.cached_export(file, **options).path
-
-
-def test_the_folder_of_the_cache(monkeypatch, tmp_path):
-    """$LLAMA3_CACHE wins, then $XDG_CACHE_HOME, then ~/.cache."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("LLAMA3_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert export_cache.cache_root() == tmp_path / ".cache" / "llama3-onnx"
-    monkeypatch.setenv("XDG_CACHE_HOME", "xdg")
-    assert export_cache.cache_root() == tmp_path / ".cache" / "llama3-onnx"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert export_cache.cache_root() == Path("/xdg/llama3-onnx")
-    monkeypatch.setenv("LLAMA3_CACHE", "/own")
-    assert export_cache.cache_root() == Path("/own")
 
 
 def test_exports_once_and_reuses_without_reading_the_content(exports, model, monkeypatch):
@@ -213,6 +203,64 @@ def test_what_no_export_wrote_is_never_removed_from_the_cache(exports, model, op
     assert cached(model, ops=ops) == folder
     assert (folder / "model.onnx").is_file()
     assert (folder.parent / "notes" / "thesis.tex").read_text() == "thesis"
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+@pytest.mark.parametrize("cause", ["architecture", "full", "interrupt"])
+def test_what_is_not_exported_leaves_nothing_in_the_cache(model, monkeypatch, tmp_path, ops, cause):
+    """Neither an entry nor the folders that were made for it; what was there before stays."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("LLAMA3_CACHE", str(cache / "deep"))
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if cause == "full" else KeyboardInterrupt
+
+    if cause == "architecture":
+        model.write_bytes(model.read_bytes().replace(b"llama", b"lamma"))
+    else:
+        monkeypatch.setattr(folder_module, "_staging_folder", fail)
+    for exists in (False, True):
+        if exists:
+            (cache / "deep").mkdir(parents=True)
+        with pytest.raises(KeyboardInterrupt if cause == "interrupt" else Llama3Error) as error:
+            cached(model, ops=ops)
+        assert sorted(tmp_path.rglob("*")) == sorted([model, *([cache, cache / "deep"] if exists else [])])
+        if cause == "full":
+            assert re.fullmatch(
+                r"/.*/onnx.*: the disk got full; free some space, or set LLAMA3_CACHE to another folder",
+                str(error.value),
+            )
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EIO])
+def test_without_locks_it_works_and_says_so_once(exports, model, monkeypatch, caplog, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder = cached(model)
+    assert (folder / "model.onnx").is_file()
+    warning = (
+        f"{folder.parent}: its file system has no locks ({os.strerror(number)}); "
+        "do not export one model twice at the same time"
+    )
+    assert [record.getMessage() for record in caplog.records] == [warning]
+    assert cached(model) == folder
+    assert len(caplog.records) == 1  # with an export at hand no lock is needed
+
+
+def test_without_locks_another_process_may_come_first(exports, model, monkeypatch):
+    """Its export is as good: whichever is published last stays."""
+    real = export_model.export
+
+    def overtaken(gguf, output, **options):
+        real(gguf, output, **options)
+        return real(gguf, output, **options)
+
+    monkeypatch.setattr(export_model, "export", overtaken)
+    folder = cached(model)
+    assert (folder / "model.onnx").is_file()
+    assert {path.name for path in folder.parent.iterdir()} == {"lock", "source.json", "onnx"}
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(model, monkeypatch, tmp_path):
