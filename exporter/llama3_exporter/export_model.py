@@ -15,7 +15,6 @@ from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Precision, check_choice
 from llama3_models.gguf.file import GGUFFile
-from llama3_models.gguf.unfinished import refuse_unfinished
 from llama3_models.manifest import ExportOptions, Manifest, Part, types_of
 from llama3_models.tokenizer.vocabulary import Vocabulary
 from llama3_models.units import format_bytes
@@ -113,7 +112,6 @@ def export(
         output = Path(output)
         check_output(output, force=force)
     with GGUFFile.open(model) as file:
-        refuse_unfinished(file)
         config = Hyperparameters.from_gguf(file)
         options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
         vocabulary, no_tokenizer = read_tokenizer(file)
@@ -185,7 +183,6 @@ def export_native_graph(
     Raises:
         Llama3Error: the file is not a supported model, or the graph cannot be written.
     """
-    refuse_unfinished(file)
     config = Hyperparameters.from_gguf(file)
     options = ExportOptions("native", activations, "fp32", logits, _positions(file, config, max_length))
     names = {part: part.resolve().name for part in file.parts}
