@@ -28,8 +28,8 @@ def llama3_inspect(
     """Show what is in a GGUF, or in an export of one.
 
     Its architecture, its weights by type and by layer, what each type becomes in a graph, the memory that it takes to
-    run, and its tokenizer. Only the header is read, whatever the model's size; but a model that is not on this
-    machine yet is downloaded first, whole.
+    run, and its tokenizer; of a GGUF that cannot be exported, why. Only the header is read, whatever the model's size;
+    but a model that is not on this machine yet is downloaded first, whole.
 
     Args:
         model: A .gguf file (any part of a split one), the folder of an export, its graph, a name of --list-models, or a
@@ -63,8 +63,10 @@ def llama3_inspect(
 
         found = inspect_gguf(path)
     if context is None:
-        context = min(_USUAL_CONTEXT, found.architecture.max_position_embeddings)
+        context = found.usual_context(_USUAL_CONTEXT)
     found.check_context(context)
+    if plot is not None:
+        picture.check_weights(found)
     if json:
         # In ASCII alone, whatever the encoding of the output: its own escapes are not those of JSON.
         print(json_format.dumps(report.as_json(found, context, tensors=tensors), indent=2))
