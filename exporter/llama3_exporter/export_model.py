@@ -231,9 +231,9 @@ def _export_contrib(
             if progress is not None:
                 progress(done, weights.source_bytes)
 
-        weights.write({name: shard.descriptor for name, shard in shards.items()}, packed)
+        own_digests = weights.write({name: shard.descriptor for name, shard in shards.items()}, packed)
         own = [
-            Part(name, size=weights.sizes[name], fingerprint=fingerprint(shard.descriptor))
+            Part(name, weights.sizes[name], own_digests[name], fingerprint(shard.descriptor))
             for name, shard in shards.items()
         ]
         manifest = Manifest.of_gguf(file, options, digests.result(), own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_format
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from llama3_models.cli import command_line
@@ -24,6 +25,7 @@ def llama3_inspect(
     tensors: bool = False,
     json: bool = False,
     plot: Path | None = None,
+    check: bool = False,
 ) -> int:
     """Show what is in a GGUF, or in an export of one.
 
@@ -37,11 +39,13 @@ def llama3_inspect(
         context: Positions of the KV cache for which memory is counted (default: 4096, or all that the model has).
         tensors: List every tensor as well.
         json: Print one JSON object, and nothing else.
+        check: Read all of it, and fail if a weight is NaN or infinite, or a file of an export is not the one that the
+            export wrote.
         plot: Draw bits a weight by layer, and where the bytes are, into this .png, .svg or .pdf file.
 
     Examples:
         llama3-inspect Llama-3.1-8B-Instruct-Q4_K_M.gguf --context 32768
-        llama3-inspect out --tensors
+        llama3-inspect out --check
         llama3-inspect smollm2-135m --plot smollm2.png
     """
     command_line.check_ranges({"context": (context, 1)})
@@ -54,7 +58,8 @@ def llama3_inspect(
     if plot is not None:
         picture.check_plot(plot)
     path = locate_model(model)
-    if path.suffix == ".onnx" or _is_export(path):
+    is_export = path.suffix == ".onnx" or _is_export(path)
+    if is_export:
         from llama3_exporter.inspect.export import inspect_export
 
         found = inspect_export(path)
@@ -67,6 +72,8 @@ def llama3_inspect(
     found.check_context(context)
     if plot is not None:
         picture.check_weights(found)
+    if check:
+        found = replace(found, check=_check(path, is_export=is_export))
     if json:
         # In ASCII alone, whatever the encoding of the output: its own escapes are not those of JSON.
         print(json_format.dumps(report.as_json(found, context, tensors=tensors), indent=2))
@@ -76,6 +83,14 @@ def llama3_inspect(
         picture.plot(found, plot)
         print(f"Wrote {plot}", file=sys.stderr)
     return 0
+
+
+def _check(path: Path, *, is_export: bool) -> str:
+    from llama3_exporter.inspect.check import check_export, check_gguf
+    from llama3_exporter.progress import byte_progress
+
+    with byte_progress("checking") as progress:
+        return (check_export if is_export else check_gguf)(path, progress)
 
 
 def _is_export(path: Path) -> bool:

@@ -226,6 +226,7 @@ class Inspection:
         tokenizer: None where there is none, or none that is supported.
         warnings: What a user should know besides.
         refused: Why a GGUF cannot be exported, and what to do; None for one that can, and for an export.
+        check: What was found right when all of it was read; None where that was not asked for.
     """
 
     path: Path
@@ -237,6 +238,7 @@ class Inspection:
     tokenizer: TokenizerFacts | None
     warnings: tuple[str, ...]
     refused: str | None = None
+    check: str | None = None
 
     @property
     def name(self) -> str:

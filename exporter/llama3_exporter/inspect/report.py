@@ -40,6 +40,8 @@ def page(found: Inspection, context: int, *, tensors: bool) -> str:
     sections.append(["Tokenizer", *_entries(_tokenizer(found.tokenizer) if found.tokenizer else {"": "none"})])
     if tensors and found.weights:
         sections.append(["Tensors", *_tensors(found.weights)])
+    if found.check is not None:
+        sections.append(["Check", *_wrapped("  ", found.check)])
     if found.warnings:
         sections.append(["Notes", *(line for warning in found.warnings for line in _wrapped("  ", warning))])
     return "\n\n".join("\n".join(_printable(line.rstrip()) for line in section) for section in sections)
@@ -61,6 +63,7 @@ def as_json(found: Inspection, context: int, *, tensors: bool) -> dict[str, Any]
         "memory": [asdict(memory) | {"total": memory.total(context)} for memory in found.memory],
         "tokenizer": None if found.tokenizer is None else asdict(found.tokenizer),
         "warnings": list(found.warnings),
+        "check": found.check,
     }
     if tensors:
         data["tensors"] = [asdict(weight) for weight in found.weights]
