@@ -65,7 +65,7 @@ def check_export(path: Path, progress: Progress | None = None) -> str:
 def _check_export(path: Path, graph_path: Path, progress: Progress | None) -> str:
     folder = graph_path.parent
     model, manifest = read_graph(graph_path)
-    if path.is_dir() and Manifest.of_folder(path) != manifest:
+    if path.is_dir() and (path / MANIFEST).exists() and Manifest.of_folder(path) != manifest:
         raise Llama3Error(
             f"{path / MANIFEST}: of another export than {GRAPH}; put the files of one export together, or export again"
         )
