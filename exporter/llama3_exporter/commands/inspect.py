@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from llama3_models.cli import command_line
-from llama3_models.errors import UsageError
+from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import GRAPH, MANIFEST
+from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
 
@@ -58,6 +59,8 @@ def llama3_inspect(
     if plot is not None:
         picture.check_plot(plot)
     path = locate_model(model)
+    if path.suffix == ".onnx" and not path.exists():
+        raise Llama3Error(f"{path}: {nothing_there(path)}")
     is_export = path.suffix == ".onnx" or _is_export(path)
     if is_export:
         from llama3_exporter.inspect.export import inspect_export

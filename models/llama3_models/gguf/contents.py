@@ -55,6 +55,7 @@ _ANSWERS: Final[Mapping[str, str]] = {
     "access denied": "take a new link from the model's page and download it again",
     "accessdenied": "take a new link from the model's page and download it again",
     "forbidden": f"see on the model's page whether it asks for something, {_LOGIN}",
+    "redirect": "download it again with a program that follows redirections, such as `curl -L`",
     "rate limit": "wait a few minutes and download it again",
     "too many requests": "wait a few minutes and download it again",
     "entry not found": "look up the file's name on the model's page and download it again",
@@ -150,16 +151,14 @@ def _described_text(text: str) -> str:
         return "a Git LFS pointer, not the model itself; fetch the model with `git lfs pull`"
     if lower.startswith(("{", "[")) and _JSON_ANSWER.match(lower) is None:
         return _described_json(lower)
-    first_line = text.splitlines()[0] if text else ""
     if lower.startswith("<"):
         if "<error>" not in lower:
             return (
                 "a web page, not a model; on Hugging Face the link of a file says /resolve/, the link of its page "
                 "/blob/"
             )
-        first_line = text[lower.index("<error>") :]
-    shown = " ".join(first_line.split())[:60]
-    shown = "".join(character if character.isprintable() else "?" for character in shown)
+        text = text[lower.index("<error>") :]
+    shown = "".join(character if character.isprintable() else "?" for character in " ".join(text.split())[:60])
     if len(text) < HEAD_BYTES // 2:  # an answer is short, and a text about, say, rate limits need not be
         for words, advice in _ANSWERS.items():
             if words in lower:

@@ -27,7 +27,9 @@ _PIECE: Final = re.compile(
 )
 
 # What programs call a file while they download it.
-_UNFINISHED: Final = (".part", ".partial", ".crdownload", ".opdownload", ".download", ".incomplete", ".filepart")
+_UNFINISHED: Final = re.compile(
+    r".*(\.part|\.partial|\.crdownload|\.opdownload|\.download|\.incomplete|\.filepart|-partial)", re.IGNORECASE
+)
 _ARIA2: Final = ".aria2"
 
 
@@ -52,6 +54,8 @@ def not_a_file(path: Path) -> str:
 
 def nothing_there(path: Path) -> str:
     """What to say of a path where there is no file; names that are nearly the same come first."""
+    if path.is_symlink():
+        return f"a link to {path.readlink()}, where there is no file; download the model again"
     if not path.parent.is_dir():
         return f"no such file, and no folder {path.parent} either"
     names = [file.name for file in path.parent.glob("*.gguf")]
@@ -89,8 +93,8 @@ def unfinished(path: Path) -> str | None:
     """What the name of a file that is not whole says: that it is one piece of several, or still being downloaded."""
     if (piece := _PIECE.fullmatch(path.name)) is not None:
         return _one_piece(path, piece["whole"], piece["count"])
-    if path.suffix.lower() in _UNFINISHED:
-        return f"a download that has not finished ({path.suffix}); wait for its end, or start it again"
+    if (mark := _UNFINISHED.fullmatch(path.name)) is not None:
+        return f"a download that has not finished ({mark[1]}); wait for its end, or start it again"
     if path.with_name(path.name + _ARIA2).exists():
         return f"a download that has not finished: {path.name}{_ARIA2} is there; continue it with aria2c"
     return None

@@ -103,6 +103,11 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "no such repository": (b'{"error":"Repository not found"}', "look up the model's name"),
     "GitHub": (b'{"message": "Not Found", "status": "404"}', "look up the link"),
     "404": (b"404: Not Found", "look up the link"),
+    "printed in lines": (
+        b'{\n  "error": "Cannot access gated repo"\n}',
+        """a server's answer, not a model ('{ "error": "Cannot access gated repo" }'); accept the model's licence""",
+    ),
+    "redirection": (b"Temporary Redirect. Redirecting to /api/resolve-cache/models/x", "`curl -L`"),
     "too many": (b'{"error": "Too many requests, slow down"}', "wait a few minutes"),
     "S3": (
         b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>',
@@ -116,8 +121,14 @@ KINDS: dict[str, tuple[bytes, str]] = {
         b'{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json","layers":[]}',
         "a manifest of Ollama's",
     ),
-    "text": (b"just some text\nand more", "a text, not a model ('just some text'); give the path of a .gguf file"),
-    "README": (b"# Model card\n\nEntry not found" + b" word" * 400, "a text, not a model ('# Model card')"),
+    "text": (
+        b"just some text\nand more",
+        "a text, not a model ('just some text and more'); give the path of a .gguf file",
+    ),
+    "README": (
+        b"# Model card\n\nEntry not found" + b" word" * 400,
+        "a text, not a model ('# Model card Entry not found word",
+    ),
     "text cut in a character": ("ä".encode() * 512 + b"\xc3", "a text, not a model"),
     "text with escapes": (b"\x1b[2Jboo", "not a GGUF file"),
     "noise": (bytes(np.random.default_rng(0).integers(128, 256, 2048, np.uint8)), "not a GGUF file"),
@@ -139,6 +150,7 @@ def test_a_file_is_named_for_what_it_is(tmp_path: Path, kind: str) -> None:
         ("model.gguf.part", "a download that has not finished (.part)"),
         ("Unconfirmed 1.crdownload", "a download that has not finished (.crdownload)"),
         ("0a1b.incomplete", "a download that has not finished (.incomplete)"),
+        ("sha256-0a1b-partial", "a download that has not finished (-partial)"),
         ("model.gguf.aria2", "aria2's notes on a download that has not finished; continue it with aria2c, then give "),
         ("model.onnx.data", "the weights of an export, not a GGUF; give the folder"),
         ("model.onnx.data_2", "the weights of an export"),

@@ -240,6 +240,11 @@ class TestPaths:
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
         assert refusal(tmp_path / "no" / "a.gguf") == f"no such file, and no folder {tmp_path / 'no'} either"
 
+    def test_a_link_that_leads_nowhere_says_where(self, tmp_path: Path) -> None:
+        """As in the Hub's cache, after its blobs were cleaned up."""
+        (tmp_path / "a.gguf").symlink_to("../blobs/0a1b")
+        assert refusal(tmp_path / "a.gguf").startswith("a link to ../blobs/0a1b, where there is no file")
+
     def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "a.gguf")
         assert "not a regular file" in refusal(tmp_path / "a.gguf")
