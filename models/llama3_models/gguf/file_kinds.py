@@ -106,7 +106,7 @@ def _one_piece(path: Path, whole: str, count: str | None) -> str:
         return f"{what}; give {whole}, which is in the same folder"
     pieces = [
         file.name
-        for file in path.parent.iterdir()
+        for file in path.parent.glob("*")
         if (match := _PIECE.fullmatch(file.name)) is not None and match.group("whole", "count") == (whole, count)
     ]
     pieces.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
