@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFTensor
+from llama3_models.gguf.part import quoted
 
 # Bytes of the GGUF in one slice: its unpacked form, some ten times as large, should stay near the caches.
 _SLICE_BYTES = 2 << 20
@@ -37,8 +38,10 @@ def read_rows(tensor: GGUFTensor, start: int, stop: int) -> npt.NDArray[np.uint8
         rows = np.fromfile(tensor.part, dtype=np.uint8, count=count, offset=tensor.offset + start * row_bytes)
     except OSError as error:
         raise Llama3Error(
-            f"{tensor.part}: cannot be read (tensor {tensor.name}: {error.strerror or error}); try again"
+            f"{tensor.part}: cannot be read (tensor {quoted(tensor.name)}: {error.strerror or error}); try again"
         ) from error
     if rows.size != count:
-        raise Llama3Error(f"{tensor.part}: the file got shorter while it was read (tensor {tensor.name}); try again")
+        raise Llama3Error(
+            f"{tensor.part}: the file got shorter while it was read (tensor {quoted(tensor.name)}); try again"
+        )
     return rows.reshape(stop - start, row_bytes)

@@ -14,6 +14,7 @@ from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH, MANIFEST
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.model_kinds import other_kind
+from llama3_models.gguf.part import quoted
 from llama3_models.gguf.unfinished import refuse_unfinished
 from llama3_models.manifest import Manifest, Part
 from onnx import TensorProto
@@ -111,7 +112,7 @@ def _check_sizes(folder: Path, graph: onnx.GraphProto) -> None:
         if not path.is_file():
             raise Llama3Error(f"{path}: holds weights of this graph and is not there; export the GGUF again")
         if path.stat().st_size < offset + length:
-            raise Llama3Error(f"{path}: too short for {tensor.name}; export the GGUF again")
+            raise Llama3Error(f"{path}: too short for {quoted(tensor.name)}; export the GGUF again")
 
 
 def _check_floats(folder: Path, graph: onnx.GraphProto) -> tuple[int, int]:
@@ -126,8 +127,8 @@ def _check_floats(folder: Path, graph: onnx.GraphProto) -> tuple[int, int]:
             values = np.fromfile(folder / name, dtype, count, offset=offset + start)
             if not np.isfinite(values).all():
                 raise Llama3Error(
-                    f"{folder / name}: {tensor.name} holds NaN or an infinite number; export the GGUF again, which "
-                    "names the tensor if it is the GGUF that has it"
+                    f"{folder / name}: {quoted(tensor.name)} holds NaN or an infinite number; export the GGUF "
+                    "again, which names the tensor if it is the GGUF that has it"
                 )
     return len(tensors), len(tensors)
 
@@ -143,7 +144,7 @@ def _external(graph: onnx.GraphProto) -> list[tuple[onnx.TensorProto, str, int, 
             except ValueError:
                 offset = length = -1
             if min(offset, length) < 0:
-                raise Llama3Error(f"the graph is damaged (the place of {tensor.name}); export the GGUF again")
+                raise Llama3Error(f"the graph is damaged (the place of {quoted(tensor.name)}); export the GGUF again")
             found.append((tensor, where["location"], offset, length))
     return found
 

@@ -171,7 +171,7 @@ def test_an_export_without_checksums_says_what_was_compared(
     place = {entry.key: entry.value for entry in norm.external_data}
     change(contrib / place["location"], int(place["offset"]) + 4, np.float32(np.inf).tobytes())
     message = refused(capsys, contrib)
-    assert "norm.weight holds NaN or an infinite number" in message or "has changed" in message
+    assert "'norm.weight' holds NaN or an infinite number" in message or "has changed" in message
 
 
 def initializers(folder: Path) -> list[onnx.TensorProto]:
