@@ -1,4 +1,4 @@
-"""Whether every weight of a GGUF is a number: one NaN or infinite scale makes all logits NaN.
+"""Whether every weight of a GGUF is a number: a single NaN or infinite scale can make all logits NaN.
 
 What a block means is asked of `gguf.quants.dequantize`, the format's own definition; but that takes minutes for a large
 model. So a cheap test comes first: weights whose scales and minima are far from float32's limits are finite, whatever
@@ -26,7 +26,7 @@ from llama3_exporter.slices import num_rows, read_rows, slices
 UInt8: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[Any]
 
-# Codes are below 256, so that a weight is below 2**109, and so is every sum of two such terms.
+# Codes are below 256, so a weight, scale * code - minimum, is below 2**109.
 _SAFE_SCALE = 2.0**100
 
 _INTEGERS = frozenset(GGMLQuantizationType[name] for name in ("I8", "I16", "I32", "I64"))

@@ -95,7 +95,7 @@ class Hyperparameters:
         The checks go from what the file is to its details, so that the first that fails says what helps most.
 
         Raises:
-            Llama3Error: the file is no model, the architecture is none of `ARCHITECTURES`, the download has not
+            Llama3Error: the file is not a model, the architecture is none of `ARCHITECTURES`, the download has not
                 finished, a setting is missing, impossible or not supported, or a tensor is missing, misshapen, unknown
                 or of a type that is not supported.
         """

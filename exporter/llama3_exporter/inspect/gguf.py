@@ -1,6 +1,6 @@
 """What there is to know about a GGUF: its header says it all, so no weight is read.
 
-Whatever can be read has a page: a file that llama3-export refuses, too, with the reason. What a weight becomes in a
+Whatever can be read has a page; that of a file which llama3-export refuses gives the reason. What a weight becomes in a
 contrib graph is asked of that graph's backend: it places every weight, and none is written.
 """
 
@@ -142,7 +142,7 @@ def _scaling_in_words(scaling: RopeScaling | None) -> str:
 def _about(file: GGUFFile) -> dict[str, str]:
     count = len(file.parts)
     about = {"format": f"GGUF version {file.version}, {format_bytes(file.size)}" + (f" in {count} files" * (count > 1))}
-    # Nothing depends on these two, so that what they should not be is no reason to refuse the file.
+    # Nothing depends on these two, so a value of the wrong type is not a reason to refuse the file.
     if (name := file.metadata.get("general.name")) and isinstance(name, str):
         about["name"] = name
     file_type = file.metadata.get("general.file_type")

@@ -1,4 +1,4 @@
-"""Says what a path is when it is no GGUF, and what to do about it.
+"""Says what a path is when it is not a GGUF, and what to do about it.
 
 Most first tries fail this way: a misspelled name, a folder, a web page saved in the model's place, a download that has
 not finished, one piece of several. Each function returns the part of an error message that follows the path.
@@ -75,7 +75,7 @@ def nothing_there(path: Path) -> str:
 
 
 def not_a_gguf(path: Path, head: bytes) -> str:
-    """What a file is, by its name and its first bytes, if it is no GGUF, and what to do about it."""
+    """What a file is, by its name and its first bytes, if it is not a GGUF, and what to do about it."""
     if path.suffix.lower() == _ARIA2:
         return f"aria2's notes on a download that has not finished; continue it with aria2c, then give {path.stem}"
     if (advice := unfinished(path)) is not None:

@@ -1,4 +1,4 @@
-"""GGUFs that can be read and are no models: what each is called, and what to do with it instead.
+"""GGUFs that can be read but are not models: what each is called, and what to do with it instead.
 
 Sources: the keys are those that llama.cpp's converters and tools write (`general.type` since 2024, and before it an
 architecture or names of tensors of their own).
@@ -14,7 +14,7 @@ from llama3_models.gguf.part import quoted
 
 
 class OtherKind(NamedTuple):
-    """What a GGUF is that is no model.
+    """What a GGUF is that is not a model.
 
     Attributes:
         name: As people call it, with its article.
@@ -40,7 +40,7 @@ _EMPTY = OtherKind("a header without tensors", "give a GGUF that has weights")
 
 
 def other_kind(file: GGUFFile) -> OtherKind | None:
-    """What a GGUF is if it is no model; None for a model, supported or not."""
+    """What a GGUF is if it is not a model; None for a model, supported or not."""
     metadata = file.metadata
     said = _text(metadata.get("general.type"))
     architecture = _text(metadata.get("general.architecture"))
@@ -62,10 +62,10 @@ def other_kind(file: GGUFFile) -> OtherKind | None:
 
 
 def refuse_other_kinds(file: GGUFFile) -> None:
-    """Refuse a GGUF that is no model.
+    """Refuse a GGUF that is not a model.
 
     Raises:
-        Llama3Error: it is an adapter, a vocabulary or another of the kinds above.
+        Llama3Error: it is an adapter, a vocabulary, or another of the kinds above.
     """
     if (kind := other_kind(file)) is not None:
         raise Llama3Error(f"{file.path}: {kind.name}, not a model; {kind.advice}")
