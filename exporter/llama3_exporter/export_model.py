@@ -16,7 +16,6 @@ from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Precision, check_choice
 from llama3_models.gguf.file import GGUFFile
-from llama3_models.gguf.unfinished import refuse_unfinished
 from llama3_models.lora import Adapter, Lora, Loras, parse_loras, read_adapters
 from llama3_models.manifest import AdapterUse, ExportOptions, Manifest, Part, types_of
 from llama3_models.tokenizer.vocabulary import Vocabulary
@@ -131,7 +130,6 @@ def export(
         output = Path(output)
         check_output(output, force=force)
     with GGUFFile.open(model) as file:
-        refuse_unfinished(file)
         config = Hyperparameters.from_gguf(file)
         options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
         adapters = read_adapters(loras, file)
@@ -212,7 +210,6 @@ def export_native_graph(
     Raises:
         Llama3Error: the file is not a supported model, or the graph cannot be written.
     """
-    refuse_unfinished(file)
     config = Hyperparameters.from_gguf(file)
     options = ExportOptions("native", activations, "fp32", logits, _positions(file, config, max_length))
     names = {part: part.resolve().name for part in file.parts}
@@ -299,9 +296,9 @@ def _export_contrib(
             if progress is not None:
                 progress(done, weights.source_bytes)
 
-        weights.write({name: shard.descriptor for name, shard in shards.items()}, packed)
+        own_digests = weights.write({name: shard.descriptor for name, shard in shards.items()}, packed)
         own = [
-            Part(name, size=weights.sizes[name], fingerprint=fingerprint(shard.descriptor))
+            Part(name, weights.sizes[name], own_digests[name], fingerprint(shard.descriptor))
             for name, shard in shards.items()
         ]
         manifest = Manifest.of_gguf(file, options, digests.result(), own, _uses(adapters))

@@ -26,6 +26,7 @@ from llama3_models.reference import forward
 from llama3_runtime.model import Model
 
 from llama3_exporter.contrib.backend import ACCURACY_LEVEL
+from llama3_exporter.finite import refuse_not_finite
 from llama3_exporter.graph_file import read_graph
 from llama3_exporter.native.modules import DOMAIN
 
@@ -84,8 +85,10 @@ def verify(export: str | Path, gguf: str | Path, *, lora: Loras = (), num_tokens
         num_tokens: Positions to compare, fewer where the export's context is shorter.
 
     Raises:
-        Llama3Error: the export or the GGUF cannot be loaded.
+        Llama3Error: the export or the GGUF cannot be loaded, or a weight of the GGUF is NaN or infinite.
     """
+    with GGUFFile.open(gguf) as file:
+        refuse_not_finite(file)  # which would make any two graphs differ, and none of them wrong
     graph = Path(export) / GRAPH if Path(export).is_dir() else Path(export)
     proto, manifest = read_graph(graph)
     options = manifest.options

@@ -22,7 +22,9 @@ import numpy.typing as npt
 from llama3_models.architectures import ARCHITECTURES, ROPE_FACTORS, Architecture, Size, TensorShapes
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.gguf.model_kinds import refuse_other_kinds
 from llama3_models.gguf.part import quoted
+from llama3_models.gguf.unfinished import refuse_unfinished
 
 _CONVERT = "download or convert the model again"
 
@@ -91,11 +93,17 @@ class Hyperparameters:
     def from_gguf(cls, file: GGUFFile) -> Hyperparameters:
         """Read the metadata of `file` and check every tensor's presence and shape.
 
+        The checks go from what the file is to its details, so that the first that fails says what helps most.
+
         Raises:
-            Llama3Error: the architecture is none of `ARCHITECTURES`, a setting is missing, impossible or not
-                supported, or a tensor is missing, misshapen or unknown.
+            Llama3Error: the file is not a model, the architecture is none of `ARCHITECTURES`, the download has not
+                finished, a setting is missing, impossible or not supported, or a tensor is missing, misshapen, unknown
+                or of a type that is not supported.
         """
+        refuse_other_kinds(file)
         architecture = _architecture(file)
+        refuse_unfinished(file)
+        _refuse_unread(file)
         name = architecture.name
         _refuse_what_would_change_the_result(file, name)
 
@@ -212,10 +220,20 @@ def _architecture(file: GGUFFile) -> Architecture:
     name = file.get_str("general.architecture")
     if name not in ARCHITECTURES:
         known = ", ".join(f"{row.name!r} ({row.models})" for row in ARCHITECTURES.values())
+        experts = file.metadata.get(f"{name}.expert_count")
+        kind = f" (a mixture of {experts} experts)" if type(experts) is int and experts > 0 else ""
         raise Llama3Error(
-            f"{file.path}: the architecture {quoted(name)} is not supported; give a GGUF of one of these: {known}"
+            f"{file.path}: the architecture {quoted(name)}{kind} is not supported; give a GGUF of one of these: {known}"
         )
     return ARCHITECTURES[name]
+
+
+def _refuse_unread(file: GGUFFile) -> None:
+    for name, tensor in file.unread.items():
+        if not name.endswith(_IGNORED_SUFFIXES):
+            raise Llama3Error(
+                f"{tensor.part}: tensor {quoted(name)} has the type {tensor.type.name}, {tensor.type.why}"
+            )
 
 
 def _refuse_what_would_change_the_result(file: GGUFFile, name: str) -> None:
@@ -489,8 +507,8 @@ def _check_tensor(file: GGUFFile, tensor: GGUFTensor, expected: tuple[int, ...])
         )
     if not holds_weights(tensor.type):
         raise Llama3Error(
-            f"{file.path}: tensor {tensor.name} has type {tensor.type.name}, in which no weights are read; "
-            "download or convert the model in another encoding"
+            f"{file.path}: tensor {tensor.name} has the type {tensor.type.name}, which is not supported for weights; "
+            "download or convert the model in another encoding, such as Q4_K_M"
         )
 
 

@@ -42,7 +42,8 @@ class Part:
     """A file of the GGUF or of an export's own weights, by its name alone.
 
     What a graph reads in every run has its `size` and its `fingerprint` (`digests.fingerprint`), which take no time to
-    compare: a native export's GGUF, and a contrib export's weights. The GGUF that these were made of has its `sha256`.
+    compare: a native export's GGUF, and a contrib export's weights. These, and the GGUF that they were made of, have a
+    `sha256` as well, by which all of it can be compared.
     """
 
     name: str

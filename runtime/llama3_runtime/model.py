@@ -231,7 +231,9 @@ def find_graph(path: Path) -> Path:
     if path.is_dir():
         graph = path / GRAPH
         if not graph.is_file():
-            raise Llama3Error(f"{path}: there is no {GRAPH} in this folder; llama3-export makes one of a GGUF")
+            gguf = min(path.glob("*.gguf"), default=None)
+            advice = "llama3-export makes one of a GGUF" if gguf is None else f"give the GGUF in it, {gguf}"
+            raise Llama3Error(f"{path}: there is no {GRAPH} in this folder; {advice}")
         return graph
     if not path.is_file():
         raise Llama3Error(f"{path}: no such file or folder")

@@ -15,7 +15,7 @@ from llama3_exporter import export
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
-from llama3_runtime.model import Model
+from llama3_runtime.model import Model, find_graph
 
 from tests.support.graphs import kl_divergence
 from tests.support.llama_gguf import write_llama_gguf
@@ -173,3 +173,13 @@ def test_a_library_that_is_none(folders: dict[str, Path], tmp_path: Path, conten
         library.write_bytes(content)
     with pytest.raises(Llama3Error, match="librar"):
         Model.from_folder(folders["int8"], max_length=10, custom_ops_path=library)
+
+
+def test_a_folder_without_a_graph_names_the_gguf_in_it(tmp_path: Path) -> None:
+    with pytest.raises(Llama3Error, match=r"no model\.onnx in this folder; llama3-export makes one of a GGUF$"):
+        find_graph(tmp_path)
+    (tmp_path / "b.gguf").touch()
+    with pytest.raises(
+        Llama3Error, match=rf"no model\.onnx in this folder; give the GGUF in it, {tmp_path / 'b.gguf'}$"
+    ):
+        find_graph(tmp_path)

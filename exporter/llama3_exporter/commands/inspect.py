@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from llama3_models.cli import command_line
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import GRAPH, MANIFEST
+from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
 from llama3_models.terminal import notice, show, show_json
@@ -27,14 +29,15 @@ def llama3_inspect(
     tensors: bool = False,
     json: bool = False,
     plot: Path | None = None,
+    check: bool = False,
     cache: bool = False,
     remove: tuple[str, ...] = (),
 ) -> int:
     """Show what is in a GGUF, or in an export of one.
 
     Its architecture, its weights by type and by layer, what each type becomes in a graph, the memory that it takes to
-    run, and its tokenizer. Only the header is read, whatever the model's size; but a model that is not on this
-    machine yet is downloaded first, whole.
+    run, and its tokenizer; of a GGUF that cannot be exported, why. Only the header is read, whatever the model's size;
+    but a model that is not on this machine yet is downloaded first, whole.
 
     Args:
         model: A .gguf file (any part of a split one), the folder of an export, its graph, a name of --list-models, or a
@@ -42,18 +45,20 @@ def llama3_inspect(
         context: Positions of the KV cache for which memory is counted (default: 4096, or all that the model has).
         tensors: List every tensor as well.
         json: Print one JSON object, and nothing else.
+        check: Read all of it, and fail if a weight is NaN or infinite, or a file of an export is not the one that the
+            export wrote.
         plot: Draw bits a weight by layer, and where the bytes are, into this .png, .svg or .pdf file.
         cache: List the exports that llama3-run keeps of GGUFs, without a MODEL.
         remove: With --cache, remove the entry of this name, those of this model, those that are old, or all.
 
     Examples:
         llama3-inspect Llama-3.1-8B-Instruct-Q4_K_M.gguf --context 32768
-        llama3-inspect out --tensors
+        llama3-inspect out --check
         llama3-inspect smollm2-135m --plot smollm2.png
         llama3-inspect --cache --remove old
     """
     if cache:
-        if model is not None or tensors or plot is not None or context is not None:
+        if model is not None or tensors or check or plot is not None or context is not None:
             raise UsageError("--cache goes with --remove and --json alone")
         return _inspect_cache(remove, json=json)
     if remove:
@@ -70,7 +75,10 @@ def llama3_inspect(
     if plot is not None:
         picture.check_plot(plot)
     path = locate_model(model)
-    if path.suffix == ".onnx" or _is_export(path):
+    if path.suffix == ".onnx" and not path.exists():
+        raise Llama3Error(f"{path}: {nothing_there(path)}")
+    is_export = path.suffix == ".onnx" or _is_export(path)
+    if is_export:
         from llama3_exporter.inspect.export import inspect_export
 
         found = inspect_export(path)
@@ -79,8 +87,12 @@ def llama3_inspect(
 
         found = inspect_gguf(path)
     if context is None:
-        context = min(_USUAL_CONTEXT, found.architecture.max_position_embeddings)
+        context = found.usual_context(_USUAL_CONTEXT)
     found.check_context(context)
+    if plot is not None:
+        picture.check_weights(found)
+    if check:
+        found = replace(found, check=_check(path, is_export=is_export))
     if json:
         show_json(report.as_json(found, context, tensors=tensors), indent=2)
     else:
@@ -117,6 +129,14 @@ def _inspect_cache(remove: tuple[str, ...], *, json: bool) -> int:
         show(*(f"Removed {entry.name}, {format_bytes(entry.bytes)}" for entry in removed))
         show(f"{len(removed)} removed, {format_bytes(sum(entry.bytes for entry in removed))}")
     return 1 if kept else 0
+
+
+def _check(path: Path, *, is_export: bool) -> str:
+    from llama3_exporter.inspect.check import check_export, check_gguf
+    from llama3_exporter.progress import byte_progress
+
+    with byte_progress("checking") as progress:
+        return (check_export if is_export else check_gguf)(path, progress)
 
 
 def _is_export(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ from llama3_exporter.decoders.backend import (
     Norm,
     PositionInputs,
 )
+from llama3_exporter.finite import checked
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
 from llama3_exporter.modules import FLOAT, HeadRMSNorm, parameter
 
@@ -221,7 +223,7 @@ class ContribBackend:
     def _float32(self, name: str) -> nn.Parameter:
         """A vector (a norm, a bias) of any type, dequantized."""
         tensor = self._tensors[name]
-        self.placed[name] = [self._weights.add_array(name, FLOAT, tensor.shape, tensor.dequantize)]
+        self.placed[name] = [self._weights.add_array(name, FLOAT, tensor.shape, partial(checked, tensor))]
         return parameter(self.placed[name][0])
 
     def _place_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:

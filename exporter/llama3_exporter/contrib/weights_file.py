@@ -7,6 +7,8 @@ count as resident memory), packed, and written to its place in all of the tensor
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import math
 import os
 from collections import deque
@@ -19,14 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from llama3_models.cpus import usable_cpus
-from llama3_models.errors import Llama3Error
 from llama3_models.exports import WEIGHTS
 from llama3_models.gguf.file import GGUFTensor
 
+from llama3_exporter.finite import refuse_rows
+from llama3_exporter.slices import num_rows, read_rows, slices
+
 # Pages are what the host maps; tensors that start on one cost no unaligned edge.
 _ALIGNMENT = 4096
-# Bytes of the GGUF in one slice: its unpacked form, some ten times as large, should stay near the caches.
-_SLICE_BYTES = 2 << 20
+_DIGEST_BYTES = 1 << 20
 
 Array = npt.NDArray[np.generic]
 Pack = Callable[[npt.NDArray[np.uint8]], Sequence[Array]]
@@ -112,16 +115,19 @@ class WeightsFile:
         self.sizes[location] = offset + length
         return ir.ExternalTensor(location, offset, length, dtype, shape=ir.Shape(shape), name=name)
 
-    def write(self, descriptors: Mapping[str, int], progress: Progress) -> None:
+    def write(self, descriptors: Mapping[str, int], progress: Progress) -> dict[str, str]:
         """Fill the open files.
 
         Args:
-            descriptors: Of each file by its name, open for writing; written at absolute offsets, so that positions do
-                not matter.
+            descriptors: Of each file by its name, open for reading and writing; written at absolute offsets, so that
+                positions do not matter.
             progress: Called with the number of bytes of the GGUF that were packed since the last call.
 
+        Returns:
+            The SHA-256 of each file by its name.
+
         Raises:
-            Llama3Error: the GGUF cannot be read, or got shorter since it was opened.
+            Llama3Error: the GGUF cannot be read, got shorter since it was opened, or a weight is NaN or infinite.
             OSError: a file cannot be written (a full disk).
         """
         for name, size in self.sizes.items():
@@ -129,48 +135,83 @@ class WeightsFile:
         for tensor, make in self._arrays:
             _write(descriptors, tensor, make())
         workers = usable_cpus()
-        pending: deque[Future[int]] = deque()
+        pending: deque[tuple[Future[int], _Packing | None]] = deque()
         pool = ThreadPoolExecutor(workers)
+        digests = _Digests(descriptors, self.sizes)
+
+        def finish_one() -> None:
+            future, finished = pending.popleft()
+            progress(future.result())
+            if finished is not None:
+                digests.follow(finished.destinations[-1])
+
         try:
             for packing in self._packings:
-                for start, stop in _slices(packing.source):
-                    pending.append(pool.submit(_pack_slice, descriptors, packing, start, stop))
+                ranges = slices(packing.source)
+                for start, stop in ranges:
+                    last = packing if (start, stop) == ranges[-1] else None
+                    pending.append((pool.submit(_pack_slice, descriptors, packing, start, stop), last))
                     # Two slices a worker keep all busy; more would only take memory.
                     while len(pending) > 2 * workers:
-                        progress(pending.popleft().result())
+                        finish_one()
             while pending:
-                progress(pending.popleft().result())
+                finish_one()
+            return digests.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            digests.close()
 
 
-def _num_rows(tensor: GGUFTensor) -> int:
-    return int(math.prod(tensor.shape[:-1]))
+class _Digests:
+    """The SHA-256 of the files while they are written, of bytes that the system still has in memory.
 
+    Tensors have their places one after the other, and are finished in that order: up to the end of one that is, there
+    is nothing left to write.
+    """
 
-def _slices(source: GGUFTensor) -> list[tuple[int, int]]:
-    num_rows = _num_rows(source)
-    step = max(1, _SLICE_BYTES * num_rows // source.n_bytes)
-    return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+    def __init__(self, descriptors: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+        self._descriptors = descriptors
+        self._sizes = sizes
+        self._digests = {name: hashlib.sha256() for name in sizes}
+        self._done = dict.fromkeys(sizes, 0)
+        self._pool = ThreadPoolExecutor(1)
+
+    def follow(self, tensor: ir.ExternalTensor) -> None:
+        """Take all up to the end of a tensor into account, in a thread."""
+        self._pool.submit(self._read, str(tensor.location), (tensor.offset or 0) + (tensor.length or 0))
+
+    def result(self) -> dict[str, str]:
+        """The digests of the whole files, in hexadecimal digits."""
+        name, size = list(self._sizes.items())[-1]
+        self._pool.submit(self._read, name, size).result()
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, location: str, end: int) -> None:
+        for name, size in self._sizes.items():
+            stop = end if name == location else size
+            while self._done[name] < stop:
+                block = os.pread(self._descriptors[name], min(_DIGEST_BYTES, stop - self._done[name]), self._done[name])
+                if not block:
+                    raise OSError(errno.EIO, "the file got shorter while it was written", name)
+                self._digests[name].update(block)
+                self._done[name] += len(block)
+            if name == location:
+                return
 
 
 def _pack_slice(descriptors: Mapping[str, int], packing: _Packing, start: int, stop: int) -> int:
     source = packing.source
-    row_bytes = source.n_bytes // _num_rows(source)
-    count = (stop - start) * row_bytes
-    try:
-        rows = np.fromfile(source.part, dtype=np.uint8, count=count, offset=source.offset + start * row_bytes)
-    except OSError as error:
-        raise Llama3Error(
-            f"{source.part}: cannot be read (tensor {source.name}: {error.strerror or error}); export again"
-        ) from error
-    if rows.size != count:
-        raise Llama3Error(f"{source.part}: the file got shorter during the export (tensor {source.name}); export again")
-    arrays = packing.pack(rows.reshape(stop - start, row_bytes))
+    rows = read_rows(source, start, stop)
+    arrays = packing.pack(rows)
+    refuse_rows(source, start, rows, [array for array in arrays if array.dtype.kind == "f"])
     for tensor, array in zip(packing.destinations, arrays, strict=True):
-        bytes_per_row = (tensor.length or 0) // _num_rows(source)
+        bytes_per_row = (tensor.length or 0) // num_rows(source)
         _write(descriptors, tensor, array, start * bytes_per_row)
-    return count
+    return rows.size
 
 
 def _write(descriptors: Mapping[str, int], tensor: ir.ExternalTensor, array: Array, start: int = 0) -> None:

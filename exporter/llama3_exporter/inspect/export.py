@@ -95,9 +95,10 @@ def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, manifest: Man
     tensors = list(_tensors(graph))
     weights = tuple(_weights(graph, tensors))
     architecture = _architecture(graph, weights, manifest)
+    _check(architecture, weights)
     files = _file_sizes(tensors)
     tokenizer, warnings = _tokenizer(graph_path.parent, manifest)
-    found = Inspection(
+    return Inspection(
         path=path,
         about=_about(graph_path, graph, manifest, sum(files.values())),
         manifest=manifest,
@@ -107,27 +108,25 @@ def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, manifest: Man
         tokenizer=tokenizer,
         warnings=(*warnings, *_warnings(graph_path.parent, files)),
     )
-    _check(found)
-    return found
 
 
-def _check(found: Inspection) -> None:
+def _check(architecture: ModelNumbers, weights: Sequence[Weight]) -> None:
     """Refuse what a graph can say but no model can be.
 
     Raises:
         ValueError: a number is out of range.
     """
-    for name, number in vars(found.architecture).items():
+    for name, number in vars(architecture).items():
         if number is not None and not isinstance(number, bool | str):
             _check_count(name, number)
-    for weight in found.weights:
+    for weight in weights:
         _check_count(f"bytes of {weight.name}", weight.bytes)
         if weight.name != _ZERO_POINTS:
             if len(weight.shape) > 2:
                 raise ValueError(f"{weight.name} has {len(weight.shape)} dimensions")
             _check_shape(weight.name, weight.shape)
-    if {weight.layer for weight in found.weights} - {None} != set(range(found.architecture.num_hidden_layers)):
-        raise ValueError(f"it has not the weights of {found.architecture.num_hidden_layers} layers")
+    if {weight.layer for weight in weights} - {None} != set(range(architecture.num_hidden_layers)):
+        raise ValueError(f"it has not the weights of {architecture.num_hidden_layers} layers")
 
 
 def _check_count(name: str, number: object) -> None:

@@ -1,6 +1,7 @@
 """What there is to know about a GGUF: its header says it all, so no weight is read.
 
-What a weight becomes in a contrib graph is asked of that graph's backend: it places every weight, and none is written.
+Whatever can be read has a page; that of a file which llama3-export refuses gives the reason. What a weight becomes in a
+contrib graph is asked of that graph's backend: it places every weight, and none is written.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 import gguf
 from llama3_models.architectures import ROPE_FACTORS
 from llama3_models.config import Hyperparameters, RopeScaling
-from llama3_models.gguf.file import GGUFFile
+from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file import GGUFFile, GGUFTensor, UnreadTensor
 from llama3_models.manifest import ExportOptions
 from llama3_models.units import format_bytes
 from onnxscript import nn
@@ -25,6 +27,7 @@ from llama3_exporter.host_files import read_tokenizer
 from llama3_exporter.inspect.inspection import (
     Inspection,
     ModelNumbers,
+    TokenizerFacts,
     Weight,
     block_form,
     layer_and_role,
@@ -33,18 +36,29 @@ from llama3_exporter.inspect.inspection import (
     tokenizer_facts,
 )
 
+# Keys that nearly all architectures have, for files whose architecture may be any.
+_COUNTS = {
+    "block_count": "layers",
+    "embedding_length": "elements",
+    "expert_count": "experts",
+    "context_length": "positions",
+}
+
 
 def inspect_gguf(path: Path) -> Inspection:
     """Inspect a GGUF; `path` is its file, or any part of a split one.
 
     Raises:
-        Llama3Error: the file is not a GGUF of a supported model, or it is damaged.
+        Llama3Error: the file is not a GGUF, or it is damaged.
     """
     with GGUFFile.open(path) as file:
-        config = Hyperparameters.from_gguf(file)
-        architecture = architecture_of(config)
-        plan = _Plan(file, config)
         tokenizer, warnings = tokenizer_facts(*read_tokenizer(file))
+        try:
+            config = Hyperparameters.from_gguf(file)
+            plan = _Plan(file, config)
+        except Llama3Error as error:
+            return _refused(path, file, tokenizer, str(error))
+        architecture = architecture_of(config)
         return Inspection(
             path=path,
             about=_about(file),
@@ -58,6 +72,38 @@ def inspect_gguf(path: Path) -> Inspection:
             tokenizer=tokenizer,
             warnings=warnings,
         )
+
+
+def _refused(path: Path, file: GGUFFile, tokenizer: TokenizerFacts | None, reason: str) -> Inspection:
+    """What a file says of itself that cannot be exported."""
+    for part in {file.path, *file.parts}:
+        reason = reason.removeprefix(f"{part}: ")
+    tensors: list[GGUFTensor | UnreadTensor] = [*file.tensors.values(), *file.unread.values()]
+    return Inspection(
+        path=path,
+        about=_about(file) | _says(file),
+        manifest=None,
+        architecture=None,
+        weights=tuple(
+            Weight(tensor.name, *layer_and_role(tensor.name), tensor.type.name, tensor.shape, tensor.n_bytes)
+            for tensor in tensors
+        ),
+        memory=(),
+        tokenizer=tokenizer,
+        warnings=(),
+        refused=reason,
+    )
+
+
+def _says(file: GGUFFile) -> dict[str, str]:
+    """What most kinds of files say of themselves, as far as it is what it should be."""
+    keys = {"type": "general.type", "base model": "general.base_model.0.name", "model": "general.architecture"}
+    said = {heading: value for heading, key in keys.items() if isinstance(value := file.metadata.get(key), str)}
+    name = said.get("model")
+    for key, what in _COUNTS.items():
+        if type(number := file.metadata.get(f"{name}.{key}")) is int and number > 0:
+            said["model"] += f", {number:,} {what}"
+    return said
 
 
 def architecture_of(config: Hyperparameters) -> ModelNumbers:
@@ -96,10 +142,11 @@ def _scaling_in_words(scaling: RopeScaling | None) -> str:
 def _about(file: GGUFFile) -> dict[str, str]:
     count = len(file.parts)
     about = {"format": f"GGUF version {file.version}, {format_bytes(file.size)}" + (f" in {count} files" * (count > 1))}
-    if name := file.get_str("general.name", default=None):
+    # Nothing depends on these two, so a value of the wrong type is not a reason to refuse the file.
+    if (name := file.metadata.get("general.name")) and isinstance(name, str):
         about["name"] = name
-    file_type = file.get_int("general.file_type", default=None)
-    if file_type in set(gguf.LlamaFileType):
+    file_type = file.metadata.get("general.file_type")
+    if type(file_type) is int and file_type in set(gguf.LlamaFileType):
         about["file type"] = gguf.LlamaFileType(file_type).name.removeprefix("MOSTLY_")
     return about
 

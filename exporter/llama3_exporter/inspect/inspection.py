@@ -31,7 +31,7 @@ _ROLES: dict[str, Role] = {
     **dict.fromkeys(("output_norm", "norm"), "norms"),
     **dict.fromkeys(("output", "lm_head"), "head"),
 }
-_IN_LAYER = re.compile(r"(?:blk|layers)\.(?P<layer>\d+)\.(?P<module>.+)")
+_IN_LAYER = re.compile(r"(?:blk|layers)\.(?P<layer>\d{1,6})\.(?P<module>.+)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Weight:
         form: The GGML type, or in a contrib graph what it was made.
         shape: Rows first, [N, K] or [N]; of shared zero points [0], because they stand for no numbers.
         bytes: Its size in the file.
-        contrib_form: What a GGUF's weight becomes in a contrib graph; None for an export's.
+        contrib_form: What a GGUF's weight becomes in a contrib graph; None for an export's, and in a GGUF that cannot
+            be exported.
         contrib_bytes: And its size there, without zero points that weights share.
     """
 
@@ -66,7 +67,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Total:
-    """Some weights together; `contrib_bytes` is None for those of an export."""
+    """Some weights together; `contrib_bytes` is None where weights have no `contrib_bytes`."""
 
     tensors: int
     parameters: int
@@ -219,26 +220,34 @@ class Inspection:
         path: The file or folder.
         about: What it is and where it comes from, in words, by headings of a few letters.
         manifest: An export's; None for a GGUF.
-        architecture: Its numbers.
+        architecture: Its numbers; None where it is refused.
         weights: Every weight, in the order of the file.
-        memory: For each kind of ops that can run it.
+        memory: For each kind of ops that can run it; none where it is refused.
         tokenizer: None where there is none, or none that is supported.
         warnings: What a user should know besides.
+        refused: Why a GGUF cannot be exported, and what to do; None for one that can, and for an export.
+        check: What was found right when all of it was read; None where that was not asked for.
     """
 
     path: Path
     about: Mapping[str, str]
     manifest: Manifest | None
-    architecture: ModelNumbers
+    architecture: ModelNumbers | None
     weights: tuple[Weight, ...]
     memory: tuple[Memory, ...]
     tokenizer: TokenizerFacts | None
     warnings: tuple[str, ...]
+    refused: str | None = None
+    check: str | None = None
 
     @property
     def name(self) -> str:
         """The file or folder without its path, for `.` and `..`, too."""
         return self.path.name if self.path.name.strip(".") else self.path.resolve().name
+
+    def usual_context(self, most: int) -> int:
+        """`most` positions, or all that the model has."""
+        return most if self.architecture is None else min(most, self.architecture.max_position_embeddings)
 
     def check_context(self, context: int) -> None:
         """Refuse more positions than the model has.
@@ -246,7 +255,7 @@ class Inspection:
         Raises:
             Llama3Error: It has fewer.
         """
-        if context > self.architecture.max_position_embeddings:
+        if self.architecture is not None and context > self.architecture.max_position_embeddings:
             raise Llama3Error(
                 f"{self.path}: has {self.architecture.max_position_embeddings:,} positions, fewer than --context "
                 f"{context:,}; give fewer"

@@ -17,7 +17,9 @@ from llama3_exporter.folder import publish_file
 from llama3_exporter.inspect.inspection import Inspection, Role, Weight, total, totals
 
 _COLOURS: dict[Role, str] = {"embedding": "#4c72b0", "attention": "#dd8452", "MLP": "#55a868", "head": "#8172b3"}
+_OUTSIDE: tuple[Role, ...] = ("embedding", "head")  # of the layers; norms and the like are too small to draw
 _GREY, _BLACK = "#9aa5b1", "#2f3640"
+_OTHERS: dict[Role, str] = {"norms": _GREY, "other": _GREY}
 _MOST_TICKS = 20
 
 
@@ -38,6 +40,16 @@ def check_plot(path: Path) -> None:
             f"--plot: matplotlib does not load ({str(error)[:120]}); repair it, or leave --plot out"
         ) from error
     _target(path)
+
+
+def check_weights(found: Inspection) -> None:
+    """Refuse to plot what has no weights.
+
+    Raises:
+        Llama3Error: it has none.
+    """
+    if not found.weights:
+        raise Llama3Error(f"{found.path}: has no weights to draw; leave --plot out")
 
 
 def plot(found: Inspection, path: Path) -> None:
@@ -71,12 +83,15 @@ def _target(path: Path) -> Path:
 def _picture(found: Inspection, file_format: str) -> bytes:
     from matplotlib.figure import Figure
 
-    num_layers = found.architecture.num_hidden_layers
-    # A bar for each layer, and one on either side, a little apart.
-    places: dict[int | Role, float] = {"embedding": -1.5, **{i: float(i) for i in range(num_layers)}}
-    if not found.architecture.tie_word_embeddings:
-        places["head"] = num_layers + 0.5
     columns = totals(found.weights, _column)
+    layers = sorted(column for column in columns if isinstance(column, int))
+    # A bar for each layer, and one on either side, a little apart.
+    sides = {"embedding": -1.5, "head": len(layers) + 0.5}
+    places: dict[int | Role, float] = {role: sides[role] for role in _OUTSIDE if role in columns}
+    places |= {layer: float(i) for i, layer in enumerate(layers)}
+    colours: dict[Role, str] = _COLOURS
+    if not places:  # no part of a model has the names that are known
+        places, colours = {role: float(i) for i, role in enumerate(columns) if isinstance(role, str)}, _OTHERS
     xs = list(places.values())
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
@@ -91,7 +106,7 @@ def _picture(found: Inspection, file_format: str) -> bytes:
     above.set_ylabel("bits a weight")
 
     floor = [0.0] * len(places)
-    for role, colour in _COLOURS.items():
+    for role, colour in colours.items():
         own = totals([weight for weight in found.weights if weight.role == role], _column)
         heights = [own[column].bytes / 1e6 if column in own else 0.0 for column in places]
         if any(heights):
@@ -100,8 +115,8 @@ def _picture(found: Inspection, file_format: str) -> bytes:
             floor = [low + height for low, height in zip(floor, heights, strict=True)]
     below.set_ylabel("MB")
     below.set_xlabel("layer")
-    step = -(-num_layers // _MOST_TICKS)
-    ticks = [column for column in places if isinstance(column, str) or column % step == 0]
+    step = -(-len(layers) // _MOST_TICKS)
+    ticks = [column for column in places if isinstance(column, str) or places[column] % step == 0]
     below.set_xticks([places[column] for column in ticks], ["emb." if c == "embedding" else str(c) for c in ticks])
     for axes in (above, below):
         axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # room for the legend

@@ -26,17 +26,22 @@ _BAR = "█"
 
 def page(found: Inspection, context: int, *, tensors: bool) -> str:
     """The page; `context` is the positions of the KV cache, `tensors` lists every weight."""
-    sections = [
-        [found.name, *_entries(_about(found.about))],
-        ["Architecture", *_entries(_architecture(found.architecture))],
-        ["Weights", *_weights(found)],
-        ["Where the bytes are", *_roles(found.weights)],
-        ["Bits a weight by layer", *_layers(found.weights)],
-        [f"Memory for {context:,} positions", *_memory(found, context)],
-        ["Tokenizer", *_entries(_tokenizer(found.tokenizer) if found.tokenizer else {"": "none"})],
-    ]
-    if tensors:
+    sections = [[found.name, *_entries(_about(found.about))]]
+    if found.refused is not None:
+        sections.append(["Cannot be exported", *wrapped("  ", found.refused)])
+    if found.architecture is not None:
+        sections.append(["Architecture", *_entries(_architecture(found.architecture))])
+    if found.weights:
+        sections += [["Weights", *_weights(found)], ["Where the bytes are", *_roles(found.weights)]]
+    if any(weight.layer is not None for weight in found.weights):
+        sections.append(["Bits a weight by layer", *_layers(found.weights)])
+    if found.memory:
+        sections.append([f"Memory for {context:,} positions", *_memory(found, context)])
+    sections.append(["Tokenizer", *_entries(_tokenizer(found.tokenizer) if found.tokenizer else {"": "none"})])
+    if tensors and found.weights:
         sections.append(["Tensors", *_tensors(found.weights)])
+    if found.check is not None:
+        sections.append(["Check", *wrapped("  ", found.check)])
     if found.warnings:
         sections.append(["Notes", *(line for warning in found.warnings for line in wrapped("  ", warning))])
     return "\n\n".join("\n".join(_printable(line.rstrip()) for line in section) for section in sections)
@@ -48,7 +53,8 @@ def as_json(found: Inspection, context: int, *, tensors: bool) -> dict[str, Any]
         "path": str(found.path),
         "about": dict(found.about),
         "export": None if found.manifest is None else found.manifest.to_dict(),
-        "architecture": asdict(found.architecture),
+        "refused": found.refused,
+        "architecture": None if found.architecture is None else asdict(found.architecture),
         "weights": _total(total(found.weights)),
         "forms": [_form(form, own) for form, own in _by_form(found.weights).items()],
         "roles": {role: _total(own) for role, own in totals(found.weights, lambda weight: weight.role).items()},
@@ -57,6 +63,7 @@ def as_json(found: Inspection, context: int, *, tensors: bool) -> dict[str, Any]
         "memory": [asdict(memory) | {"total": memory.total(context)} for memory in found.memory],
         "tokenizer": None if found.tokenizer is None else asdict(found.tokenizer),
         "warnings": list(found.warnings),
+        "check": found.check,
     }
     if tensors:
         data["tensors"] = [asdict(weight) for weight in found.weights]
@@ -131,17 +138,17 @@ def _weights(found: Inspection) -> Iterator[str]:
     for (form, contrib_form), own in forms.items():
         line = (
             f"  {form:{width}} {own.tensors:7,} {_count(own.parameters):>7} {format_bytes(own.bytes):>8}"
-            f" {own.bytes / whole.bytes:>5.1%} {_bits(own)}"
+            f" {own.bytes / max(whole.bytes, 1):>5.1%} {_bits(own)}"
         )
         yield line if contrib_form is None else f"{line}  {own.contrib_bits:5.2f}: {contrib_form}"
 
 
 def _roles(weights: Sequence[Weight]) -> Iterator[str]:
-    whole = total(weights).bytes
+    whole = max(total(weights).bytes, 1)
     by_role = totals(weights, lambda weight: weight.role)
     largest = max(own.bytes for own in by_role.values())
     for role, own in sorted(by_role.items(), key=lambda item: -item[1].bytes):
-        bar = _BAR * round(_BAR_WIDTH * own.bytes / largest)
+        bar = _BAR * round(_BAR_WIDTH * own.bytes / max(largest, 1))
         bits = f"  {_bits(own)} bits" if own.parameters else ""
         size = f"{format_bytes(own.bytes):>9}  {own.bytes / whole:5.1%}"
         yield f"  {role:{_HEADING_WIDTH}}{bar:{_BAR_WIDTH}}  {size}{bits}"
@@ -152,7 +159,7 @@ def _layers(weights: Sequence[Weight]) -> Iterator[str]:
     bits = [round(own.bits, 2) for own in _by_layer(weights).values()]
     low, high = min(bits), max(bits)
     if low == high:
-        yield f"  {low:.2f} in all {len(bits)} layers"
+        yield f"  {low:.2f} in " + (f"all {len(bits)} layers" if len(bits) > 1 else "the only layer")
         return
     for start in range(0, len(bits), _LAYERS_A_LINE):
         line = bits[start : start + _LAYERS_A_LINE]

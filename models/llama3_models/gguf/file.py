@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import TracebackType
@@ -18,17 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from llama3_models.errors import Llama3Error
+from llama3_models.gguf.contents import HEAD_BYTES
 from llama3_models.gguf.file_kinds import MAGIC, not_a_file, not_a_gguf, nothing_there
-from llama3_models.gguf.part import GGUFPart, GGUFTensor, StringArray, Value, parse_part, quoted
+from llama3_models.gguf.part import GGUFPart, GGUFTensor, StringArray, UnreadTensor, Value, parse_part, quoted
 from llama3_models.gguf.split_name import SPLIT_NAME
 from llama3_models.shortage import shortage
 
-__all__ = ["GGUFFile", "GGUFTensor", "StringArray", "Value"]
+__all__ = ["GGUFFile", "GGUFTensor", "StringArray", "UnreadTensor", "Value"]
 
 _REQUIRED: Any = object()
 
 D = TypeVar("D")
 T = TypeVar("T")
+AnyTensor = TypeVar("AnyTensor", GGUFTensor, UnreadTensor)
 
 
 class GGUFFile:
@@ -39,6 +41,7 @@ class GGUFFile:
         parts: All files of the model, in order.
         version: The version of the format, 2 or 3.
         size: The bytes of all parts.
+        unread: The tensors of types that are not read, by name; most files have none.
 
     After `close`, `metadata` and `tensors` are gone. Tensors, views and string arrays taken before stay valid, and the
     map of the file lives for as long as any of them. While it is open, the file may be renamed or deleted, but must not
@@ -52,7 +55,8 @@ class GGUFFile:
         self.version = contents[0].version
         self.size = size
         self._metadata: Mapping[str, Value] | None = contents[0].metadata
-        self._tensors: Mapping[str, GGUFTensor] | None = _join_tensors(contents)
+        self._tensors: Mapping[str, GGUFTensor] | None = _joined([content.tensors for content in contents])
+        self.unread: Mapping[str, UnreadTensor] = _joined([content.unread for content in contents])
 
     @classmethod
     def open(cls, path: Path | str) -> GGUFFile:
@@ -66,7 +70,7 @@ class GGUFFile:
         count = _split_count(first, path)
         if count <= 1:
             return cls(path, (path,), [first], size)
-        parts = _split_parts(path, count)
+        parts = _split_parts(path, first, count)
         opened = [_open_part(part) for part in parts]
         contents = [content for content, _ in opened]
         _check_split(parts, contents)
@@ -168,8 +172,8 @@ def _map(path: Path) -> mmap | str:
         if not stat.S_ISREG(path.stat().st_mode):  # asked first, because opening a pipe would wait for its writer
             return not_a_file(path)
         with path.open("rb") as file:
-            head = file.read(1024)
-            return mmap(file.fileno(), 0, access=ACCESS_READ) if head.startswith(MAGIC) else not_a_gguf(head)
+            head = file.read(HEAD_BYTES)
+            return mmap(file.fileno(), 0, access=ACCESS_READ) if head.startswith(MAGIC) else not_a_gguf(path, head)
     except FileNotFoundError:
         return nothing_there(path)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte, a file emptied a moment ago
@@ -192,23 +196,24 @@ def _split_key(part: GGUFPart, path: Path, key: str) -> int:
     return value
 
 
-def _split_parts(path: Path, count: int) -> tuple[Path, ...]:
-    """The files of a split model, all of which are there."""
+def _split_parts(path: Path, part: GGUFPart, count: int) -> tuple[Path, ...]:
+    """The files of a split model, all of which are there; `part` is the one at `path`."""
     name = SPLIT_NAME.fullmatch(path.name)
     if name is None or int(name["count"]) != count:
+        which = f"part {_split_key(part, path, 'split.no') + 1}" if "split.no" in part.metadata else "one"
         raise Llama3Error(
-            f"{path}: one of the {count} parts of a split model, but not named so; give the parts their names back: "
-            f"NAME-00001-of-{count:05d}.gguf and so on"
+            f"{path}: {which} of the {count} parts of a split model, but not named so; give all of them their names "
+            f"back: NAME-00001-of-{count:05d}.gguf and so on"
         )
     names = (f"{name['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
     parts = []
-    for part in map(path.with_name, names):
-        if not part.exists():
+    for file in map(path.with_name, names):
+        if not file.exists():
             raise Llama3Error(
-                f"{path}: of the {count} parts of this model {part.name} is not in the folder; "
+                f"{path}: of the {count} parts of this model {file.name} is not in the folder; "
                 "download all parts into one folder"
             )
-        parts.append(part)
+        parts.append(file)
     return tuple(parts)
 
 
@@ -221,7 +226,7 @@ def _check_split(parts: tuple[Path, ...], contents: list[GGUFPart]) -> None:
                 f"{path}: says that it is part {said[0] + 1} of {said[1]}, not {number + 1} of {len(parts)}; "
                 "the parts of different models are mixed up: download them again"
             )
-    found = sum(len(content.tensors) for content in contents)
+    found = sum(len(content.tensors) + len(content.unread) for content in contents)
     expected = _split_key(contents[0], parts[0], "split.tensors.count")
     if found != expected:
         raise Llama3Error(
@@ -230,10 +235,10 @@ def _check_split(parts: tuple[Path, ...], contents: list[GGUFPart]) -> None:
         )
 
 
-def _join_tensors(contents: list[GGUFPart]) -> dict[str, GGUFTensor]:
-    tensors: dict[str, GGUFTensor] = {}
+def _joined(contents: Iterable[Mapping[str, AnyTensor]]) -> dict[str, AnyTensor]:
+    tensors: dict[str, AnyTensor] = {}
     for content in contents:
-        for name, tensor in content.tensors.items():
+        for name, tensor in content.items():
             if name in tensors:
                 raise Llama3Error(
                     f"{tensor.part}: tensor {quoted(name)} is also in {tensors[name].part.name}; "

@@ -10,6 +10,7 @@ is wrong, because a download that is still running is the most usual cause.
 
 from __future__ import annotations
 
+import shlex
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
 from llama3_models.errors import Llama3Error
+from llama3_models.gguf.file_kinds import MAGIC, unfinished
+from llama3_models.gguf.tensor_types import UnreadType, unread_type
 
 # Real headers stay far below these bounds: Llama 3's takes 8 MB and has 320 entries. They keep a hostile file from
 # asking for minutes of stepping over strings or gigabytes of Python objects.
@@ -33,6 +36,8 @@ MAX_ENTRIES = 65_536  # of metadata, of tensors and of arrays inside arrays, tog
 MAX_NAME_BYTES = 65_535  # of a metadata key: the specification's own bound
 MAX_ARRAY_DEPTH = 4
 MAX_DIMENSIONS = 4
+
+_VERSIONS = (2, 3)
 
 _SCALARS = {
     GGUFValueType.UINT8: struct.Struct("<B"),
@@ -157,12 +162,27 @@ class GGUFTensor:
 
 
 @dataclass(frozen=True)
+class UnreadTensor:
+    """A tensor of a type that is not read: what the header says of it.
+
+    `n_bytes` reaches up to the next tensor where the type does not tell.
+    """
+
+    name: str
+    type: UnreadType
+    shape: tuple[int, ...]
+    n_bytes: int
+    part: Path
+
+
+@dataclass(frozen=True)
 class GGUFPart:
-    """What one file holds: the whole model, or a part of a split one."""
+    """What one file holds: the whole model, or a part of a split one. `unread` are the tensors of types not read."""
 
     version: int
     metadata: dict[str, Value]
     tensors: dict[str, GGUFTensor]
+    unread: dict[str, UnreadTensor]
 
 
 def parse_part(buffer: bytes | mmap, path: Path) -> GGUFPart:
@@ -185,9 +205,12 @@ def _align(position: int, alignment: int) -> int:
 
 
 class _Description(NamedTuple):
-    """What the header says of a tensor; `offset` counts from where the tensors' bytes begin."""
+    """What the header says of a tensor; `offset` counts from where the tensors' bytes begin.
 
-    type: GGMLQuantizationType
+    `n_bytes` is 0 where the type does not tell.
+    """
+
+    type: GGMLQuantizationType | UnreadType
     shape: tuple[int, ...]
     n_bytes: int
     offset: int
@@ -204,7 +227,7 @@ class _Parser:
         self.entries = 0
 
     def parse(self) -> GGUFPart:
-        self.take(4)  # the magic, which who opened the file has looked at
+        self.take(len(MAGIC))  # already looked at by the caller
         version = self.read_version()
         n_tensors = self.read_count("tensors", _MIN_TENSOR_BYTES, entries=True)
         n_metadata = self.read_count("metadata keys", _MIN_METADATA_BYTES, entries=True)
@@ -214,7 +237,10 @@ class _Parser:
             if key in metadata:
                 self.damaged(f"metadata key {quoted(key)} appears twice")
             metadata[key] = self.read_value(self.read_value_type(key), key)
-        return GGUFPart(version, metadata, self.read_tensors(n_tensors, self.alignment(metadata)))
+        alignment = self.alignment(metadata)
+        tensors, unread, end = self.read_tensors(n_tensors, alignment)
+        self.refuse_joined(end, alignment)
+        return GGUFPart(version, metadata, tensors, unread)
 
     # Errors
 
@@ -222,9 +248,9 @@ class _Parser:
         raise Llama3Error(f"{self.path}: {what}; the file is damaged: download or convert it again")
 
     def cut_short(self, what: str, needed: str) -> NoReturn:
+        advice = unfinished(self.path) or "if it is being downloaded, wait for the end, else download it again"
         raise Llama3Error(
-            f"{self.path}: cut short: {what} needs {needed} bytes, and the file has {self.size:,}; "
-            "if it is being downloaded, wait for the end, else download it again"
+            f"{self.path}: cut short: {what} needs {needed} bytes, and the file has {self.size:,}; {advice}"
         )
 
     def require(self, end: int) -> None:
@@ -261,12 +287,12 @@ class _Parser:
 
     def read_version(self) -> int:
         version = self.read_u32()
-        if version in (2, 3):
+        if version in _VERSIONS:
             return version
         if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, 2, 3):
             raise Llama3Error(
                 f"{self.path}: a big-endian GGUF, and only little-endian ones are read; "
-                f"convert a copy of it in place with `gguf-convert-endian {self.path} little`"
+                f"convert a copy of it in place with `gguf-convert-endian {shlex.quote(str(self.path))} little`"
             )
         if version == 1:
             raise Llama3Error(f"{self.path}: GGUF version 1 (2023) is not read; download a newer file or convert again")
@@ -347,7 +373,8 @@ class _Parser:
 
     # Tensors
 
-    def read_tensors(self, count: int, alignment: int) -> dict[str, GGUFTensor]:
+    def read_tensors(self, count: int, alignment: int) -> tuple[dict[str, GGUFTensor], dict[str, UnreadTensor], int]:
+        """The tensors that are read, those of types that are not, and where the last one ends."""
         described: dict[str, _Description] = {}
         for index in range(count):
             name = self.read_name(f"the name of tensor {index + 1} of {count}")
@@ -355,13 +382,21 @@ class _Parser:
                 self.damaged(f"tensor {quoted(name)} appears twice")
             described[name] = self.read_description(name, alignment)
         data_begin = _align(self.position, alignment)
-        self.check_places(described, data_begin, alignment)
-        return {name: self.view(name, description, data_begin) for name, description in described.items()}
+        end = self.check_places(described, data_begin, alignment)
+        tensors, unread = {}, {}
+        # Where each one can end at most, which is all that is known of a type that is not.
+        offsets = sorted({description.offset for description in described.values()})
+        limits = dict(zip(offsets, [*offsets[1:], self.size - data_begin], strict=False))
+        for name, (tensor_type, shape, n_bytes, offset) in described.items():
+            if isinstance(tensor_type, UnreadType):
+                unread[name] = UnreadTensor(name, tensor_type, shape, n_bytes or limits[offset] - offset, self.path)
+            else:
+                tensors[name] = self.view(name, tensor_type, shape, n_bytes, data_begin + offset)
+        return tensors, unread, self.position if not described else data_begin + end
 
     def read_description(self, name: str, alignment: int) -> _Description:
         shape = self.read_shape(name)
-        tensor_type = self.read_tensor_type(name)
-        block_size, block_bytes = GGML_QUANT_SIZES[tensor_type]
+        tensor_type, block_size, block_bytes = self.read_tensor_type()
         if shape[-1] % block_size:
             self.damaged(
                 f"tensor {quoted(name)} has rows of {shape[-1]:,} weights, "
@@ -381,32 +416,44 @@ class _Parser:
             self.damaged(f"tensor {quoted(name)} has the impossible shape {list(shape)}")
         return shape
 
-    def read_tensor_type(self, name: str) -> GGMLQuantizationType:
+    def read_tensor_type(self) -> tuple[GGMLQuantizationType | UnreadType, int, int]:
+        """The type, and the weights and bytes of its blocks; no bytes where they are not known."""
         number = self.read_u32()
         try:
-            return GGMLQuantizationType(number)
+            tensor_type = GGMLQuantizationType(number)
         except ValueError:
-            raise Llama3Error(
-                f"{self.path}: tensor {quoted(name)} has the type {number}, which the installed gguf package does not "
-                "know; update it with `pip install --upgrade gguf`, or download the file again if it is damaged"
-            ) from None
+            unread = unread_type(number)
+            return unread, unread.block_size, unread.block_bytes or 0
+        return (tensor_type, *GGML_QUANT_SIZES[tensor_type])
 
-    def check_places(self, described: dict[str, _Description], data_begin: int, alignment: int) -> None:
-        """Holds the tensors' places against each other and against the file's size."""
+    def check_places(self, described: dict[str, _Description], data_begin: int, alignment: int) -> int:
+        """Holds the tensors' places against each other and against the file's size; returns the last one's end."""
         end, before = 0, ""
         for name, description in sorted(described.items(), key=lambda item: item[1].offset):
             if description.offset < end:
                 self.damaged(f"tensors {quoted(before)} and {quoted(name)} overlap")
             end, before = description.offset + description.n_bytes, name
-        if not described or data_begin + end <= self.size:
-            return
-        # Tensors laid end to end, as every writer does, tell the size that the file had when it was whole.
-        if end <= sum(_align(description.n_bytes, alignment) for description in described.values()):
-            self.cut_short("the model", f"{data_begin + end:,}")
-        self.damaged(f"tensor {quoted(before)} ends at byte {data_begin + end:,}, past the file's {self.size:,}")
+        if described and data_begin + end > self.size:
+            # Tensors laid end to end, as every writer does, tell the size that the file had when it was whole.
+            if end <= sum(_align(description.n_bytes, alignment) for description in described.values()):
+                self.cut_short("the model", f"{data_begin + end:,}")
+            self.damaged(f"tensor {quoted(before)} ends at byte {data_begin + end:,}, past the file's {self.size:,}")
+        return end
 
-    def view(self, name: str, description: _Description, data_begin: int) -> GGUFTensor:
-        tensor_type, shape, n_bytes, offset = description
-        flat = np.frombuffer(self.buffer, dtype=np.uint8, count=n_bytes, offset=data_begin + offset)
+    def refuse_joined(self, end: int, alignment: int) -> None:
+        """Refuses a file in which another GGUF follows the last tensor, which ends at byte `end`."""
+        for begin in (end, _align(end, alignment)):
+            head = self.buffer[begin : begin + 8]
+            if head[:4] == MAGIC and int.from_bytes(head[4:], "little") in _VERSIONS:
+                raise Llama3Error(
+                    f"{self.path}: several GGUFs joined into one file (another begins at byte {begin:,}); "
+                    "keep the parts as they were downloaded and give the first, or merge them with "
+                    "`llama-gguf-split --merge`"
+                )
+
+    def view(
+        self, name: str, tensor_type: GGMLQuantizationType, shape: tuple[int, ...], n_bytes: int, offset: int
+    ) -> GGUFTensor:
+        flat = np.frombuffer(self.buffer, dtype=np.uint8, count=n_bytes, offset=offset)
         data = flat.reshape(*shape[:-1], n_bytes // prod(shape[:-1]))
-        return GGUFTensor(name, tensor_type, shape, n_bytes, data_begin + offset, self.path, data)
+        return GGUFTensor(name, tensor_type, shape, n_bytes, offset, self.path, data)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
+from llama3_models.gguf.part import quoted
 
 # Of the last tensor. Models whose vocabulary was padded to a round number end in rows of zeros, but in fewer.
 _TAIL_BYTES = 4 << 20
@@ -38,11 +39,11 @@ def refuse_unfinished(file: GGUFFile) -> None:
     for part, tensors in by_part.items():
         last = tensors[-1]
         if _is_blank(last.data.reshape(-1)[-_TAIL_BYTES:]):
-            raise _unfinished(part, f"from tensor {last.name} to the end of the file there are only zero bytes")
+            raise _unfinished(part, f"from tensor {quoted(last.name)} to the end of the file there are only zero bytes")
         blank = [_is_blank(tensor.data.reshape(-1)) for tensor in tensors]
         for (one, is_blank), (other, is_next_blank) in pairwise(zip(tensors, blank, strict=True)):
             if is_blank and is_next_blank:
-                raise _unfinished(part, f"tensors {one.name} and {other.name} hold only zero bytes")
+                raise _unfinished(part, f"tensors {quoted(one.name)} and {quoted(other.name)} hold only zero bytes")
 
 
 def _is_blank(data: npt.NDArray[np.uint8]) -> bool:

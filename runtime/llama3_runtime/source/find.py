@@ -122,12 +122,14 @@ def find_export(
         return Export(path)
     # Late, since the commands' --help imports this module and need not wait for gguf.
     from llama3_models.gguf.file import GGUFFile
+    from llama3_models.gguf.model_kinds import refuse_other_kinds
     from llama3_models.lora import parse_loras
     from llama3_models.manifest import types_of
 
     loras = parse_loras(lora)
 
     with GGUFFile.open(path) as file:
+        refuse_other_kinds(file)
         if encoding is not None:
             _check_encoding(encoding, types_of(file), path)
         return cached_export(file, ops or _best_ops(), precision, logits, loras)

@@ -156,7 +156,7 @@ def test_a_bad_export_is_one_line(
     [
         ([], 2, "missing MODEL"),
         (["gone.gguf"], 1, "no such file"),
-        (["gone.onnx"], 1, "gone.onnx"),
+        (["gone.onnx"], 1, "gone.onnx: no such file"),
         (["empty.gguf"], 1, "an empty file"),
         (["smollm2-135"], 1, "smollm2-135m"),
         (["model.gguf", "--context", "0"], 2, "--context must be 1 or more"),

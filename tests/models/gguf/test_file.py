@@ -277,7 +277,7 @@ class TestSplitModels:
 
     def test_a_renamed_part_is_told_its_name(self, parts: list[Path]) -> None:
         renamed = parts[0].rename(parts[0].with_name("renamed.gguf"))
-        with pytest.raises(Llama3Error, match=r"one of the 3 parts .* NAME-00001-of-00003\.gguf"):
+        with pytest.raises(Llama3Error, match=r"part 1 of the 3 parts .* NAME-00001-of-00003\.gguf"):
             GGUFFile.open(renamed)
 
     def test_swapped_parts_are_refused(self, parts: list[Path], tmp_path: Path) -> None:

@@ -133,14 +133,6 @@ def test_damage_is_named(tmp_path: Path, case: str) -> None:
     assert message.endswith("the file is damaged: download or convert it again")
 
 
-def test_an_unknown_tensor_type_names_the_remedy(tmp_path: Path) -> None:
-    """The type may be newer than the gguf package, or one of those that ggml dropped (4 was Q4_2)."""
-    for number in (4, 200, 2**32 - 1):
-        message = refusal(with_tensors(RawTensor("t", (32,), number)).write(tmp_path / "a.gguf"))
-        assert f"tensor 't' has the type {number}" in message
-        assert "pip install --upgrade gguf" in message
-
-
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
@@ -213,27 +205,6 @@ class TestTimeAndMemory:
         assert "no header is larger" in refusal(path)
 
 
-@pytest.mark.parametrize(
-    ("head", "expected"),
-    [
-        (b"", "an empty file"),
-        (b"GG", "cut short after 2 bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
-        (struct.pack("<Q", 60) + b'{"__metadata__":{}}', "a safetensors file"),
-        (b"\n<!DOCTYPE html><html>", "a web page"),
-        (b"<html><body>404", "a web page"),
-        (b'{"error": "Repository not found"}', "JSON"),
-        (b"tjgg\3\0\0\0", "a GGML file from before GGUF"),
-        (b"PK\3\4", "a PyTorch checkpoint"),
-        (b"just some text\n", "not a GGUF file"),
-    ],
-)
-def test_other_files_are_recognized(tmp_path: Path, head: bytes, expected: str) -> None:
-    path = tmp_path / "a.gguf"
-    path.write_bytes(head)
-    assert expected in refusal(path)
-
-
 class TestPaths:
     def test_a_folder_names_a_file_in_it(self, tmp_path: Path) -> None:
         assert refusal(tmp_path) == "a folder, and there is no .gguf file in it"
@@ -248,8 +219,31 @@ class TestPaths:
         )
         assert refusal(tmp_path / "nothing like it") == "no such file"
 
+    def test_several_near_names_are_listed(self, tmp_path: Path) -> None:
+        for name in ("model-q4.gguf", "model-q5.gguf", "model-q6.gguf"):
+            RawGGUF().write(tmp_path / name)
+        message = refusal(tmp_path / "model-q7.gguf")
+        assert message.startswith("no such file; there are model-q")
+        assert message.count(", ") == message.count(" and ") == 1
+
+    def test_of_a_folder_the_model_is_named_and_not_what_lies_beside_it(self, tmp_path: Path) -> None:
+        RawGGUF().write(tmp_path / "mmproj-F16.gguf")
+        RawGGUF().write(tmp_path / "model.gguf")
+        assert refusal(tmp_path).endswith(f"such as {tmp_path / 'model.gguf'}")
+
+    def test_a_folder_of_another_kind_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "model.safetensors").touch()
+        assert "convert_hf_to_gguf.py" in refusal(tmp_path)
+        (tmp_path / "llama3.json").touch()
+        assert refusal(tmp_path).startswith("an export, not a GGUF; llama3-run ")
+
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
         assert refusal(tmp_path / "no" / "a.gguf") == f"no such file, and no folder {tmp_path / 'no'} either"
+
+    def test_a_link_that_leads_nowhere_says_where(self, tmp_path: Path) -> None:
+        """As in the Hub's cache, after its blobs were cleaned up."""
+        (tmp_path / "a.gguf").symlink_to("../blobs/0a1b")
+        assert refusal(tmp_path / "a.gguf").startswith("a link to ../blobs/0a1b, where there is no file")
 
     def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "a.gguf")
@@ -278,6 +272,8 @@ class TestSplitModels:
     def test_a_count_unlike_the_names(self, tmp_path: Path) -> None:
         raw = with_metadata("split.count", UINT32, struct.pack("<I", 3))
         assert "one of the 3 parts" in refusal(raw.write(tmp_path / "a-00001-of-00002.gguf"))
+        raw.metadata.append(("split.no", UINT32, struct.pack("<I", 1)))
+        assert "part 2 of the 3 parts" in refusal(raw.write(tmp_path / "a.gguf"))
 
     def test_tens_of_thousands_of_parts(self, tmp_path: Path) -> None:
         raw = with_metadata("split.count", UINT32, struct.pack("<I", 99_999))

@@ -52,7 +52,7 @@ def test_zeros_up_to_the_end_are_one(gguf: Path) -> None:
     cut(gguf, last.n_bytes - 100)
     check(gguf)
     cut(gguf, last.n_bytes + 100)
-    with pytest.raises(Llama3Error, match=rf"from tensor {last.name} to the end of the file .*zero bytes.*download"):
+    with pytest.raises(Llama3Error, match=rf"from tensor '{last.name}' to the end of the file .*zero bytes.*download"):
         check(gguf)
 
 
@@ -72,7 +72,7 @@ def test_blank_tensors_side_by_side_are_one(gguf: Path) -> None:
     """A hole in the middle, as several connections leave them."""
     blank_tensors(gguf, "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight")
     with pytest.raises(
-        Llama3Error, match=r"tensors blk\.0\.ffn_gate\.weight and blk\.0\.ffn_up\.weight hold only zero"
+        Llama3Error, match=r"tensors 'blk\.0\.ffn_gate\.weight' and 'blk\.0\.ffn_up\.weight' hold only zero"
     ):
         check(gguf)
 

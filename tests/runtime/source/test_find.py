@@ -14,6 +14,7 @@ from llama3_runtime.source.find import find_export, find_model
 
 from tests.support.llama_gguf import write_llama_gguf
 from tests.support.manifests import described
+from tests.support.raw_gguf import STRING, RawGGUF, RawTensor, string
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +176,13 @@ def test_a_pipe_is_no_model(tmp_path):
         find_export(find_model(model_path=tmp_path / "model.gguf"))
     with pytest.raises(Llama3Error, match=r"llama3\.json: cannot be read \(Not a regular file\)"):
         find_export(tmp_path, encoding="q4_k")
+
+
+@pytest.mark.parametrize("encoding", [None, "q4_k"])
+def test_a_gguf_that_is_no_model_is_named_before_anything_is_asked_of_it(tmp_path, cache, encoding):
+    """Not its encoding, and no entry of the cache is made for it."""
+    metadata = [("general.architecture", STRING, string("llama")), ("general.type", STRING, string("adapter"))]
+    path = RawGGUF(metadata=metadata, tensors=[RawTensor("t.lora_a", (8,))]).write(tmp_path / "a.gguf")
+    with pytest.raises(Llama3Error, match="a LoRA adapter, not a model"):
+        find_export(path, encoding=encoding)
+    assert not cache

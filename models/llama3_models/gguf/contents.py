@@ -1,0 +1,181 @@
+"""Says what a file is by its first bytes, when it is not a GGUF, and what to do about it.
+
+Sources: the magic numbers are those of each format's specification; the texts are what Hugging Face's Hub and storage
+servers answer in a file's place (a download script that ignores the status saves them under the model's name).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+HEAD_BYTES: Final = 1024
+"""How much of a file's beginning `described` needs."""
+
+_CONVERT: Final = "convert the model with llama.cpp's convert_hf_to_gguf.py, or download a GGUF of it"
+_NO_MODEL: Final = "give the path of a .gguf file"
+_LOGIN: Final = "log in with `hf auth login` and download it again"
+
+# One program that unpacks each.
+_COMPRESSED: Final[Mapping[bytes, tuple[str, str]]] = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ\0": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "unzstd"),
+    b"\x04\x22\x4d\x18": ("LZ4", "unlz4"),
+    b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x"),
+    b"Rar!\x1a\x07": ("RAR", "unrar x"),
+}
+
+_OTHER: Final[Mapping[bytes, str]] = {
+    **dict.fromkeys(
+        (b"lmgg", b"fmgg", b"tjgg", b"algg"),
+        "a GGML file from before GGUF (2023), which is no longer read; download a GGUF of the model",
+    ),
+    **dict.fromkeys(
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), f"a PyTorch checkpoint, not a GGUF; {_CONVERT}"
+    ),
+    b"\x93NUMPY": f"an array of NumPy, not a model; {_NO_MODEL}",
+    b"\x89HDF\r\n": f"an HDF5 file, not a GGUF; {_CONVERT}",
+    b"\x7fELF": f"a program, not a model; {_NO_MODEL}",
+    b"MZ": "a program or a llamafile, not a GGUF; a llamafile is also a zip archive: take the .gguf out with unzip",
+}
+
+# What servers answer in a file's place, in lower case, and what to do about it. The first that matches counts.
+_ANSWERS: Final[Mapping[str, str]] = {
+    "is restricted": f"accept the model's licence on its page, {_LOGIN}",
+    "gated": f"accept the model's licence on its page, {_LOGIN}",
+    "invalid username or password": _LOGIN,
+    "invalid credentials": _LOGIN,
+    "unauthorized": _LOGIN,
+    "authentication": _LOGIN,
+    "expired": "take a new link from the model's page and download it again",
+    "access denied": "take a new link from the model's page and download it again",
+    "accessdenied": "take a new link from the model's page and download it again",
+    "forbidden": f"see on the model's page whether it asks for something, {_LOGIN}",
+    "redirect": "download it again with a program that follows redirections, such as `curl -L`",
+    "rate limit": "wait a few minutes and download it again",
+    "too many requests": "wait a few minutes and download it again",
+    "entry not found": "look up the file's name on the model's page and download it again",
+    "repository not found": f"look up the model's name, or if it is private {_LOGIN}",
+    "revision not found": "look up the branch on the model's page and download it again",
+    "not found": "look up the link on the model's page and download it again",
+    "internal server error": "download it again later",
+    "bad gateway": "download it again later",
+    "service unavailable": "download it again later",
+    "gateway timeout": "download it again later",
+}
+
+_JSON_ANSWER: Final = re.compile(r'[{\[]\s*["\'](error|errors|message|detail|code|status|statuscode)["\']')
+
+_BYTE_ORDER_MARKS: Final[Mapping[bytes, str]] = {
+    b"\xef\xbb\xbf": "utf-8",
+    b"\xff\xfe": "utf-16-le",
+    b"\xfe\xff": "utf-16-be",
+}
+
+
+def described(head: bytes) -> str:
+    """What a file is by its first `HEAD_BYTES`, and what to do about it: the end of a message, after the path."""
+    if not head:
+        return "an empty file; download it again"
+    for magic, (name, program) in _COMPRESSED.items():
+        if head.startswith(magic):
+            return f"compressed with {name}; unpack it with `{program}`, and give the .gguf file that comes out"
+    for magic, what in _OTHER.items():
+        if head.startswith(magic):
+            return what
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zip(head)
+    if head[257:262] == b"ustar":
+        return "a tar archive; unpack it with `tar xf`, and give the .gguf file in it"
+    if head[8:10] in (b'{"', b"{ "):
+        return f"a safetensors file, not a GGUF; {_CONVERT}"
+    if _is_onnx(head):
+        return (
+            "an ONNX graph, not a GGUF; give llama3-run and llama3-inspect its folder, and llama3-export the GGUF "
+            "that it was made of"
+        )
+    if _is_old_imatrix(head):
+        return "an importance matrix (imatrix), not a model; llama-quantize reads it: give the model's own GGUF"
+    text = _text(head)
+    return f"not a GGUF file; {_NO_MODEL}" if text is None else _described_text(text)
+
+
+def _zip(head: bytes) -> str:
+    """A zip archive by the name of its first file, which PyTorch and NumPy choose."""
+    name_length = int.from_bytes(head[26:28], "little")
+    name = head[30 : 30 + name_length].decode("utf-8", "replace")
+    if name.endswith((".pkl", "/version", "/byteorder", "/.format_version")) or ".data/" in name:
+        return f"a PyTorch checkpoint, not a GGUF; {_CONVERT}"
+    if name.endswith(".npy"):
+        return f"arrays of NumPy (.npz), not a model; {_NO_MODEL}"
+    return "a zip archive; unpack it with `unzip`, and give the .gguf file in it"
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A protobuf message whose field 1 is a small version of the format, and field 2 the producer's name, or 7."""
+    return head[:1] == b"\x08" and len(head) > 3 and 1 <= head[1] <= 32 and head[2] in (0x12, 0x3A)
+
+
+def _is_old_imatrix(head: bytes) -> bool:
+    """How llama-imatrix wrote before it wrote GGUFs: a count, then for each tensor the length of its name and this."""
+    if len(head) < 16:
+        return False
+    count, length = struct.unpack_from("<ii", head)
+    name = head[8 : 8 + length] if 0 < length <= 256 else b""
+    return 0 < count < 1 << 20 and name.endswith(b".weight") and name.isascii()
+
+
+def _text(head: bytes) -> str | None:
+    """The beginning of a file as text, or None where it is none."""
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if head.startswith(mark):
+            return head[len(mark) :].decode(encoding, "replace").strip()
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # the head may end within a character
+            return None
+        text = head[: error.start].decode("utf-8")
+    if any(character < " " and character not in "\t\n\r\f" for character in text):
+        return None
+    return text.strip()
+
+
+def _described_text(text: str) -> str:
+    lower = text.lower()
+    if lower.startswith("version https://git-lfs"):
+        return "a Git LFS pointer, not the model itself; fetch the model with `git lfs pull`"
+    if lower.startswith(("{", "[")) and _JSON_ANSWER.match(lower) is None:
+        return _described_json(lower)
+    if lower.startswith("<"):
+        if "<error>" not in lower:
+            return (
+                "a web page, not a model; on Hugging Face the link of a file says /resolve/, the link of its page "
+                "/blob/"
+            )
+        text = text[lower.index("<error>") :]
+    shown = "".join(character if character.isprintable() else "?" for character in " ".join(text.split())[:60])
+    if len(text) < HEAD_BYTES // 2:  # an answer is short, and a text about, say, rate limits need not be
+        for words, advice in _ANSWERS.items():
+            if words in lower:
+                return f"a server's answer, not a model ({shown!r}); {advice}"
+    if lower.startswith(("{", "<")):
+        return f"a server's answer, not a model ({shown!r}); download it again"
+    if not text:
+        return f"an empty text, not a model; {_NO_MODEL}"
+    return f"a text, not a model ({shown!r}); {_NO_MODEL}"
+
+
+def _described_json(lower: str) -> str:
+    if '"weight_map"' in lower or re.search(r'"total_size"\s*:', lower):
+        return f"the index of a safetensors model, not a GGUF; {_CONVERT}"
+    if "application/vnd.ollama" in lower or "application/vnd.docker" in lower:
+        return (
+            "a manifest of Ollama's, not the model itself; give the file in its blobs folder that the layer "
+            "'application/vnd.ollama.image.model' names"
+        )
+    return f"JSON, not a model; {_NO_MODEL}"
