@@ -18,6 +18,7 @@ from llama3_models.digests import sha256
 from llama3_models.errors import Llama3Error
 from llama3_models.export_cache import Entry, Record, described
 from llama3_models.exports import GRAPH, Logits, Ops, Precision
+from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.terminal import notice
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def _described(adapter: Path) -> list[object]:
     try:
         return described([adapter])[0]
     except OSError as error:
-        raise Llama3Error(f"{adapter}: cannot be read ({error.strerror}); give the path of a file") from error
+        reason = f"cannot be read: {error.strerror}" if adapter.exists() else nothing_there(adapter)
+        raise Llama3Error(f"{adapter}: {reason}") from error
 
 
 def _is_recorded(entry: Entry, record: Record) -> bool:

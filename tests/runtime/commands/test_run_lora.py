@@ -110,6 +110,7 @@ def test_what_the_commands_refuse(tmp_path: Path) -> None:
         assert message in result.stderr
     gone = command("llama3-run", "--model-path", gguf, "--lora", tmp_path / "gone.gguf", cache=tmp_path / "cache")
     assert (gone.returncode, gone.stderr.count("\n")) == (1, 1), gone.stderr
+    assert "gone.gguf: no such file" in gone.stderr
 
 
 def test_bench_measures_a_model_with_its_adapters(tmp_path: Path) -> None:
