@@ -208,8 +208,8 @@ class TokenizerFacts:
 
 def _name_of(model: ByteLevelBPE) -> str | None:
     """The first of the names that GGUF files have for this way to cut text."""
-    pattern = model.pre_tokenizer.pattern
-    return next((name for name, known in PRE_TOKENIZERS.items() if known.pattern == pattern), None)
+    steps = model.pre_tokenizer.steps
+    return next((name for name, known in PRE_TOKENIZERS.items() if known.steps == steps), None)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from llama3_exporter.tokenizers.text_rewrites import (
     MARKS,
     Rewrite,
     byte_level_rewrites,
+    can_cut,
     first,
     sentencepiece_rewrites,
     valid_utf8,
@@ -59,6 +60,11 @@ def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
         raise Llama3Error(
             f"{vocabulary.source}: a token holds one of the noncharacters U+FDD0 to U+FDD2, which the tokenizer graph "
             "uses as marks; export it without --tokenizer-graph"
+        )
+    if isinstance(vocabulary.model, ByteLevelBPE) and not can_cut(vocabulary.model.pre_tokenizer):
+        raise Llama3Error(
+            f"{vocabulary.source}: its pre-tokenizer looks ahead of what it cuts, which a tokenizer graph cannot; "
+            "export it without --tokenizer-graph"
         )
     special = vocabulary.ids_by_text(*FOUND_BY_TEXT)
     if sum(len(token.encode()) for token in special) > _MOST_SPECIAL_BYTES:

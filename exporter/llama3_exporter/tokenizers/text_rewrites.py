@@ -44,13 +44,30 @@ def byte_level_rewrites(pre_tokenizer: PreTokenizer, special: Iterable[str]) -> 
         special: The texts of special tokens.
     """
     yield from _set_apart(special)
-    pattern = pre_tokenizer.pattern
+    if pre_tokenizer.pattern is not None:
+        yield from _cuts(pre_tokenizer.pattern)
+        return
+    for step in pre_tokenizer.steps:
+        yield from _cuts(step)
+    # A piece between two matches shares their cuts; each piece needs its own.
+    yield Rewrite(rf"\A|\z|{CUT}", CUT * 2)
+
+
+def can_cut(pre_tokenizer: PreTokenizer) -> bool:
+    """Whether `byte_level_rewrites` knows how to do without what its expressions look ahead for."""
+    steps = pre_tokenizer.steps if pre_tokenizer.pattern is None else (pre_tokenizer.pattern,)
+    return not any(re.search(r"\(\?[=!<]|\\b", _without_lookahead(step)) for step in steps)
+
+
+def _cuts(expression: str) -> Iterator[Rewrite]:
+    """Put what an expression matches, within the pieces that there are already, between two cuts."""
     # Of white space before other text the last character is cut off, `\s+(?!\S)`, to go with what follows it. A newline
-    # stays where an earlier branch takes it, `\s*[\r\n]+`; all stays before a number where that is cut off beforehand.
-    last = _SPACES_BUT_NEWLINES if r"\s*[\r\n]+" in pattern else _SPACES
-    number = r"\p{N}" if r"\s++(?=\p{N})" in pattern else ""
-    yield Rewrite(f"([{_SPACES}])([{last}][^{_SPACES}{_MARKS}{number}])", rf"\1{CUT}\2")
-    yield Rewrite(f"{OPEN}[^{CLOSE}]*{CLOSE}|{_without_lookahead(pattern)}", rf"{CUT}\0{CUT}")
+    # stays where an earlier branch takes it, `\s*[\r\n]`; all stays before a number where that is cut off beforehand.
+    if r"\s+(?!\S)" in expression:
+        last = _SPACES_BUT_NEWLINES if r"\s*[" in expression else _SPACES
+        number = r"\p{N}" if r"\s++(?=\p{N})" in expression else ""
+        yield Rewrite(f"([{_SPACES}])([{last}][^{_SPACES}{_MARKS}{number}])", rf"\1{CUT}\2")
+    yield Rewrite(f"{OPEN}[^{CLOSE}]*{CLOSE}|{_without_lookahead(expression)}", rf"{CUT}\0{CUT}")
 
 
 def sentencepiece_rewrites(special: Iterable[str], *, add_space_prefix: bool) -> Iterator[Rewrite]:
@@ -86,8 +103,13 @@ def _set_apart(special: Iterable[str]) -> Iterator[Rewrite]:
 
 
 def _without_lookahead(pattern: str) -> str:
-    r"""An expression of `pre_tokenizers` for RE2, right for texts in which the last white space is cut off."""
+    r"""An expression of `pre_tokenizers` for RE2, right for texts in which the last white space is cut off.
+
+    A piece ends at a cut or with the text.
+    """
     pattern = pattern.replace(r"\s++(?=\p{N})|", "").replace(r"\s+(?!\S)|", "")
+    if pattern.endswith("$"):
+        pattern = pattern.removesuffix("$") + rf"(?:{CUT}|\z)"
     # Classes that exclude characters exclude the marks. A \s within a class lists its characters, else it is a class.
     pattern = pattern.replace("[^", f"[^{_MARKS}")
     return re.sub(

@@ -1,7 +1,8 @@
 """Byte-level byte-pair encoding through tiktoken, with the ids of the model's own file.
 
 tiktoken cuts a text into pieces with a regular expression and merges each piece's bytes by rank, in Rust. Here are the
-ranks that make it follow the file's list of merges, and the two kinds of text that it cannot take in one call.
+ranks that make it follow the file's list of merges, and what it cannot do in one call: two kinds of text, and cutting
+with several expressions one after the other.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import regex
 import tiktoken
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, read_bytes
 from llama3_models.tokenizer.byte_ranks import tokens_by_rank
 from llama3_models.tokenizer.vocabulary import ByteLevelBPE, TokenType, Vocabulary
 
+from llama3_runtime.text.cutting import Cutter
 from llama3_runtime.text.normalization import nfc
 
 # fancy-regex keeps a state for every character of a run of white space that a lookahead follows, a million at most;
@@ -37,10 +38,12 @@ class ByteLevelEncoder:
         self._ids = [ids.get(token, -1) for token in ranked]
         self._missing_bytes = bytes(byte for byte, character in enumerate(single_bytes) if character not in ids)
         self._nfc = model.pre_tokenizer.nfc
-        self._pattern = regex.compile(model.pre_tokenizer.pattern)
+        self._cutter = Cutter(model.pre_tokenizer)
+        pattern = model.pre_tokenizer.pattern
+        self._cuts_in_steps = pattern is None
         self._tiktoken = tiktoken.Encoding(
             vocabulary.source.name,
-            pat_str=model.pre_tokenizer.pattern,
+            pat_str=pattern or "(?s:.+)",  # of several expressions it sees only the pieces
             mergeable_ranks={read_bytes(token): rank for rank, token in enumerate(ranked)},
             special_tokens={},
         )
@@ -49,7 +52,7 @@ class ByteLevelEncoder:
         """The ids of `text`, which is valid Unicode."""
         if self._nfc:
             text = nfc(text)
-        if self._has_missing_bytes(text) or _has_long_run(text):
+        if self._cuts_in_steps or self._has_missing_bytes(text) or _has_long_run(text):
             ranks = self._encode_by_piece(text)
         else:
             ranks = self._tiktoken.encode_ordinary(text)
@@ -57,12 +60,9 @@ class ByteLevelEncoder:
         return [ids[rank] for rank in ranks]
 
     def _encode_by_piece(self, text: str) -> list[int]:
-        """As tiktoken does, but cutting the text in Python, and without the bytes that no token stands for.
-
-        The `regex` module's stack is not limited, and its classes are Unicode's, as fancy-regex's are.
-        """
+        """As tiktoken does, but cutting the text in Python, and without the bytes that no token stands for."""
         ranks: list[int] = []
-        for piece in self._pattern.findall(text):
+        for piece in self._cutter.pieces(text):
             if data := piece.encode().translate(None, self._missing_bytes):
                 ranks += self._tiktoken._encode_single_piece(data)  # the only way to encode bytes that are not UTF-8
         return ranks

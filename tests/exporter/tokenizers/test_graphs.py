@@ -14,17 +14,17 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-import regex
 import tokenizers
 from gguf import GGMLQuantizationType, TokenType
 from llama3_exporter.commands import export as commands
 from llama3_exporter.tokenizers.graphs import _builder, _model, _rewrite, tokenizer_graphs, what_differs
-from llama3_exporter.tokenizers.text_rewrites import CUT, byte_level_rewrites
+from llama3_exporter.tokenizers.text_rewrites import CUT, byte_level_rewrites, can_cut
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_models.tokenizer.files import read_vocabulary
 from llama3_models.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from llama3_models.tokenizer.vocabulary import Vocabulary
+from llama3_runtime.text.cutting import Cutter
 from llama3_runtime.text.tokenizer import Tokenizer
 from onnxruntime_extensions import get_library_path
 
@@ -199,10 +199,15 @@ def test_marks_in_a_text_are_left_out(smollm2: Graphs) -> None:
     assert smollm2.encode(["hello\ufdd0 wor\ufdd1ld\ufdd2"]) == smollm2.encode(["hello world"])
 
 
-BY_PATTERN = {pre_tokenizer.pattern: name for name, pre_tokenizer in reversed(PRE_TOKENIZERS.items())}
+BY_STEPS = {kind.steps: name for name, kind in reversed(PRE_TOKENIZERS.items())}
+CANNOT_BE_CUT = ("jais-2", "laguna", "superbpe", "tiny_aya")
 
 
-@pytest.mark.parametrize("name", BY_PATTERN.values())
+def test_which_pre_tokenizers_have_no_graph() -> None:
+    assert {name for name in BY_STEPS.values() if not can_cut(PRE_TOKENIZERS[name])} == set(CANNOT_BE_CUT)
+
+
+@pytest.mark.parametrize("name", [name for name in BY_STEPS.values() if name not in CANNOT_BE_CUT])
 def test_every_pre_tokenizer_is_cut_without_looking_ahead(name: str, texts: list[str]) -> None:
     """RE2 has no lookahead. Only characters of Unicode 3.2 are tried: RE2 does not know the letters of later years."""
     texts = [text for text in texts if all(unicodedata.ucd_3_2_0.category(c) != "Cn" for c in text)]
@@ -212,9 +217,9 @@ def test_every_pre_tokenizer_is_cut_without_looking_ahead(name: str, texts: list
     cut = _rewrite(builder.op, builder.input("text", ir.DataType.STRING, ["n"]), byte_level_rewrites(pre_tokenizer, []))
     builder.add_output(cut, "cut")
     found = session(ir.to_proto(_model(builder)).SerializeToString()).run(None, {"text": np.array(texts, dtype=object)})
-    pattern = regex.compile(pre_tokenizer.pattern)
+    cutter = Cutter(pre_tokenizer)
     for text, pieces in zip(texts, found[0], strict=True):
-        assert [piece for piece in pieces.split(CUT) if piece] == pattern.findall(text), ascii(text)
+        assert [piece for piece in pieces.split(CUT) if piece] == list(cutter.pieces(text)), ascii(text)
 
 
 def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
@@ -223,7 +228,7 @@ def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
     types = [TokenType.NORMAL] * 257
     types += [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNUSED, TokenType.USER_DEFINED, TokenType.CONTROL]
     texts = ["orphan ab orphan<user>ab<user> don't x orphanorphan<|eot_id|>[PAD]<s> a\x04b", "<user", "\x04", "ab\x04"]
-    for pre in ("tekken", "gpt-2"):
+    for pre in ("tekken", "gpt-2", "youtu", "deepseek-llm", "default"):
         path = tmp_path / f"{pre}.gguf"
         write_vocabulary_gguf(path, model="gpt2", tokens=tokens, types=types, merges=["a b"], pre=pre)
         graphs = Graphs(read_vocabulary(path))
@@ -234,6 +239,10 @@ def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "a pre-tokenizer that looks ahead": (
+        {"tokens": [*BYTES, "ab"], "merges": ["a b"], "pre": "superbpe"},
+        "its pre-tokenizer looks ahead of what it cuts",
+    ),
     "merges that lead nowhere": ({"merges": ["a b", "b b"]}, "no ranks lead to the same tokens as its merges"),
     "a token with a mark": ({"tokens": [*BYTES, "ab", "<\ufdd0>"], "merges": ["a b"]}, r"U\+FDD0"),
     "more special tokens than RE2 searches for": (

@@ -1,33 +1,33 @@
 """Text is cut into the pieces that the original tokenizers cut, and every name means what it means to llama.cpp."""
 
 import json
+import os
 import unicodedata
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import regex
 from gguf import TokenType
 from llama3_models.errors import Llama3Error
-from llama3_models.gguf.file import GGUFFile
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_models.tokenizer.pre_tokenizers import (
-    DIGITS_THEN_GPT2,
-    GPT2,
-    GPT4O,
+    _BY_KIND,
+    FALCON,
     LLAMA3,
-    NUMBERS_THEN_LLAMA3,
     PRE_TOKENIZERS,
-    QWEN2,
-    SEED_CODER,
-    TEKKEN,
     PreTokenizer,
     pre_tokenizer_of,
 )
+from llama3_runtime.text.cutting import Cutter
 from llama3_runtime.text.tokenizer import Tokenizer
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from tests.support.texts import mixed_texts
-from tests.support.vocabularies import QWEN2_SPLIT, llama3_tokenizer_json, smollm2_gguf, write_vocabulary_gguf
+from tests.support.vocabularies import QWEN2_SPLIT, llama3_tokenizer_json, write_vocabulary_gguf
 
 LLAMA3_AS_PUBLISHED = json.loads(llama3_tokenizer_json().read_text(encoding="utf-8"))["pre_tokenizer"]
 TEKKEN_AS_PUBLISHED = (
@@ -51,62 +51,175 @@ MINICPM5_AS_PUBLISHED = (
 )
 
 
-def split(*patterns: str) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns])
+QWEN35_AS_PUBLISHED = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BAILING_AS_PUBLISHED = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+EXAONE_MOE_AS_PUBLISHED = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+BLOOM_AS_PUBLISHED = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+DEEPSEEK_V3_AS_PUBLISHED = (
+    r"\p{N}{1,3}",
+    r"[一-龥぀-ゟ゠-ヿ]+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+)
 
 
+def sequence(*steps: pre_tokenizers.PreTokenizer | str) -> pre_tokenizers.PreTokenizer:
+    """Hugging Face's own; an expression is a Split whose matches are pieces."""
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(step), "isolated") if isinstance(step, str) else step for step in steps]
+    )
+
+
+GPT2_STEP = pre_tokenizers.ByteLevel(add_prefix_space=False)
+SPELL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+# How models publish it, by one of the names of each kind. Of the names that are not here no tokenizer.json was at hand.
 ORIGINALS = {
-    "gpt2": (GPT2, pre_tokenizers.ByteLevel(add_prefix_space=False)),
-    "smollm": (
-        DIGITS_THEN_GPT2,
-        pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
-    ),
-    "llama3": (LLAMA3, split(LLAMA3_AS_PUBLISHED["pretokenizers"][0]["pattern"]["Regex"])),
-    "tekken": (TEKKEN, split(TEKKEN_AS_PUBLISHED)),
-    "gpt4o": (GPT4O, split(GPT4O_AS_PUBLISHED)),
-    "qwen2": (QWEN2, split(QWEN2_SPLIT)),
-    "seed-coder": (SEED_CODER, split(SEED_CODER_AS_PUBLISHED)),
-    "minicpm5": (NUMBERS_THEN_LLAMA3, split(*MINICPM5_AS_PUBLISHED)),
+    "gpt-2": GPT2_STEP,
+    "smollm": sequence(pre_tokenizers.Digits(True), GPT2_STEP),
+    "llama-bpe": sequence(LLAMA3_AS_PUBLISHED["pretokenizers"][0]["pattern"]["Regex"]),
+    "tekken": sequence(TEKKEN_AS_PUBLISHED),
+    "gpt-4o": sequence(GPT4O_AS_PUBLISHED),
+    "tiny_aya": sequence(r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O_AS_PUBLISHED),
+    "qwen2": sequence(QWEN2_SPLIT),
+    "qwen35": sequence(QWEN35_AS_PUBLISHED),
+    "seed-coder": sequence(SEED_CODER_AS_PUBLISHED),
+    "minicpm5": sequence(*MINICPM5_AS_PUBLISHED),
+    "bailingmoe": sequence(BAILING_AS_PUBLISHED),
+    "exaone-moe": sequence(EXAONE_MOE_AS_PUBLISHED),
+    "laguna": sequence(pre_tokenizers.Split(Regex(r"(?:\r?\n)+(?!\r?\n)"), "merged_with_next"), QWEN2_SPLIT),
+    "bloom": sequence(BLOOM_AS_PUBLISHED),
+    "viking": sequence(BLOOM_AS_PUBLISHED, pre_tokenizers.Digits(True)),
+    "deepseek-coder": sequence("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", pre_tokenizers.Digits(True)),
+    "deepseek-v3": sequence(*DEEPSEEK_V3_AS_PUBLISHED),
+    "superbpe": sequence(r"\p{N}+", r"(?=(\d{3})+(?!\d))"),
 }
 
 
-@pytest.mark.parametrize(("pre_tokenizer", "original"), ORIGINALS.values(), ids=ORIGINALS)
-def test_pieces_are_those_of_the_original(pre_tokenizer: PreTokenizer, original: pre_tokenizers.PreTokenizer) -> None:
-    pattern = regex.compile(pre_tokenizer.pattern)
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_pieces_are_those_of_the_original(name: str) -> None:
+    cutter = Cutter(PRE_TOKENIZERS[name])
     for text in mixed_texts(3000):
-        pieces = [text[start:end] for _, (start, end) in original.pre_tokenize_str(text)]
-        assert pattern.findall(text) == pieces, ascii(text)
+        pieces = [text[start:end] for _, (start, end) in ORIGINALS[name].pre_tokenize_str(text)]
+        assert list(cutter.pieces(text)) == pieces, ascii(text)
 
 
-@pytest.fixture(scope="module")
+KINDS = {names.split()[0]: kind for kind, names in _BY_KIND}
+
+
+def from_json(described: Mapping[str, Any]) -> pre_tokenizers.PreTokenizer:
+    """What Hugging Face makes of the `pre_tokenizer` of a tokenizer.json."""
+    tokenizer = json.loads(HuggingFaceTokenizer(models.BPE()).to_str())
+    return HuggingFaceTokenizer.from_str(json.dumps(tokenizer | {"pre_tokenizer": described})).pre_tokenizer
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_tokenizer_json_cuts_as_the_runtime_does(name: str) -> None:
+    """What is written for other programs, and the published form where it is another one."""
+    kind = KINDS[name]
+    cutter, steps = Cutter(kind), Cutter(PreTokenizer(kind.steps))
+    forms = [kind.hugging_face]
+    if kind.as_published is not None and kind is not FALCON:  # which cuts within characters: see below
+        forms.append(kind.as_published)
+    originals = list(map(from_json, forms))
+    for text in mixed_texts(1500, seed=7):
+        pieces = list(cutter.pieces(text))
+        assert list(steps.pieces(text)) == pieces, ascii(text)
+        for original in originals:
+            assert [text[start:end] for _, (start, end) in original.pre_tokenize_str(text)] == pieces, ascii(text)
+
+
+def test_falcon_as_published() -> None:
+    """It cuts spelled bytes, so characters too; a vocabulary that was made that way has no token to tell."""
+    assert FALCON.as_published is not None
+    original = HuggingFaceTokenizer(models.BPE())
+    original.pre_tokenizer = from_json(FALCON.as_published)
+    original.train_from_iterator(mixed_texts(4000, seed=3), bpe_trainer())
+    described = json.loads(original.to_str())["model"]
+    ours = HuggingFaceTokenizer(original.model)
+    ours.pre_tokenizer = from_json(FALCON.hugging_face)
+    assert len(described["merges"]) > 1000
+    texts = mixed_texts(3000)
+    differ = [text for text in texts if original.encode(text).ids != ours.encode(text).ids]
+    assert all(regex.search(r"[^\P{N}0-9][0-9]", text) for text in differ)  # it may have a token for half of ³ and a 4
+    assert len(differ) < len(texts) / 10
+
+
+def bpe_trainer() -> trainers.BpeTrainer:
+    return trainers.BpeTrainer(
+        vocab_size=3000, initial_alphabet=list(CHARACTER_OF_BYTE.values()), show_progress=False, min_frequency=2
+    )
+
+
+@cache
 def small_vocabulary() -> tuple[list[str], list[str]]:
-    """The bytes, the tokens of SmolLM2's first merges, and these merges."""
-    with GGUFFile.open(smollm2_gguf()) as file:
-        merges = file.get_strings("tokenizer.ggml.merges")[:4000]
-    return [*CHARACTER_OF_BYTE.values(), *(merge.replace(" ", "") for merge in merges), "<s>"], merges
+    """The bytes and tokens that know no pieces: they go over spaces, digits, line ends and punctuation.
+
+    So a difference in a cut is one in ids.
+    """
+    trained = HuggingFaceTokenizer(models.BPE())
+    trained.pre_tokenizer = SPELL
+    trained.train_from_iterator(mixed_texts(4000, seed=3), bpe_trainer())
+    tokens, merges = list(CHARACTER_OF_BYTE.values()), []
+    for left, right in json.loads(trained.to_str())["model"]["merges"]:
+        if left + right not in tokens:
+            tokens.append(left + right)
+            merges.append(f"{left} {right}")
+    return [*tokens, "<|first|>"], merges
+
+
+def write_small(path: Path, name: str) -> Path:
+    tokens, merges = small_vocabulary()
+    types = [TokenType.NORMAL] * (len(tokens) - 1) + [TokenType.CONTROL]
+    return write_vocabulary_gguf(
+        path, model="gpt2", pre=name, tokens=tokens, types=types, merges=merges, bos_token_id=len(tokens) - 1
+    )
+
+
+# Where llama.cpp's expressions are simpler than the models' own (`llama-vocab.cpp`), or its library matches less
+# (`unicode.cpp`): what of a text it then cuts otherwise.
+SIMPLER_IN_LLAMA_CPP = {
+    **dict.fromkeys(  # marks are no part of words; of capitals and small letters it knows ASCII's
+        ("tekken", "gpt-4o"), r"\p{M}|\p{Lt}|[^\P{Lu}A-Z]|[^\P{Ll}a-z]"
+    ),
+    "tiny_aya": r"[^\x00-\x7f]",  # digits are grouped before letters, too
+    "laguna": r"\n",  # line ends are cut off
+    "falcon": r" \p{N}|[^\P{N}0-9]",  # a number keeps the space before it
+    "deepseek-llm": r"\p{N}\p{N}|[^\S \t-\r]",  # digits stay together; white space is none of the ideographs
+    "deepseek-coder": r"[^\S \t-\r]",
+    "superbpe": r"[^\P{N}0-9]",  # digits are ASCII's
+}
+
+
+def texts_for_llama_cpp(name: str) -> list[str]:
+    """Texts that llama.cpp cuts as the models' own tokenizers do."""
+    kind = PRE_TOKENIZERS[name]
+    simpler = next((found for like, found in SIMPLER_IN_LLAMA_CPP.items() if PRE_TOKENIZERS[like] == kind), None)
+    texts = [text for text in mixed_texts(1000) if "''''" not in text]  # of equal merges in a run it takes others first
+    if kind.nfc:  # it does not normalize
+        texts = [text for text in texts if unicodedata.is_normalized("NFC", text)]
+    if simpler is not None:
+        texts = [text for text in texts if not regex.search(simpler, text)]
+    assert len(texts) > 80
+    return texts
 
 
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
-def test_a_name_means_what_it_means_to_llama_cpp(
-    name: str, small_vocabulary: tuple[list[str], list[str]], tmp_path: Path
-) -> None:
+def test_a_name_means_what_it_means_to_llama_cpp(name: str, tmp_path: Path) -> None:
     """The same ids, and the same default for the beginning of sequence."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
-    tokens, merges = small_vocabulary
-    types = [TokenType.NORMAL] * (len(tokens) - 1) + [TokenType.CONTROL]
-    path = write_vocabulary_gguf(
-        tmp_path / "small.gguf", model="gpt2", pre=name, tokens=tokens, types=types, merges=merges, bos_token_id=4256
-    )
-    # Of equal merges in a run it takes others first.
-    texts = [text for text in mixed_texts(1000) if "''''" not in text]
-    if PRE_TOKENIZERS[name] in (TEKKEN, GPT4O):
-        # llama.cpp has simpler expressions for these, in which marks are no part of words.
-        texts = [text for text in texts if not any(unicodedata.category(c).startswith("M") for c in text)]
-    if PRE_TOKENIZERS[name].nfc:  # llama.cpp does not normalize
-        texts = [text for text in texts if unicodedata.is_normalized("NFC", text)]
-        assert len(texts) > 500
+    path = write_small(tmp_path / "small.gguf", name)
+    texts = texts_for_llama_cpp(name)
     tokenizer = Tokenizer.from_path(path)
     theirs = llama_cpp_oracle.tokenize(path, texts)
     assert [tokenizer.encode(text, bos=False) for text in texts] == theirs
@@ -118,10 +231,26 @@ def test_a_tokenizer_json_is_recognized_by_how_it_cuts(name: str) -> None:
     known = PRE_TOKENIZERS[name]
     for form in (known.hugging_face, known.as_published or known.hugging_face):
         found = pre_tokenizer_of(form, ignore_merges=known.ignore_merges, nfc=known.nfc, source="x")
-        assert (found.pattern, found.ignore_merges, found.nfc) == (known.pattern, known.ignore_merges, known.nfc)
+        assert (found.steps, found.ignore_merges, found.nfc) == (known.steps, known.ignore_merges, known.nfc)
 
 
 def test_what_cuts_otherwise_is_refused() -> None:
     assert pre_tokenizer_of(LLAMA3_AS_PUBLISHED, ignore_merges=True, nfc=False, source="x") == LLAMA3
     with pytest.raises(Llama3Error, match="x: its pre_tokenizer is not one that is known"):
         pre_tokenizer_of({"type": "Whitespace"}, ignore_merges=True, nfc=False, source="x")
+
+
+VOCABULARIES = os.environ.get("LLAMA3_TEST_VOCABULARIES", "")
+
+
+@pytest.mark.skipif(not VOCABULARIES, reason="LLAMA3_TEST_VOCABULARIES names no folder of ggml-vocab-*.gguf")
+@pytest.mark.parametrize(
+    "name", ["deepseek-coder", "deepseek-llm", "falcon", "gpt-2", "llama-spm", "mpt", "phi-3", "refact", "starcoder"]
+)
+def test_the_vocabularies_of_ik_llama_cpp(name: str) -> None:
+    """Whole vocabularies, in models/ of that repository, with texts and the ids that Hugging Face's tokenizers give."""
+    path = Path(VOCABULARIES) / f"ggml-vocab-{name}.gguf"
+    texts = Path(f"{path}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+    theirs = [list(map(int, line.split())) for line in Path(f"{path}.out").read_text(encoding="utf-8").splitlines()]
+    tokenizer = Tokenizer.from_path(path)
+    assert [tokenizer.encode(text, bos=False) for text in texts[: len(theirs)]] == theirs

@@ -84,7 +84,7 @@ def test_what_the_metadata_says_of_special_tokens(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pre": "falcon"}, r"the pre-tokenizer 'falcon' \(tokenizer.ggml.pre\) is not one that is known"),
+        ({"pre": "gemma4"}, r"the pre-tokenizer 'gemma4' \(tokenizer.ggml.pre\) is not one that is known"),
         ({"pre": None}, "does not name its pre-tokenizer"),
         ({"model": "bert"}, "its tokenizer is of the kind 'bert'"),
         ({"types": [1]}, "tokenizer.ggml.token_type has 1 entries for 260 tokens"),
