@@ -175,6 +175,7 @@ def export(
             seconds=time.perf_counter() - start,
             adapters=tuple((adapter.path.name, adapter.scale) for adapter in adapters),
             warnings=(
+                *(vocabulary.warnings if vocabulary is not None else ()),
                 *filter(None, (no_tokenizer, other_tokens, no_library)),
                 *host_warnings,
                 *written.warnings,

@@ -16,7 +16,7 @@ from llama3_runtime.model import Model, ModelOptions
 from llama3_runtime.sampling.params import SamplingParams
 from llama3_runtime.sequence import FinishReason, Ids, Piece, Sequence
 from llama3_runtime.session import has_cuda
-from llama3_runtime.source.find import Encoding, find_export, find_model
+from llama3_runtime.source.find import Encoding, find_export, find_model, is_export
 from llama3_runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -209,8 +209,9 @@ class Generator:
             Llama3Error: there is no model there, or it cannot be exported, loaded or run.
         """
         cuda = has_cuda(options.get("provider", "cpu"))
+        path = find_model(model_path=Path(path))
         export = find_export(
-            find_model(model_path=Path(path)),
+            path,
             encoding=encoding,
             # CUDA knows stock ops only, and its attention only float16.
             ops="contrib" if cuda else ops,
@@ -222,7 +223,9 @@ class Generator:
         start = time.perf_counter()
         model = Model.from_folder(export.path, **options)
         if not isinstance(tokenizer, Tokenizer):
-            tokenizer = Tokenizer.from_path(Path(tokenizer) if tokenizer is not None else model.path)
+            # A GGUF's own says more than the files of its export do.
+            own = model.path if is_export(path) else path
+            tokenizer = Tokenizer.from_path(own if tokenizer is None else tokenizer)
         generator = cls(model, tokenizer)
         generator.load_seconds = time.perf_counter() - start
         return generator

@@ -142,7 +142,7 @@ def tokenize(path: Path, texts: Sequence[str], *, special: bool = False) -> list
         results = []
         for text in texts:
             raw = text.encode()
-            ids = (llama_cpp.llama_token * (len(raw) + 1))()
+            ids = (llama_cpp.llama_token * (3 * len(raw) + 4))()  # a space may be three byte tokens
             count = llama_cpp.llama_tokenize(vocabulary, raw, len(raw), ids, len(ids), False, special)
             assert count >= 0, text
             results.append(list(ids[:count]))
@@ -153,6 +153,13 @@ def adds_bos(path: Path) -> bool:
     """Whether a prompt begins with the beginning-of-sequence token."""
     with _vocabulary(path) as vocabulary:
         return bool(llama_cpp.llama_vocab_get_add_bos(vocabulary))
+
+
+def eog_ids(path: Path) -> frozenset[int]:
+    """Every token at which generation ends."""
+    with _vocabulary(path) as vocabulary:
+        ids = range(llama_cpp.llama_vocab_n_tokens(vocabulary))
+        return frozenset(token_id for token_id in ids if llama_cpp.llama_vocab_is_eog(vocabulary, token_id))
 
 
 @contextmanager

@@ -166,9 +166,10 @@ def memory(architecture: ModelNumbers, ops: Ops, weights: int, kv_cache_type: st
 def tokenizer_facts(
     vocabulary: Vocabulary | None, no_tokenizer: str | None
 ) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
-    """The facts of what `read_tokenizer` gives, and a warning if llama3-run cannot use it."""
-    problem = no_tokenizer if vocabulary is None else why_unusable(vocabulary)
-    return None if vocabulary is None else TokenizerFacts.of(vocabulary), () if problem is None else (problem,)
+    """The facts of what `read_tokenizer` gives, and warnings: what was assumed, and why llama3-run cannot use it."""
+    if vocabulary is None:
+        return None, () if no_tokenizer is None else (no_tokenizer,)
+    return TokenizerFacts.of(vocabulary), (*vocabulary.warnings, *filter(None, [why_unusable(vocabulary)]))
 
 
 @dataclass(frozen=True)

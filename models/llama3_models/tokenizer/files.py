@@ -141,7 +141,7 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
         unk_id=ids.get(_text_of(model.get("unk_token")) or ""),
         pad_id=ids.get(_text_of(config.get("pad_token")) or ""),
         # A folder that names its ends has named them all.
-        eog_ids=frozenset(named) or end_of_generation_ids(tokens, types, [eos_id]),
+        eog_ids=frozenset(named) or end_of_generation_ids(tokens, types, eos_id),
         adds_bos=adds_bos and bos_id is not None,
         chat_template=chat_template if isinstance(chat_template, str) else None,
         surroundings=_surroundings(added),
@@ -336,7 +336,7 @@ def _from_tiktoken(content: bytes, path: Path) -> Vocabulary:
         eos_id=first + 1,
         unk_id=None,
         pad_id=None,
-        eog_ids=end_of_generation_ids(tokens, types, [first + 1]),
+        eog_ids=end_of_generation_ids(tokens, types, first + 1),
         adds_bos=True,
         chat_template=None,
     )
@@ -377,7 +377,7 @@ def _from_sentencepiece(content: bytes, path: Path) -> Vocabulary:
         eos_id=eos_id,
         unk_id=unk_id,
         pad_id=pad_id,
-        eog_ids=end_of_generation_ids(tokens, types, [eos_id]),
+        eog_ids=end_of_generation_ids(tokens, types, eos_id),
         adds_bos=bos_id is not None,
         chat_template=None,
     )

@@ -19,6 +19,7 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.part import StringArray, quoted
 from llama3_models.tokenizer.byte_alphabet import read_bytes
+from llama3_models.tokenizer.end_tokens import ROLES, SpecialTokens, special_tokens
 from llama3_models.tokenizer.pre_tokenizers import PreTokenizer, pre_tokenizer_named
 
 
@@ -115,6 +116,7 @@ class Vocabulary:
         adds_bos: Whether a prompt begins with the beginning-of-sequence token.
         chat_template: The Jinja template that makes a prompt of messages, if the file has one.
         surroundings: By their text, the tokens that do something with the text around them; a GGUF names none.
+        warnings: What had to be assumed to read it.
     """
 
     source: Path
@@ -129,6 +131,7 @@ class Vocabulary:
     adds_bos: bool
     chat_template: str | None
     surroundings: Mapping[str, Surroundings] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def ids_by_text(self, *types: TokenType) -> dict[str, int]:
         """The ids of the tokens of some types by their text, as `ids` has them."""
@@ -180,6 +183,7 @@ class Vocabulary:
             for number in _numbers(file, "tokenizer.ggml.token_type", len(tokens), TokenType.NORMAL)
         ]
 
+        warnings: list[str] = []
         model: ByteLevelBPE | SentencePieceBPE
         if kind == "gpt2":
             name = file.get_str("tokenizer.ggml.pre", default=None)
@@ -198,7 +202,14 @@ class Vocabulary:
 
         bos_id = _token_id(file, "bos", len(tokens), bos_id)
         eos_id = _token_id(file, "eos", len(tokens), eos_id)
-        ends = [eos_id, *(_token_id(file, name, len(tokens)) for name in _END_ROLES)]
+        named = _named_tokens(file, len(tokens)) | ({} if eos_id is None else {"eos": eos_id})
+        special = special_tokens(enumerate(tokens), named)
+        if isinstance(model, ByteLevelBPE):
+            learned = _learned(tokens, types, special.control, model.merges or ())
+            special = special._replace(control=special.control - learned)
+        types, warning = _as_special(tokens, types, special)
+        if warning is not None:
+            warnings.append(warning)
         says_bos = file.get_bool("tokenizer.ggml.add_bos_token", default=None)
         if says_bos and bos_id is None:
             raise Llama3Error(
@@ -214,43 +225,65 @@ class Vocabulary:
             eos_id=eos_id,
             unk_id=_token_id(file, "unknown", len(tokens), unk_id),
             pad_id=_token_id(file, "padding", len(tokens)),
-            eog_ids=end_of_generation_ids(tokens, types, ends),
+            eog_ids=special.ends,
             adds_bos=bos_id is not None and (adds_bos if says_bos is None else says_bos),
             chat_template=file.get_str("tokenizer.chat_template", default=None),
+            warnings=tuple(warnings),
         )
 
 
-# Tokens of the metadata that end generation besides eos. The last three mark where the next file of a repository
-# begins, which for a model of code is the end of this one.
-_END_ROLES: Final = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
-
-# Texts of tokens that end generation in some family of models. Files often name only one of several: an instruct model
-# of Llama 3 ends its turn with <|eot_id|>, a tool call with <|eom_id|>, and either may be what eos_token_id leaves out.
-# fmt: off
-_END_TEXTS: Final = frozenset({
-    "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>",
-    "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-    "<end_of_turn>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<eos>", "</s>",
-    "<｜end▁of▁sentence｜>", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
-    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
-})
-# fmt: on
-
-
-def end_of_generation_ids(tokens: Iterable[str], types: Iterable[int], named: Iterable[int | None]) -> frozenset[int]:
-    """Every token at which generation ends.
+def end_of_generation_ids(tokens: Iterable[str], types: Iterable[int], eos_id: int | None) -> frozenset[int]:
+    """Every token at which generation ends, in a vocabulary whose types are right.
 
     Args:
         tokens: The text of each token, by id.
         types: The type of each token, by id. Tokens of type normal are text, whatever they look like.
-        named: Ids that a file names as ends; None is passed over.
+        eos_id: The end-of-sequence token, if there is one.
     """
-    by_text = {
-        token_id
+    special = [
+        (token_id, token)
         for token_id, (token, type_) in enumerate(zip(tokens, types, strict=True))
-        if token in _END_TEXTS and type_ != TokenType.NORMAL
-    }
-    return frozenset(by_text.union(token_id for token_id in named if token_id is not None))
+        if type_ != TokenType.NORMAL
+    ]
+    return special_tokens(special, {} if eos_id is None else {"eos": eos_id}).ends
+
+
+def _named_tokens(file: GGUFFile, count: int) -> dict[str, int]:
+    """The tokens that the metadata names, by role."""
+    ids = {role: _token_id(file, role, count) for role in ROLES}
+    for role, older in (("fim_pre", "prefix"), ("fim_suf", "suffix"), ("fim_mid", "middle")):
+        if ids[role] is None:
+            ids[role] = _token_id(file, older, count)
+    return {role: token_id for role, token_id in ids.items() if token_id is not None}
+
+
+def _as_special(tokens: Sequence[str], types: list[int], special: SpecialTokens) -> tuple[list[int], str | None]:
+    """The types of tokens when `special` is known, and a warning if the file says otherwise."""
+    types = list(types)
+    wrong = sorted(token_id for token_id in special.control if types[token_id] != TokenType.CONTROL)
+    for ids, type_ in (
+        (special.control, TokenType.CONTROL),
+        (special.found, TokenType.USER_DEFINED),
+        (special.text, TokenType.NORMAL),
+    ):
+        for token_id in ids:
+            types[token_id] = type_
+    if not wrong:
+        return types, None
+    shown = ", ".join(f"{quoted(tokens[token_id])} ({token_id})" for token_id in wrong[:_MOST_SHOWN])
+    more = f" and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
+    return types, (
+        f"{shown}{more}: not marked as control (tokenizer.ggml.token_type), but used as special tokens, as in llama.cpp"
+    )
+
+
+_MOST_SHOWN: Final = 3
+
+
+def _learned(tokens: Sequence[str], types: Sequence[int], ids: Iterable[int], merges: Sequence[str]) -> set[int]:
+    """Which of some tokens are text that merges form, and not special tokens of the wrong type: Qwen's </s> is."""
+    texts = {tokens[token_id]: token_id for token_id in ids if types[token_id] == TokenType.NORMAL}
+    return {texts[formed] for merge in merges if (formed := merge.replace(" ", "", 1)) in texts} if texts else set()
 
 
 def _strings(array: StringArray) -> list[str]:

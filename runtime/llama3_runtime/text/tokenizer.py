@@ -49,6 +49,8 @@ class Tokenizer:
         Raises:
             Llama3Error: Its rules are none that the libraries beneath can follow.
         """
+        for warning in vocabulary.warnings:
+            logger.warning("%s: %s", vocabulary.source.name, warning)
         self.vocabulary: Final = vocabulary
         self._encoder: ByteLevelEncoder | SentencePieceEncoder
         if isinstance(vocabulary.model, ByteLevelBPE):

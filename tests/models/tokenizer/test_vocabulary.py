@@ -69,7 +69,7 @@ def test_alphabet_is_that_of_hugging_face() -> None:
         ({"add_bos_token": True}, True, {258, 259}),
         ({"pre": "llama-bpe", "bos_token_id": None}, False, {258, 259}),
         ({"eos_token_id": 0, "eom_token_id": 1}, False, {0, 1, 258, 259}),
-        ({"types": None}, False, {258}),
+        ({"types": None}, False, {258, 259}),
     ],
 )
 def test_what_the_metadata_says_of_special_tokens(
@@ -103,8 +103,9 @@ def test_a_vocabulary_that_cannot_be_used_is_one_line(tmp_path: Path, changes: d
 
 
 def test_types_that_nobody_has_defined_are_unused(tmp_path: Path) -> None:
+    tokens = [*BYTES, "ab", "<a>", "<b>", "<c>"]
     types = [TokenType.NORMAL] * 257 + [0, 99, -1]
-    vocabulary = vocabulary_of(write_small(tmp_path / "small.gguf", types=types))
+    vocabulary = vocabulary_of(write_small(tmp_path / "small.gguf", tokens=tokens, types=types))
     assert vocabulary.types[257:] == [TokenType.UNUSED] * 3
 
 
@@ -142,7 +143,9 @@ def test_what_a_gguf_of_qwen3_says(tmp_path: Path) -> None:
     assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id) == (151_643, 151_645, 151_643)
     assert not vocabulary.adds_bos
     ends = {vocabulary.tokens[token_id] for token_id in vocabulary.eog_ids}
-    assert ends == {"<|endoftext|>", "<|im_end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}  # as in llama.cpp
+    # As in llama.cpp, for which </s> is an end wherever there is such a token.
+    assert ends == {"<|endoftext|>", "<|im_end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "</s>"}
+    assert not vocabulary.warnings
     found = {"<tool_call>": 151_657, "<think>": 151_667, "</think>": 151_668}
     assert found.items() <= vocabulary.ids_by_text(TokenType.USER_DEFINED).items()
     assert vocabulary.chat_template == CHATML_TEMPLATE
