@@ -82,6 +82,7 @@ def export(
     logits: Logits = "last",
     max_length: int | None = None,
     shard_size: int | None = None,
+    pre_tokenizer: str | None = None,
     tokenizer_graph: bool = False,
     lora: Loras = (),
     copy: bool = False,
@@ -102,6 +103,7 @@ def export(
         max_length: Positions that the graph can reach; None for the model's context length.
         shard_size: Bytes of weights in a file of a contrib export, for hosts that take no larger ones; a tensor that
             is larger still lies in one. None for a single file.
+        pre_tokenizer: How text is cut, by the name that GGUFs have for it; None is as the GGUF says.
         tokenizer_graph: Add the tokenizer as two graphs of onnxruntime-extensions' ops.
         lora: LoRA adapters of the model: the path of a GGUF or `FILE:SCALE`, or several such.
         copy: Copy the GGUF into the folder of a native export, where a link would do.
@@ -122,6 +124,7 @@ def export(
         ops=ops,
         precision=precision,
         shard_size=shard_size,
+        pre_tokenizer=pre_tokenizer,
         tokenizer_graph=tokenizer_graph,
         copy=copy,
     )
@@ -134,7 +137,7 @@ def export(
         options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
         adapters = read_adapters(loras, file)
         _warn(adapters)
-        vocabulary, no_tokenizer = read_tokenizer(file)
+        vocabulary, no_tokenizer = read_tokenizer(file, pre_tokenizer)
         graphs, graph_warnings = _tokenizer_graphs(vocabulary, no_tokenizer, file) if tokenizer_graph else ({}, ())
         hosts: dict[str, bytes] = {}
         host_warnings: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llama3_custom_ops import LIBRARY, built_library
 from llama3_models.config import YARN_BETA_FAST, YARN_BETA_SLOW, Hyperparameters, RopeScaling, yarn_range
-from llama3_models.errors import Llama3Error
+from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import GRAPH
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.tokenizer.vocabulary import NoTokenizerError, Vocabulary
@@ -35,12 +35,22 @@ def to_json(content: object) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
-def read_tokenizer(file: GGUFFile) -> tuple[Vocabulary | None, str | None]:
-    """The vocabulary of a GGUF, if it has one that is supported, and otherwise why there is none."""
+def read_tokenizer(file: GGUFFile, pre_tokenizer: str | None = None) -> tuple[Vocabulary | None, str | None]:
+    """The vocabulary of a GGUF, if it has one that is supported, and otherwise why there is none.
+
+    Args:
+        file: The GGUF.
+        pre_tokenizer: The name of another way to cut text than the file's.
+
+    Raises:
+        UsageError: `pre_tokenizer` is not a name that is known, or the vocabulary has none.
+    """
     try:
-        return Vocabulary.from_gguf(file), None
+        return Vocabulary.from_gguf(file, pre_tokenizer), None
     except NoTokenizerError as error:
         return None, str(error)
+    except UsageError:
+        raise
     except Llama3Error as error:
         return None, f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})"
 

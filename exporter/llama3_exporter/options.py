@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llama3_models.errors import UsageError
 from llama3_models.exports import Ops, Precision
+from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 
 def check_combination(
@@ -14,6 +15,7 @@ def check_combination(
     ops: Ops,
     precision: Precision,
     shard_size: int | None,
+    pre_tokenizer: str | None,
     tokenizer_graph: bool,
     copy: bool,
 ) -> None:
@@ -22,11 +24,16 @@ def check_combination(
     Raises:
         UsageError: One of them cannot have an effect.
     """
+    check_pre_tokenizer(pre_tokenizer)
     if output is None:
         if ops == "contrib":
             raise UsageError("missing --output: contrib ops repack the weights into a folder")
         if copy:
             raise UsageError("--copy is about the GGUF in a folder; give --output, too")
+        if pre_tokenizer is not None:
+            raise UsageError(
+                "--pre-tokenizer is for the tokenizer's files in a folder; give --output, too, or give it to llama3-run"
+            )
         if tokenizer_graph:
             raise UsageError("--tokenizer-graph needs a folder; give --output, too")
     if ops == "contrib" and copy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from llama3_models.errors import Llama3Error
+from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 from llama3_runtime.metrics import GenerationFigures
 from llama3_runtime.model import Model, ModelOptions
@@ -30,6 +32,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Called with the tokens that are done, and the tokens in all."""
 
 _DEFAULT_PARAMS = SamplingParams()
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +195,7 @@ class Generator:
         encoding: Encoding | None = None,
         ops: Ops | None = None,
         tokenizer: Tokenizer | str | Path | None = None,
+        pre_tokenizer: str | None = None,
         lora: Loras = (),
         **options: Unpack[ModelOptions],
     ) -> Self:
@@ -202,12 +207,17 @@ class Generator:
             ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
                 built.
             tokenizer: Another tokenizer than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
+            pre_tokenizer: How text is cut, by the name that GGUFs have for it; None is as the tokenizer's file says.
             lora: LoRA adapters of a GGUF: the path of one or `FILE:SCALE`, or several such.
             options: See `Model.from_folder`.
 
         Raises:
+            UsageError: `pre_tokenizer` is not a name that is known, or the tokenizer has none.
             Llama3Error: there is no model there, or it cannot be exported, loaded or run.
         """
+        check_pre_tokenizer(pre_tokenizer)  # before an export is made
+        if pre_tokenizer is not None and isinstance(tokenizer, Tokenizer):
+            raise UsageError("pre_tokenizer is for a tokenizer that is read: give it to Tokenizer.from_path")
         cuda = has_cuda(options.get("provider", "cpu"))
         path = find_model(model_path=Path(path))
         export = find_export(
@@ -225,7 +235,9 @@ class Generator:
         if not isinstance(tokenizer, Tokenizer):
             # A GGUF's own says more than the files of its export do.
             own = model.path if is_export(path) else path
-            tokenizer = Tokenizer.from_path(own if tokenizer is None else tokenizer)
+            if pre_tokenizer is not None and tokenizer is None and is_export(path):
+                logger.warning("%s: cut as %s does in this run; the export's own files stay", path, pre_tokenizer)
+            tokenizer = Tokenizer.from_path(own if tokenizer is None else tokenizer, pre_tokenizer=pre_tokenizer)
         generator = cls(model, tokenizer)
         generator.load_seconds = time.perf_counter() - start
         return generator

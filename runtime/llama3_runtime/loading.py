@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama3_models.errors import Llama3Error
+from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 from llama3_runtime.generator import Generator
 from llama3_runtime.model import ModelOptions
@@ -24,6 +25,7 @@ def load(
     encoding: Encoding | None = None,
     ops: Ops | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
+    pre_tokenizer: str | None = None,
     lora: Loras = (),
     **options: Unpack[ModelOptions],
 ) -> Generator:
@@ -37,6 +39,7 @@ def load(
         ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
             built.
         tokenizer: Another tokenizer than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
+        pre_tokenizer: How text is cut, by the name that GGUFs have for it; None is as the tokenizer's file says.
         lora: LoRA adapters of a model that is a GGUF: the path of one or `FILE:SCALE`, or several such.
         options: See `Model.from_folder`: provider, threads, max_length, chunk_size.
 
@@ -47,5 +50,8 @@ def load(
         raise TypeError(f"a model is a name or a path, not {type(model).__name__}")
     if not str(model):
         raise Llama3Error("no model: give a name, a .gguf file or an export folder")
+    check_pre_tokenizer(pre_tokenizer)  # before a download
     path = model if isinstance(model, Path) else find_model(model=model, encoding=encoding)
-    return Generator.from_folder(path, encoding=encoding, ops=ops, tokenizer=tokenizer, lora=lora, **options)
+    return Generator.from_folder(
+        path, encoding=encoding, ops=ops, tokenizer=tokenizer, pre_tokenizer=pre_tokenizer, lora=lora, **options
+    )

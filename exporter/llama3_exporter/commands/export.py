@@ -31,6 +31,7 @@ def llama3_export(
     max_length: int | None = None,
     shard_size: str | None = None,
     quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
+    pre_tokenizer: str | None = None,
     tokenizer_graph: bool = False,
     lora: tuple[str, ...] = (),
     verify: bool = False,
@@ -53,6 +54,8 @@ def llama3_export(
         max_length: Positions that the graph can reach; the model's whole context by default.
         shard_size: Largest file of weights, 500MB or 2GB, for browsers and the like; one file of any size by default.
         quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
+        pre_tokenizer: How text is cut before it becomes tokens, by llama.cpp's name for it, such as llama-bpe or
+            deepseek-llm; as the GGUF says by default.
         tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions and no
             tokenizer library.
         lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, which runs beside the weights.
@@ -71,6 +74,7 @@ def llama3_export(
         ops=ops,
         precision=precision,
         shard_size=shard_bytes,
+        pre_tokenizer=pre_tokenizer,
         tokenizer_graph=tokenizer_graph,
         copy=copy,
     )
@@ -94,6 +98,7 @@ def llama3_export(
             logits=logits,
             max_length=max_length,
             shard_size=shard_bytes,
+            pre_tokenizer=pre_tokenizer,
             tokenizer_graph=tokenizer_graph,
             lora=lora,
             copy=copy,

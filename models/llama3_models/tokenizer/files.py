@@ -9,6 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,13 @@ from llama3_models.gguf.file import GGUFFile
 from llama3_models.regular_files import open_regular, read_regular
 from llama3_models.tokenizer.byte_alphabet import spell_bytes
 from llama3_models.tokenizer.merges import complete_products
-from llama3_models.tokenizer.pre_tokenizers import LLAMA3, pre_tokenizer_of
+from llama3_models.tokenizer.pre_tokenizers import (
+    LLAMA3,
+    PRE_TOKENIZERS,
+    check_pre_tokenizer,
+    pre_tokenizer_of,
+    refuse_pre_tokenizer,
+)
 from llama3_models.tokenizer.vocabulary import (
     ByteLevelBPE,
     NoTokenizerError,
@@ -48,15 +55,21 @@ _META_SPECIAL: Final = {
 _META_SPECIAL_COUNT: Final = 256
 
 
-def read_vocabulary(path: Path) -> Vocabulary:
+def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
     """Reads a vocabulary from a GGUF, a tokenizer.json, a tokenizer.model, or a folder with one of them.
 
     A tokenizer.json is read together with the tokenizer_config.json and generation_config.json beside it, where there
     are such files: they name its special tokens. The config.json says how many rows the model has for tokens.
 
+    Args:
+        path: The file or folder.
+        pre_tokenizer: The name of another way to cut text than the file's; None takes the file's own.
+
     Raises:
+        UsageError: `pre_tokenizer` is not a name that is known, or the vocabulary has none.
         Llama3Error: There is no such file, or it is none of these, or of a kind that is not supported.
     """
+    check_pre_tokenizer(pre_tokenizer)
     if path.is_dir():
         path = _tokenizer_in(path)
     try:
@@ -64,14 +77,14 @@ def read_vocabulary(path: Path) -> Vocabulary:
             head = file.read(4096)
             reader = next((reader for is_kind, reader in _KINDS if is_kind(head)), None)
             if reader is not None:
-                return reader(head + file.read(), path)
+                return reader(head + file.read(), path, pre_tokenizer)
     except OSError as error:
         raise Llama3Error(f"{path}: the tokenizer cannot be read: {error.strerror}") from None
     except RecursionError:
         raise Llama3Error(f"{path}: nested too deeply; give the model's own tokenizer.json") from None
     if head.startswith(b"GGUF"):
         with GGUFFile.open(path) as model:
-            return Vocabulary.from_gguf(model)
+            return Vocabulary.from_gguf(model, pre_tokenizer)
     raise Llama3Error(f"{path}: is no GGUF, tokenizer.json or tokenizer.model; give one of them")
 
 
@@ -85,7 +98,7 @@ def _tokenizer_in(folder: Path) -> Path:
 # tokenizer.json, of Hugging Face's tokenizers
 
 
-def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
+def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) -> Vocabulary:
     described = _parse_json(content, path)
     model, added = described.get("model"), described.get("added_tokens", [])
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(added, list):
@@ -116,15 +129,16 @@ def _from_tokenizer_json(content: bytes, path: Path) -> Vocabulary:
 
     bpe: ByteLevelBPE | SentencePieceBPE
     if model.get("byte_fallback"):
+        refuse_pre_tokenizer(pre_tokenizer, path)
         bpe, adds_bos = _sentencepiece_of_json(described, ids, types, path), True
     else:
-        pre_tokenizer = pre_tokenizer_of(
-            described.get("pre_tokenizer"),
-            ignore_merges=bool(model.get("ignore_merges")),
-            nfc=_is_nfc(described.get("normalizer"), path),
-            source=path,
-        )
-        bpe, adds_bos = ByteLevelBPE(pre_tokenizer, _merges_of_json(model, path)), pre_tokenizer.adds_bos
+        ignore_merges, nfc = bool(model.get("ignore_merges")), _is_nfc(described.get("normalizer"), path)
+        if pre_tokenizer is not None:
+            cuts = replace(PRE_TOKENIZERS[pre_tokenizer], ignore_merges=ignore_merges, nfc=nfc)
+        else:
+            own = described.get("pre_tokenizer")
+            cuts = pre_tokenizer_of(own, ignore_merges=ignore_merges, nfc=nfc, source=path)
+        bpe, adds_bos = ByteLevelBPE(cuts, _merges_of_json(model, path)), cuts.adds_bos
     says_bos = config.get("add_bos_token")
     if isinstance(says_bos, bool):
         adds_bos = says_bos
@@ -305,7 +319,7 @@ def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
 # tokenizer.model: Meta's for Llama 3 (lines of base64 and rank), and SentencePiece's
 
 
-def _from_tiktoken(content: bytes, path: Path) -> Vocabulary:
+def _from_tiktoken(content: bytes, path: Path, pre_tokenizer: str | None) -> Vocabulary:
     tokens = []
     for number, line in enumerate(content.splitlines()):
         try:
@@ -331,7 +345,7 @@ def _from_tiktoken(content: bytes, path: Path) -> Vocabulary:
         source=path,
         tokens=tokens,
         types=types,
-        model=ByteLevelBPE(LLAMA3, merges=None),
+        model=ByteLevelBPE(LLAMA3 if pre_tokenizer is None else PRE_TOKENIZERS[pre_tokenizer], merges=None),
         bos_id=first,
         eos_id=first + 1,
         unk_id=None,
@@ -342,7 +356,7 @@ def _from_tiktoken(content: bytes, path: Path) -> Vocabulary:
     )
 
 
-def _from_sentencepiece(content: bytes, path: Path) -> Vocabulary:
+def _from_sentencepiece(content: bytes, path: Path, pre_tokenizer: str | None) -> Vocabulary:
     proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
         proto.ParseFromString(content)
@@ -357,6 +371,7 @@ def _from_sentencepiece(content: bytes, path: Path) -> Vocabulary:
         )
     if proto.normalizer_spec.precompiled_charsmap or proto.normalizer_spec.remove_extra_whitespaces:
         raise Llama3Error(f"{path}: normalizes text, which is not supported; give the GGUF as --tokenizer-path")
+    refuse_pre_tokenizer(pre_tokenizer, path)
     # SentencePiece and GGUF number types alike. A user-defined token is found in text as it was before U+2581 came in.
     types = [int(piece.type) for piece in proto.pieces]
     tokens = [
@@ -384,7 +399,7 @@ def _from_sentencepiece(content: bytes, path: Path) -> Vocabulary:
 
 
 # How each kind of file begins, and who reads it. A SentencePiece model is a message whose first field is a token.
-_KINDS: Final[tuple[tuple[Callable[[bytes], object], Callable[[bytes, Path], Vocabulary]], ...]] = (
+_KINDS: Final[tuple[tuple[Callable[[bytes], object], Callable[[bytes, Path, str | None], Vocabulary]], ...]] = (
     (re.compile(rb"\s*\{").match, _from_tokenizer_json),
     (re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n").match, _from_tiktoken),
     (re.compile(rb"\n").match, _from_sentencepiece),

@@ -10,12 +10,12 @@ Nor does a GGUF say whether text is normalized, and llama.cpp never does it. It 
 publish a tokenizer.json that does it: Qwen's, Command R's, and OLMo's and MPT's, which are GPT-NeoX's.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from llama3_models.errors import Llama3Error
-from llama3_models.gguf.part import quoted
+from llama3_models.errors import Llama3Error, UsageError
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -305,6 +305,10 @@ PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
 }
 
 
+UNNAMED: Final = "default"
+"""What llama.cpp takes for a file that names none."""
+
+
 def pre_tokenizer_named(name: str, source: object) -> PreTokenizer:
     """The pre-tokenizer that GGUF files call `name`.
 
@@ -319,9 +323,34 @@ def pre_tokenizer_named(name: str, source: object) -> PreTokenizer:
         return PRE_TOKENIZERS[name]
     except KeyError:
         raise Llama3Error(
-            f"{source}: the pre-tokenizer {quoted(name)} (tokenizer.ggml.pre) is not one that is known; "
-            "give the model's tokenizer.json with --tokenizer-path"
+            f"{source}: the pre-tokenizer {name!r:.80} (tokenizer.ggml.pre) is not one that is known; give the "
+            "model's tokenizer.json with --tokenizer-path, or with --pre-tokenizer the name of one that cuts alike"
         ) from None
+
+
+def check_pre_tokenizer(name: str | None) -> None:
+    """Hold a name that somebody asks for against the table; None asks for none.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    if name is None or name in PRE_TOKENIZERS:
+        return
+    near = difflib.get_close_matches(name.lower(), PRE_TOKENIZERS, n=4, cutoff=0.5)
+    advice = f"did you mean {' or '.join(near)}?" if near else "docs/pre-tokenizers.md lists the names"
+    raise UsageError(f"--pre-tokenizer: {name!r:.80} is not one that is known; {advice}")
+
+
+def refuse_pre_tokenizer(name: str | None, source: object) -> None:
+    """Of a SentencePiece vocabulary, which does not cut text into pieces.
+
+    Raises:
+        UsageError: A pre-tokenizer is asked for.
+    """
+    if name is not None:
+        raise UsageError(
+            f"--pre-tokenizer: {source} has a SentencePiece vocabulary, which has none; leave the option out"
+        )
 
 
 def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, nfc: bool, source: object) -> PreTokenizer:
@@ -341,7 +370,7 @@ def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, nfc: bool, so
             return replace(known, ignore_merges=ignore_merges, nfc=nfc)
     raise Llama3Error(
         f"{source}: its pre_tokenizer is not one that is known (such as those of Llama 3, Tekken, GPT-2 and SmolLM); "
-        "give the GGUF of the model as --tokenizer-path instead"
+        "give the GGUF of the model as --tokenizer-path, or with --pre-tokenizer the name of one that cuts alike"
     )
 
 

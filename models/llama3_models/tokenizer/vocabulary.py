@@ -20,7 +20,13 @@ from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.part import StringArray, quoted
 from llama3_models.tokenizer.byte_alphabet import read_bytes
 from llama3_models.tokenizer.end_tokens import ROLES, SpecialTokens, special_tokens
-from llama3_models.tokenizer.pre_tokenizers import PreTokenizer, pre_tokenizer_named
+from llama3_models.tokenizer.pre_tokenizers import (
+    UNNAMED,
+    PreTokenizer,
+    check_pre_tokenizer,
+    pre_tokenizer_named,
+    refuse_pre_tokenizer,
+)
 
 
 class TokenType(IntEnum):
@@ -157,16 +163,18 @@ class Vocabulary:
         return [_bytes_of(token, type_, spelled=spelled) for token, type_ in zip(self.tokens, self.types, strict=True)]
 
     @classmethod
-    def from_gguf(cls, file: GGUFFile) -> Vocabulary:
-        """Reads the vocabulary of a model.
+    def from_gguf(cls, file: GGUFFile, pre_tokenizer: str | None = None) -> Vocabulary:
+        """Reads the vocabulary of a model; `pre_tokenizer` names another way to cut text than the file does.
 
         `tokenizer.ggml.add_eos_token` is not looked at: it is about texts to train on, and a prompt that is to be
         continued has no end.
 
         Raises:
             NoTokenizerError: There is none.
+            UsageError: `pre_tokenizer` is not a name that is known, or the vocabulary has none.
             Llama3Error: It contradicts itself, or it is of a kind that is not supported.
         """
+        check_pre_tokenizer(pre_tokenizer)
         if "tokenizer.ggml.model" not in file.metadata:
             raise NoTokenizerError(file.path)
         kind = file.get_str("tokenizer.ggml.model")
@@ -186,16 +194,19 @@ class Vocabulary:
         warnings: list[str] = []
         model: ByteLevelBPE | SentencePieceBPE
         if kind == "gpt2":
-            name = file.get_str("tokenizer.ggml.pre", default=None)
-            if name is None:
-                raise Llama3Error(
-                    f"{file.path}: does not name its pre-tokenizer (tokenizer.ggml.pre), as files converted before "
-                    "May 2024 do not; convert it again, or give a tokenizer with --tokenizer-path"
+            name = pre_tokenizer or file.get_str("tokenizer.ggml.pre", default=None)
+            if not name:
+                name = UNNAMED
+                warnings.append(
+                    "does not name its pre-tokenizer (tokenizer.ggml.pre), as files converted before May 2024 do not; "
+                    "llama.cpp's default serves, which cuts some texts otherwise than the model's own: if you know it, "
+                    "name it with --pre-tokenizer"
                 )
-            pre_tokenizer = pre_tokenizer_named(name, file.path)
-            model = ByteLevelBPE(pre_tokenizer, _strings(file.get_strings("tokenizer.ggml.merges")))
-            adds_bos, bos_id, eos_id, unk_id = pre_tokenizer.adds_bos, None, None, None
+            named_one = pre_tokenizer_named(name, file.path)
+            model = ByteLevelBPE(named_one, _strings(file.get_strings("tokenizer.ggml.merges")))
+            adds_bos, bos_id, eos_id, unk_id = named_one.adds_bos, None, None, None
         else:
+            refuse_pre_tokenizer(pre_tokenizer, file.path)
             scores = _numbers(file, "tokenizer.ggml.scores", len(tokens), 0.0)
             model = SentencePieceBPE(scores, file.get_bool("tokenizer.ggml.add_space_prefix", default=True))
             adds_bos, bos_id, eos_id, unk_id = True, 1, 2, 0

@@ -16,6 +16,7 @@ from llama3_models.exports import Ops
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.regular_files import open_regular
 from llama3_models.terminal import WIDTH, show, show_json, shows_progress, visible
+from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 from llama3_runtime import defaults
 from llama3_runtime.source.find import check_loras, find_export, find_model, is_export
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from llama3_runtime.bench.speed import Engine, Measurement
     from llama3_runtime.bench.token_profile import TokenProfile
     from llama3_runtime.model import Model
+    from llama3_runtime.text.tokenizer import Tokenizer
 
 GROUPS = {
-    "Model": ["model", "model_path", "lora", "gguf", "custom_ops_path", "ops"],
+    "Model": ["model", "model_path", "lora", "gguf", "pre_tokenizer", "custom_ops_path", "ops"],
     "Speed": ["prompt_size", "output_size", "depth", "repetitions", "profile"],
     "Quality": ["perplexity", "kl", "window", "max_windows"],
     "Machine": ["provider", "threads", "chunk_size"],
@@ -69,6 +71,7 @@ def bench(
     kl: bool = False,
     window: int = 512,
     max_windows: int | None = None,
+    pre_tokenizer: str | None = None,
     provider: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
     chunk_size: int = defaults.CHUNK_SIZE,
@@ -99,6 +102,7 @@ def bench(
         kl: Also compute the text in float32 and tell how far from that the model is: slow, and needs the GGUF.
         window: Tokens of a window.
         max_windows: How many windows of the text to take (default: all).
+        pre_tokenizer: How the text is cut, by llama.cpp's name for it (default: as the model's file says).
         provider: Where to compute.
         threads: Threads of the CPU (default: one for each CPU that this process may use).
         chunk_size: How many tokens of a prompt are evaluated at a time.
@@ -137,6 +141,9 @@ def bench(
         raise UsageError("--kl needs --perplexity with a text to compute on")
     if max_windows is not None and perplexity is None:
         raise UsageError("--max-windows needs --perplexity with a text to cut")
+    if pre_tokenizer is not None and perplexity is None:
+        raise UsageError("--pre-tokenizer needs --perplexity with a text to cut")
+    check_pre_tokenizer(pre_tokenizer)
     peers = [] if compare is None else compare.split(",")
     if len(set(peers)) < len(peers):
         raise UsageError(f"--compare names an engine twice: {compare}")
@@ -171,6 +178,7 @@ def bench(
 
     from llama3_runtime.model import ContextExceededError, Model
     from llama3_runtime.session import has_cuda
+    from llama3_runtime.text.tokenizer import Tokenizer
 
     with contextlib.ExitStack() as stack:
         # Before anything else, since it says best what is wrong with a file.
@@ -242,7 +250,8 @@ def bench(
             }
             table = _speed_table(measurements)
         else:
-            windows = _cut(text, ours, window, max_windows)
+            tokenizer = Tokenizer.from_path(ours.path if is_export(path) else path, pre_tokenizer=pre_tokenizer)
+            windows = _cut(text, tokenizer, ours, window, max_windows)
             qualities = _evaluate(engines, windows, file if kl else None, lora)
             report |= {
                 "window": window,
@@ -283,12 +292,10 @@ def _read_text(path: Path) -> str:
         raise Llama3Error(f"{path}: not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
 
 
-def _cut(text: str, model: Model, window: int, max_windows: int | None) -> list[list[int]]:
+def _cut(text: str, tokenizer: Tokenizer, model: Model, window: int, max_windows: int | None) -> list[list[int]]:
     """The windows of a text, with the model's tokenizer."""
     from llama3_runtime.bench.perplexity import cut_windows
-    from llama3_runtime.text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.from_path(model.path)
     tokenizer.check_rows(model.vocab_size, model.path)
     bos = tokenizer.bos_id if tokenizer.adds_bos else None
     return cut_windows(tokenizer.encode(text), window=window, bos=bos, limit=max_windows)

@@ -16,6 +16,7 @@ from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Ops
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.terminal import TextWriter, set_quiet, show, show_json, shows_progress
+from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 from llama3_runtime import defaults
 from llama3_runtime.commands.prompt import read_prompt
@@ -35,6 +36,7 @@ GROUPS = {
         "version",
         "lora",
         "tokenizer_path",
+        "pre_tokenizer",
         "custom_ops_path",
         "ops",
     ],
@@ -61,6 +63,7 @@ def run_model(
     version: Version | None = None,
     lora: tuple[str, ...] = (),
     tokenizer_path: Path | None = None,
+    pre_tokenizer: str | None = None,
     custom_ops_path: Path | None = None,
     ops: Ops | None = None,
     prompt: str | None = None,
@@ -97,6 +100,8 @@ def run_model(
         version: Which Llama 8B to download (default: 3.1).
         lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, to a model that is a GGUF.
         tokenizer_path: A .gguf, tokenizer.json or tokenizer.model (default: the model's own tokenizer).
+        pre_tokenizer: How text is cut before it becomes tokens, by llama.cpp's name for it, such as llama-bpe or
+            deepseek-llm (default: as the tokenizer's file says).
         custom_ops_path: A library with custom operators for the graph (default: none but our own).
         ops: How a .gguf is exported for the CPU (default: native, where they were built).
         prompt: The text to continue; - reads standard input, without its final newline (default: I believe the meaning
@@ -141,6 +146,7 @@ def run_model(
         )
     except Llama3Error as error:  # its message begins with the option's name
         raise UsageError(f"--{error}") from error
+    check_pre_tokenizer(pre_tokenizer)
     check_ranges({"max-length": (max_length, 1), "threads": (threads, 1), "chunk-size": (chunk_size, 1)})
     set_quiet(quiet)
     check_loras(lora)
@@ -159,6 +165,7 @@ def run_model(
         ops=ops,
         tokenizer=tokenizer_path,
         lora=lora,
+        pre_tokenizer=pre_tokenizer,
         provider=provider,
         threads=threads,
         max_length=max_length,

@@ -61,13 +61,18 @@ class Tokenizer:
             self._adds_space = vocabulary.model.add_space_prefix
 
     @classmethod
-    def from_path(cls, path: Path | str) -> Tokenizer:
+    def from_path(cls, path: Path | str, *, pre_tokenizer: str | None = None) -> Tokenizer:
         """Reads a tokenizer from an export folder, a GGUF, a tokenizer.json or a tokenizer.model.
 
+        Args:
+            path: The file or folder.
+            pre_tokenizer: The name of another way to cut text than the file's (docs/pre-tokenizers.md).
+
         Raises:
+            UsageError: `pre_tokenizer` is not a name that is known, or the tokenizer has none.
             Llama3Error: There is no tokenizer, or it is of a kind that is not supported.
         """
-        return cls(read_vocabulary(Path(path)))
+        return cls(read_vocabulary(Path(path), pre_tokenizer))
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Tokenizer:

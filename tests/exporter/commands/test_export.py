@@ -210,6 +210,11 @@ def test_a_bad_file_is_one_line(
         (["model.gguf", "other.gguf", "--output", "out"], "other.gguf"),
         (["llama-3.1-8b-instruct", "--ops", "native", "--copy"], "--copy is about"),
         (["llama-3.1-8b-instruct", "--ops", "native", "--tokenizer-graph"], "--tokenizer-graph needs a folder"),
+        (
+            ["llama-3.1-8b-instruct", "--ops", "native", "--pre-tokenizer", "gpt-2"],
+            "--pre-tokenizer is for the tokenizer's",
+        ),
+        (["llama-3.1-8b-instruct", "--output", "out", "--pre-tokenizer", "gpt2"], "did you mean gpt-2"),
         (["llama-3.1-8b-instruct", "--output", "out", "--copy"], "--copy is for"),
         (["llama-3.1-8b-instruct", "--ops", "native", "--shard-size", "1MB"], "--shard-size is for"),
         (["llama-3.1-8b-instruct", "--ops", "native", "--precision", "fp16"], "--precision fp16 is for"),

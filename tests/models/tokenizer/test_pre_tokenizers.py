@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import regex
 from gguf import TokenType
+from llama3_exporter.tokenizers.text_rewrites import can_cut
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_models.tokenizer.pre_tokenizers import (
@@ -26,6 +28,7 @@ from llama3_runtime.text.tokenizer import Tokenizer
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
+from tests.support.paths import DOCS
 from tests.support.texts import mixed_texts
 from tests.support.vocabularies import QWEN2_SPLIT, llama3_tokenizer_json, write_vocabulary_gguf
 
@@ -238,6 +241,27 @@ def test_what_cuts_otherwise_is_refused() -> None:
     assert pre_tokenizer_of(LLAMA3_AS_PUBLISHED, ignore_merges=True, nfc=False, source="x") == LLAMA3
     with pytest.raises(Llama3Error, match="x: its pre_tokenizer is not one that is known"):
         pre_tokenizer_of({"type": "Whitespace"}, ignore_merges=True, nfc=False, source="x")
+
+
+def test_the_page_lists_every_name() -> None:
+    page = (DOCS / "pre-tokenizers.md").read_text(encoding="utf-8")
+    listed = page.split("These names are known:")[1].split(".\n\n")[0]
+    assert re.findall("`(.+?)`", listed) == sorted(PRE_TOKENIZERS)
+    graphs = page.split("[Tokenizer graphs]")[1]
+    without = {name for name, kind in PRE_TOKENIZERS.items() if not can_cut(kind)}
+    assert without == set(re.findall("`(.+?)`", graphs))
+
+
+def test_a_file_without_a_name_is_cut_as_llama_cpp_does(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
+    tokens, merges = small_vocabulary()
+    path = write_vocabulary_gguf(tmp_path / "old.gguf", model="gpt2", tokens=tokens, merges=merges)
+    texts = texts_for_llama_cpp("default")
+    tokenizer = Tokenizer.from_path(path)
+    assert tokenizer.vocabulary.warnings
+    assert [tokenizer.encode(text) for text in texts] == llama_cpp_oracle.tokenize(path, texts)
 
 
 VOCABULARIES = os.environ.get("LLAMA3_TEST_VOCABULARIES", "")

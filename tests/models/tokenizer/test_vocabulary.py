@@ -8,12 +8,12 @@ import pytest
 import tokenizers
 from gguf import TokenType
 from llama3_exporter.tokenizers.json_files import tokenizer_json
-from llama3_models.errors import Llama3Error
+from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, read_bytes, spell_bytes
 from llama3_models.tokenizer.files import read_vocabulary
-from llama3_models.tokenizer.pre_tokenizers import GPT2
-from llama3_models.tokenizer.vocabulary import Vocabulary
+from llama3_models.tokenizer.pre_tokenizers import GPT2, PRE_TOKENIZERS
+from llama3_models.tokenizer.vocabulary import ByteLevelBPE, Vocabulary
 from llama3_runtime.text.tokenizer import Tokenizer
 from tokenizers import pre_tokenizers
 
@@ -85,7 +85,6 @@ def test_what_the_metadata_says_of_special_tokens(
     ("changes", "message"),
     [
         ({"pre": "gemma4"}, r"the pre-tokenizer 'gemma4' \(tokenizer.ggml.pre\) is not one that is known"),
-        ({"pre": None}, "does not name its pre-tokenizer"),
         ({"model": "bert"}, "its tokenizer is of the kind 'bert'"),
         ({"types": [1]}, "tokenizer.ggml.token_type has 1 entries for 260 tokens"),
         ({"bos_token_id": 260}, "tokenizer.ggml.bos_token_id is 260, and there are 260 tokens"),
@@ -100,6 +99,60 @@ def test_a_vocabulary_that_cannot_be_used_is_one_line(tmp_path: Path, changes: d
         vocabulary_of(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gguf_that_names_no_pre_tokenizer(tmp_path: Path) -> None:
+    """As with the name default, and a warning that says what helps."""
+    path, named = write_small(tmp_path / "a.gguf", pre=None), write_small(tmp_path / "b.gguf", pre="default")
+    vocabulary = vocabulary_of(path)
+    assert vocabulary.model == vocabulary_of(named).model
+    (warning,) = vocabulary.warnings
+    assert "does not name its pre-tokenizer" in warning
+    assert "--pre-tokenizer" in warning
+    assert not vocabulary_of(named).warnings
+    assert vocabulary_of(write_small(tmp_path / "c.gguf", pre="")).warnings == vocabulary.warnings
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "gemma4", None])
+def test_a_pre_tokenizer_that_is_asked_for(tmp_path: Path, pre: str | None) -> None:
+    """It overrides what the file says, with all that the name means for a GGUF."""
+    path = write_small(tmp_path / "a.gguf", pre=pre)
+    asked = read_vocabulary(path, "llama-bpe")
+    like = read_vocabulary(write_small(tmp_path / "b.gguf", pre="llama-bpe"))
+    assert (asked.model, asked.adds_bos, asked.warnings) == (like.model, True, ())
+    assert (
+        Tokenizer.from_path(path, pre_tokenizer="deepseek-llm").vocabulary.model.pre_tokenizer
+        == (  # type: ignore[union-attr]
+            PRE_TOKENIZERS["deepseek-llm"]
+        )
+    )
+
+
+def test_a_pre_tokenizer_for_other_files(tmp_path: Path) -> None:
+    """Of a tokenizer.json, even one whose own is unknown, the other settings stay; SentencePiece has none."""
+    path = write_byte_json(tmp_path, NFC)
+    described = json.loads(path.read_text(encoding="utf-8")) | {"pre_tokenizer": {"type": "Whitespace"}}
+    path.write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(Llama3Error, match="--pre-tokenizer"):
+        read_vocabulary(path)
+    model = read_vocabulary(path, "llama-bpe").model
+    assert isinstance(model, ByteLevelBPE)
+    assert (model.pre_tokenizer.steps, model.pre_tokenizer.nfc) == (PRE_TOKENIZERS["llama-bpe"].steps, True)
+    assert not model.pre_tokenizer.ignore_merges
+    meta = read_vocabulary(llama3_tokenizer_model(), "gpt-2").model
+    assert isinstance(meta, ByteLevelBPE)
+    assert meta.pre_tokenizer == GPT2
+    with pytest.raises(UsageError, match="SentencePiece vocabulary, which has none; leave the option out"):
+        read_vocabulary(write_sentencepiece_gguf(tmp_path / "spm.gguf"), "gpt-2")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("llama3.1", "did you mean llama3"), ("Deepseek_LLM", "deepseek-llm"), ("?", r"docs/pre-tokenizers\.md")],
+)
+def test_a_pre_tokenizer_that_nobody_knows(tmp_path: Path, name: str, advice: str) -> None:
+    with pytest.raises(UsageError, match=advice):
+        read_vocabulary(write_small(tmp_path / "small.gguf"), name)
 
 
 def test_types_that_nobody_has_defined_are_unused(tmp_path: Path) -> None:

@@ -214,6 +214,7 @@ def test_perplexity_of_a_text(capsys, tmp_path, gguf, folder):
         (["--model-path", "x", "--profile", "--compare", "llama.cpp"], 2, "leave --compare and --perplexity out"),
         (["--model-path", "x", "--kl"], 2, "--kl needs --perplexity"),
         (["--model-path", "x", "--max-windows", "2"], 2, "--max-windows needs --perplexity"),
+        (["--model-path", "x", "--pre-tokenizer", "gpt-2"], 2, "--pre-tokenizer needs --perplexity"),
         (["--model-path", "x", "--compare", "ollama"], 2, "llama.cpp"),
         (["--model-path", "x", "--compare", "llama.cpp,llama.cpp"], 2, "names an engine twice"),
         (["--model-path", "x", "--compare", "llama.cpp", "--provider", "cuda"], 2, "on the CPU"),

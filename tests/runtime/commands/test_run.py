@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,16 +14,19 @@ from pathlib import Path
 
 import onnx
 import pytest
+from llama3_exporter.export_model import export
 from llama3_models.cli.arguments import read_signature
 from llama3_models.cli.command_line import run
 from llama3_models.cpus import usable_cpus
 from llama3_models.errors import Llama3Error
 from llama3_models.manifest import ExportOptions, Manifest
+from llama3_models.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from llama3_runtime import Generator, SamplingParams
 from llama3_runtime.commands import run as commands
 from llama3_runtime.model import Model
 from llama3_runtime.sequence import Sequence
 
+from tests.support.llama_gguf import write_llama_gguf
 from tests.support.metric_lines import METRIC_LABELS
 from tests.support.processes import take_interrupts
 from tests.support.story import STORY, TOKENS, write_story_gguf
@@ -172,6 +176,45 @@ def test_another_tokenizer(call, generators, gguf, tmp_path):
     assert call("--tokenizer-path", str(other), "--prompt", "A") == 0
     assert call("--tokenizer-path", str(tmp_path / "gone.json"), "--prompt", "A") == 1
     assert len(generators) == 1
+
+
+@pytest.fixture(scope="module")
+def unnamed_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose file does not name its pre-tokenizer."""
+    path = write_llama_gguf(tmp_path_factory.mktemp("unnamed") / "old.gguf")
+    content = path.read_bytes()
+    assert content.count(b"tokenizer.ggml.pre") == 1
+    path.write_bytes(content.replace(b"tokenizer.ggml.pre", b"tokenizer.ggml.xyz"))
+    return path
+
+
+@pytest.mark.parametrize("ops", ["native", "contrib"])
+def test_a_file_that_names_no_pre_tokenizer(call, generators, unnamed_gguf, caplog, ops):
+    """It warns each time, and --pre-tokenizer is another tokenizer, not another export."""
+    options = ("--model-path", str(unnamed_gguf), "--ops", ops, "--prompt", "don't 1234", "--max-new-tokens", "1")
+    for count in (1, 2):
+        assert call(*options) == 0
+        assert caplog.text.count("old.gguf: does not name its pre-tokenizer") == count
+    folders = set(Path(os.environ["LLAMA3_CACHE"]).glob("exports/old-*"))
+    assert call(*options, "--pre-tokenizer", "llama-bpe") == 0
+    assert set(Path(os.environ["LLAMA3_CACHE"]).glob("exports/old-*")) == folders
+    assert len(caplog.records) == 2
+    used = [generator.tokenizer.vocabulary.model.pre_tokenizer for generator in generators]
+    assert used == [PRE_TOKENIZERS[name] for name in ("default", "default", "llama-bpe")]
+
+
+def test_a_pre_tokenizer_for_an_export(call, generators, unnamed_gguf, tmp_path, caplog):
+    """The export carries the name it was made with; another one is for the run alone, which says so."""
+    folder = tmp_path / "onnx"
+    export(unnamed_gguf, folder, pre_tokenizer="qwen2")
+    options = ("--model-path", str(folder), "--prompt", "don't 1234", "--max-new-tokens", "1")
+    assert call(*options) == 0
+    assert not caplog.records
+    assert call(*options, "--pre-tokenizer", "gpt-2") == 0
+    (record,) = caplog.records
+    assert "onnx: cut as gpt-2 does in this run; the export's own files stay" in record.getMessage()
+    used = [generator.tokenizer.vocabulary.model.pre_tokenizer for generator in generators]
+    assert [kind.steps for kind in used] == [PRE_TOKENIZERS[name].steps for name in ("qwen2", "gpt-2")]
 
 
 def test_a_library_of_ops_that_there_is_not(call, tmp_path, capsys):
@@ -451,6 +494,7 @@ def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
         (["--stop", ""], 2, "--stop must be a text"),
         (["--quantization-encoding", "q8_0"], 2, "expected one of q4_0, q4_k, q6_k, float32"),
         (["--version", "3.2"], 2, "expected one of 3.0, 3.1"),
+        (["--pre-tokenizer", "llama-bpee"], 2, "'llama-bpee' is not one that is known; did you mean llama-bpe"),
         (["--promt", "x"], 2, "did you mean --prompt?"),
         (["--seed", "1", "--seed", "2"], 2, "--seed is given twice"),
         (["hello"], 2, "unexpected argument 'hello'; give it with --prompt"),
