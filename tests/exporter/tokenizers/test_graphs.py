@@ -17,6 +17,7 @@ import pytest
 import tokenizers
 from gguf import GGMLQuantizationType, TokenType
 from llama3_exporter.commands import export as commands
+from llama3_exporter.host_files import _special_ids
 from llama3_exporter.tokenizers.graphs import _builder, _model, _rewrite, tokenizer_graphs, what_differs
 from llama3_exporter.tokenizers.text_rewrites import CUT, byte_level_rewrites, can_cut
 from llama3_models.errors import Llama3Error
@@ -236,6 +237,20 @@ def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
         ids = list(range(len(tokens)))
         assert graphs.decode([ids[:256]])[0].count("\ufffd") > 0
         assert graphs.decode([ids[256:]]) == [graphs.original.decode(ids[256:])]
+
+
+def test_an_end_that_its_file_calls_text(tmp_path: Path) -> None:
+    """It is found as a special token, and apps are told to stop there."""
+    tokens = [*BYTES, "ab", "<|im_end|>", "<|last|>"]
+    types = [*[TokenType.NORMAL] * 258, TokenType.CONTROL]
+    path = write_vocabulary_gguf(
+        tmp_path / "m.gguf", model="gpt2", tokens=tokens, types=types, merges=["a b"], pre="gpt-2", eos_token_id=258
+    )
+    vocabulary = read_vocabulary(path)
+    assert _special_ids(vocabulary)["eos_token_id"] == [257, 258]
+    graphs = Graphs(vocabulary)
+    assert graphs.encode(["ab<|im_end|>ab<|last|>"]) == [[256, 257, 256, 258]]
+    assert graphs.decode([[256, 257, 256, 258]]) == ["abab"]
 
 
 REFUSED: dict[str, tuple[dict[str, object], str]] = {

@@ -194,6 +194,7 @@ SIMPLER_IN_LLAMA_CPP = {
         ("tekken", "gpt-4o"), r"\p{M}|\p{Lt}|[^\P{Lu}A-Z]|[^\P{Ll}a-z]"
     ),
     "tiny_aya": r"[^\x00-\x7f]",  # digits are grouped before letters, too
+    "youtu": r"\p{M}|\p{Lt}|[^\P{Lu}A-Z]|[^\P{Ll}a-z]|[a-z][A-Z]",  # every letter is a capital and a small one
     "laguna": r"\n",  # line ends are cut off
     "falcon": r" \p{N}|[^\P{N}0-9]",  # a number keeps the space before it
     "deepseek-llm": r"\p{N}\p{N}|[^\S \t-\r]",  # digits stay together; white space is none of the ideographs
