@@ -8,7 +8,6 @@ else, the longest of those that begin first (as llama.cpp and Hugging Face's tok
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from llama3_models.tokenizer.files import read_vocabulary
 from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, TokenType, Vocabulary
 
 from llama3_runtime.text.byte_level_bpe import ByteLevelEncoder
+from llama3_runtime.text.found_tokens import LONGEST, FoundTokens
 from llama3_runtime.text.sentencepiece_bpe import SentencePieceEncoder
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class Tokenizer:
         Raises:
             Llama3Error: Its rules are none that the libraries beneath can follow.
         """
+        _refuse_long_tokens(vocabulary)
         for warning in vocabulary.warnings:
             logger.warning("%s: %s", vocabulary.source.name, warning)
         self.vocabulary: Final = vocabulary
@@ -198,11 +199,11 @@ class Tokenizer:
 
     def _split(self, text: str, *, special: bool) -> Iterator[str | int]:
         """Cuts out the tokens that are found by their text; the rest, in pieces that are not empty, is still text."""
-        ids, pattern = self._found_in_any_text if not special else self._found_if_asked
+        tokens = self._found_if_asked if special else self._found_in_any_text
         start = 0
-        for match in pattern.finditer(text) if pattern is not None else ():
-            begin, end = match.span()
-            surroundings = self.vocabulary.surroundings.get(match.group())
+        for begin, token in tokens.find(text):
+            end = begin + len(token)
+            surroundings = self.vocabulary.surroundings.get(token)
             if surroundings is not None:
                 if surroundings.single_word and (
                     _WORD.match(text[begin - 1 : begin]) or _WORD.match(text[end : end + 1])
@@ -214,21 +215,25 @@ class Tokenizer:
                     end += 1
             if begin > start:
                 yield text[start:begin]
-            yield ids[match.group()]
+            yield tokens.ids[token]
             start = end
         if start < len(text):
             yield text[start:]
 
     @cached_property
-    def _found_in_any_text(self) -> tuple[dict[str, int], re.Pattern[str] | None]:
-        return _finder(self.vocabulary.ids_by_text(TokenType.USER_DEFINED))
+    def _found_in_any_text(self) -> FoundTokens:
+        return FoundTokens(self.vocabulary.ids_by_text(TokenType.USER_DEFINED))
 
     @cached_property
-    def _found_if_asked(self) -> tuple[dict[str, int], re.Pattern[str] | None]:
-        return _finder(self.vocabulary.ids_by_text(*FOUND_BY_TEXT))
+    def _found_if_asked(self) -> FoundTokens:
+        return FoundTokens(self.vocabulary.ids_by_text(*FOUND_BY_TEXT))
 
 
-def _finder(ids: dict[str, int]) -> tuple[dict[str, int], re.Pattern[str] | None]:
-    """Tokens by their text, and an expression that finds them, the longest first."""
-    longest_first = sorted(ids, key=len, reverse=True)
-    return ids, re.compile("|".join(map(re.escape, longest_first))) if ids else None
+def _refuse_long_tokens(vocabulary: Vocabulary) -> None:
+    """Of those that are found by their text."""
+    for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
+        if len(token) > LONGEST and type_ in FOUND_BY_TEXT:
+            raise Llama3Error(
+                f"{vocabulary.source}: token {token_id} is found in texts by its own, which has {len(token):,} "
+                f"characters; the most are {LONGEST:,}; give a tokenizer with --tokenizer-path"
+            )

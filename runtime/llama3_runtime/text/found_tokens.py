@@ -1,0 +1,59 @@
+"""Tokens that are found in a text by theirs: of those that begin first, the longest.
+
+A regular expression of all of them would be the short way. One of a million tokens takes 15 seconds and a gigabyte to
+compile, and tries all that begin alike, one after the other, wherever one could begin. Here the tokens are in order, so
+that a binary search leads to those that can stand at a place.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from llama3_models.tokenizer.splits import longest_prefixes
+
+LONGEST: Final = 4096
+"""The most characters of a token that is found by its text: what is looked at wherever one could begin."""
+
+
+class FoundTokens:
+    """Finds tokens in texts.
+
+    Attributes:
+        ids: The id of each token by its text.
+    """
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        """Sorts the tokens of `ids`, none of them empty or longer than `LONGEST`."""
+        self.ids = ids
+        self._tokens = sorted(ids)
+        self._shorter = longest_prefixes(self._tokens)
+        self._longest = max(map(len, ids), default=0)
+        self._first = re.compile(f"[{re.escape(''.join(sorted({token[0] for token in ids})))}]") if ids else None
+
+    def find(self, text: str) -> Iterator[tuple[int, str]]:
+        """The tokens in a text, which do not overlap, and where each begins."""
+        position = 0
+        while self._first is not None and (candidate := self._first.search(text, position)):
+            position = candidate.start()
+            token = self._at(text, position)
+            if token is None:
+                position += 1
+            else:
+                yield position, token
+                position += len(token)
+
+    def _at(self, text: str, position: int) -> str | None:
+        """The longest token that stands at a place.
+
+        In order, it comes before the text there, and all that comes between the two begins with it.
+        """
+        place = bisect_right(self._tokens, text[position : position + self._longest]) - 1
+        while place >= 0:
+            token = self._tokens[place]
+            if text.startswith(token, position):
+                return token
+            place = self._shorter[place]
+        return None
