@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -97,7 +97,7 @@ def _tokenizer(vocabulary: Vocabulary, special: dict[str, int]) -> ir.Model:
         text = _rewrite(op, text, [first(vocabulary.tokens[vocabulary.bos_id])])
     if isinstance(vocabulary.model, ByteLevelBPE):
         text = _rewrite(op, text, byte_level_rewrites(vocabulary.model.pre_tokenizer, special))
-        text = _spell(op, text, vocabulary.ids_by_text(TokenType.NORMAL))
+        text = _spell(op, text, _letters(vocabulary))
     else:
         prefix = vocabulary.model.add_space_prefix
         text = _rewrite(op, text, sentencepiece_rewrites(special, add_space_prefix=prefix))
@@ -148,9 +148,16 @@ def _rewrite(op: OpBuilder, text: ir.Value, rewrites: Iterable[Rewrite]) -> ir.V
     return text
 
 
-def _spell(op: OpBuilder, text: ir.Value, ids: dict[str, int]) -> ir.Value:
-    """Each byte of a text as its letter in `byte_alphabet`, strings [batch]; bytes that are no token are left out."""
-    letters = {byte: letter if letter in ids else "" for byte, letter in CHARACTER_OF_BYTE.items()}
+def _letters(vocabulary: Vocabulary) -> set[str]:
+    """The letters of `byte_alphabet` that tokens are made of; all, if there is a token for bytes that no other has."""
+    if vocabulary.missing_byte_id is not None:
+        return set(CHARACTER_OF_BYTE.values())
+    return set().union(*vocabulary.ids_by_text(TokenType.NORMAL))
+
+
+def _spell(op: OpBuilder, text: ir.Value, used: Collection[str]) -> ir.Value:
+    """Each byte of a text as its letter in `byte_alphabet`, strings [batch]; those that are not used are left out."""
+    letters = {byte: letter if letter in used else "" for byte, letter in CHARACTER_OF_BYTE.items()}
     letters[0] = ""  # fills up short rows; no text has it, since the ops take a text to end there
     vocab = {letter: byte for byte, letter in CHARACTER_OF_BYTE.items()}
     numbers = op.HfJsonTokenizer(

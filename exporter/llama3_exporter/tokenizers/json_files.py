@@ -6,12 +6,17 @@ runtime does. onnxruntime-genai and onnx-genai read them too.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
-from llama3_models.tokenizer.merges import all_merges
+from llama3_models.errors import Llama3Error
+from llama3_models.tokenizer.splits import splits
 from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
 
 _SPACE = "\u2581"  # how SentencePiece spells it
+# Llama 3's merges have 4 million characters.
+_LONGEST_MERGES: Final = 200_000_000
 _USED = tuple(type_ for type_ in TokenType if type_ != TokenType.UNUSED)
 
 
@@ -64,13 +69,18 @@ def _byte_level(vocabulary: Vocabulary, model: ByteLevelBPE) -> dict[str, Any]:
     merges = model.merges
     if merges is None:
         normal = vocabulary.ids_by_text(TokenType.NORMAL)
-        merges = all_merges(normal, normal)
+        merges = _all_merges(normal, normal, vocabulary.source)
+    missing_byte_id = vocabulary.missing_byte_id
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
         "normalizer": {"type": "NFC"} if model.pre_tokenizer.nfc else None,
         "pre_tokenizer": dict(model.pre_tokenizer.hugging_face),
         "decoder": byte_level,
-        "model": _bpe(ids, merges, ignore_merges=model.pre_tokenizer.ignore_merges),
+        "model": {
+            **_bpe(ids, merges, ignore_merges=model.pre_tokenizer.ignore_merges),
+            "unk_token": None if missing_byte_id is None else vocabulary.tokens[missing_byte_id],
+            "fuse_unk": model.fuses_unknown,
+        },
     }
 
 
@@ -86,12 +96,28 @@ def _sentencepiece(vocabulary: Vocabulary, model: SentencePieceBPE) -> dict[str,
         "normalizer": {"type": "Sequence", "normalizers": [*prepend, replace]},
         "decoder": {"type": "Sequence", "decoders": [unreplace, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
         "model": {
-            **_bpe(ids, all_merges(by_score, normal), ignore_merges=False),
+            **_bpe(ids, _all_merges(by_score, normal, vocabulary.source), ignore_merges=False),
             "unk_token": None if vocabulary.unk_id is None else vocabulary.tokens[vocabulary.unk_id],
             "fuse_unk": True,
             "byte_fallback": TokenType.BYTE in vocabulary.types,
         },
     }
+
+
+def _all_merges(tokens: Iterable[str], ids: Mapping[str, int], source: Path) -> list[str]:
+    """Every pair of tokens that forms one of `tokens`; there can be quadratically many, so their text is limited."""
+    merges: list[str] = []
+    size = 0
+    for token, middles in splits(tokens, ids):
+        size += len(middles) * len(token)
+        if size > _LONGEST_MERGES:
+            raise Llama3Error(
+                f"{source}: token {ids[token]}, of {len(token):,} characters, can be made of two others in "
+                f"{len(middles):,} ways; a tokenizer.json lists these, and they and those before have more than "
+                f"{_LONGEST_MERGES:,} characters, so the file cannot be exported"
+            )
+        merges += [f"{token[:middle]} {token[middle:]}" for middle in middles]
+    return merges
 
 
 def _bpe(ids: dict[str, int], merges: Any, *, ignore_merges: bool) -> dict[str, Any]:

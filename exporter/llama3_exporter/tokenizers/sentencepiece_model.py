@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import sentencepiece
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, spell_bytes
-from llama3_models.tokenizer.byte_ranks import tokens_by_rank
+from llama3_models.tokenizer.byte_ranks import byte_ranks
 from llama3_models.tokenizer.merges import formed_products
 from llama3_models.tokenizer.vocabulary import ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
 from sentencepiece import sentencepiece_model_pb2
@@ -76,23 +76,27 @@ def sentencepiece_model(vocabulary: Vocabulary, special: Mapping[str, int]) -> S
 def _byte_level_pieces(vocabulary: Vocabulary, model: ByteLevelBPE, special: Mapping[str, int]) -> Iterator[_Piece]:
     ids = vocabulary.ids_by_text(TokenType.NORMAL)
     try:
-        ranked = tokens_by_rank(ids, model, vocabulary.source)
+        ranks = byte_ranks(ids, model, vocabulary.source)
     except Llama3Error as error:
-        raise _refused(vocabulary, "no ranks lead to the same tokens as its merges") from error
+        raise _refused(vocabulary, f"its merges are damaged ({error})") from error
+    if ranks is None:
+        raise _refused(vocabulary, "no ranks lead to the same tokens as its merges")
     yield _Piece(_UNKNOWN, NO_TOKEN, type=TokenType.UNKNOWN)
     cut, *others = (spell_bytes(mark.encode()) for mark in MARKS)
     for mark in (cut, *others):
         yield _Piece(mark, NO_TOKEN, type=TokenType.USER_DEFINED)
     for token, token_id in special.items():
         yield _Piece(spell_bytes(token.encode()), token_id, type=TokenType.USER_DEFINED)
+    merging = ranks.merging
     if model.pre_tokenizer.ignore_merges:
-        formed = set(formed_products(ranked))
-        for token in ranked:
+        formed = set(merging := formed_products(ranks.merging))
+        for token in (*ranks.merging, *ranks.whole):
             if token not in formed:  # what lies between two cuts may still be this token
                 yield _Piece(f"{cut}{token}{cut}", ids[token], type=TokenType.USER_DEFINED)
+    missing = NO_TOKEN if vocabulary.missing_byte_id is None else vocabulary.missing_byte_id
     for character in CHARACTER_OF_BYTE.values():
-        yield _Piece(character, ids.get(character, NO_TOKEN))
-    for rank, token in enumerate(ranked):
+        yield _Piece(character, ids.get(character, missing))
+    for rank, token in enumerate(merging):
         yield _Piece(token, ids[token], score=-rank)
 
 

@@ -24,6 +24,7 @@ from llama3_models.tokenizer.merges import complete_products
 from llama3_models.tokenizer.pre_tokenizers import (
     LLAMA3,
     PRE_TOKENIZERS,
+    PreTokenizer,
     check_pre_tokenizer,
     pre_tokenizer_of,
     refuse_pre_tokenizer,
@@ -128,7 +129,7 @@ def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) 
         raise Llama3Error(f"{path.parent / 'generation_config.json'}: eos_token_id {named} is not in {path.name}")
 
     bpe: ByteLevelBPE | SentencePieceBPE
-    if model.get("byte_fallback"):
+    if model.get("byte_fallback") or _space_rule(described) is not None:
         refuse_pre_tokenizer(pre_tokenizer, path)
         bpe, adds_bos = _sentencepiece_of_json(described, ids, types, path), True
     else:
@@ -138,7 +139,7 @@ def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) 
         else:
             own = described.get("pre_tokenizer")
             cuts = pre_tokenizer_of(own, ignore_merges=ignore_merges, nfc=nfc, source=path)
-        bpe, adds_bos = ByteLevelBPE(cuts, _merges_of_json(model, path)), cuts.adds_bos
+        bpe, adds_bos = _byte_level_of_json(model, cuts, path), cuts.adds_bos
     says_bos = config.get("add_bos_token")
     if isinstance(says_bos, bool):
         adds_bos = says_bos
@@ -238,6 +239,10 @@ def _merges_of_json(model: _Json, path: Path) -> list[str]:
     return merges
 
 
+def _byte_level_of_json(model: _Json, pre_tokenizer: PreTokenizer, path: Path) -> ByteLevelBPE:
+    return ByteLevelBPE(pre_tokenizer, _merges_of_json(model, path), fuses_unknown=bool(model.get("fuse_unk")))
+
+
 def _sentencepiece_of_json(described: _Json, ids: Mapping[str, int], types: list[int], path: Path) -> SentencePieceBPE:
     """Scores that put tokens in the order of the file's merges."""
     merges = _merges_of_json(described["model"], path)
@@ -268,15 +273,20 @@ _SPACE_RULES: Final[tuple[tuple[object, object, bool], ...]] = (
 )
 
 
-def _adds_space_prefix(described: _Json, path: Path) -> bool:
+def _space_rule(described: _Json) -> bool | None:
+    """Whether a space is put before text; None if the file does not treat spaces as SentencePiece does."""
     found = described.get("normalizer"), described.get("pre_tokenizer")
-    for normalizer, pre_tokenizer, adds_space_prefix in _SPACE_RULES:
-        if found == (normalizer, pre_tokenizer):
-            return adds_space_prefix
-    raise Llama3Error(
-        f"{path}: a SentencePiece vocabulary whose normalizer and pre_tokenizer are none that is known; "
-        "give the model's tokenizer.model or GGUF as --tokenizer-path"
-    )
+    return next((adds for normalizer, pre, adds in _SPACE_RULES if found == (normalizer, pre)), None)
+
+
+def _adds_space_prefix(described: _Json, path: Path) -> bool:
+    adds_space_prefix = _space_rule(described)
+    if adds_space_prefix is None:
+        raise Llama3Error(
+            f"{path}: a SentencePiece vocabulary whose normalizer and pre_tokenizer are none that is known; "
+            "give the model's tokenizer.model or GGUF as --tokenizer-path"
+        )
+    return adds_space_prefix
 
 
 def _template_bos(post_processor: object) -> str | None:

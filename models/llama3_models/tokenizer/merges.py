@@ -21,21 +21,25 @@ Tokens are strings here, in whatever alphabet their vocabulary spells them; a me
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping, Sequence, Set
+from heapq import heapify, heappop, heappush
 from itertools import groupby, pairwise
+from typing import Final
+
+from llama3_models.tokenizer.splits import splits
+
+# Tokens of models are shorter. Whether ranks lead to a longer one is not asked, since that takes quadratic time.
+_LONGEST_RANKED: Final = 512
 
 
-def all_merges(tokens: Iterable[str], parts: Collection[str]) -> list[str]:
-    """Every pair of `parts` that forms one of `tokens`, in the order of `tokens`."""
-    return [
-        f"{token[:middle]} {token[middle:]}"
-        for token in tokens
-        for middle in range(1, len(token))
-        if token[:middle] in parts and token[middle:] in parts
-    ]
+def without_duplicates(merges: Sequence[str]) -> Sequence[str]:
+    """The list with each merge where it stands last, as Hugging Face's tokenizers read it."""
+    if len(set(merges)) == len(merges):
+        return merges
+    return [*dict.fromkeys(reversed(merges))][::-1]
 
 
-def complete_products(merges: Sequence[str], parts: Collection[str]) -> list[str] | None:
+def complete_products(merges: Sequence[str], parts: Set[str] | Mapping[str, object]) -> list[str] | None:
     """The tokens that a list of merges forms, in its order, if the list is complete.
 
     Returns:
@@ -45,9 +49,11 @@ def complete_products(merges: Sequence[str], parts: Collection[str]) -> list[str
     if len(products) != len(set(products)) or len(set(merges)) != len(merges):
         return None
     # Counting is enough, and is half the work of comparing: no pair is twice in the list.
-    pairs = sum(
-        token[:middle] in parts and token[middle:] in parts for token in products for middle in range(1, len(token))
-    )
+    pairs = 0
+    for _, middles in splits(products, parts):
+        pairs += len(middles)
+        if pairs > len(merges):
+            return None
     return products if pairs == len(merges) else None
 
 
@@ -57,19 +63,43 @@ def formed_products(products: Sequence[str]) -> list[str]:
     Llama 3's list has 588 others: the merges within each of them end at two or more parts. Only a tokenizer that looks
     for whole pieces first knows them.
     """
-    rank = {token: place for place, token in enumerate(products)}
-    return [token for token in products if _comes_down_to_one(token, rank)]
+    number = {token: place for place, token in enumerate(products)}  # of a token, its rank; letters come after
+    for letter in sorted(set("".join(products))):
+        number[letter] = len(number)
+    pairs = {
+        (number[token[:middle]], number[token[middle:]]): number[token]
+        for token, middles in splits(products, number)
+        for middle in middles
+    }
+    possible = set(pairs.values())
+    return [
+        token
+        for rank, token in enumerate(products)
+        if rank in possible and _comes_down_to_one([number[letter] for letter in token], pairs)
+    ]
 
 
-def _comes_down_to_one(token: str, rank: dict[str, int]) -> bool:
-    never = len(rank)
-    parts = list(token)
-    while len(parts) > 1:
-        lowest, i = min((rank.get(left + right, never), i) for i, (left, right) in enumerate(pairwise(parts)))
-        if lowest == never:
-            return False
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return True
+def _comes_down_to_one(parts: list[int], pairs: Mapping[tuple[int, int], int]) -> bool:
+    """Whether merging neighbours, the pair of the lowest rank first and of equal ones the leftmost, leaves one part."""
+    after = [*range(1, len(parts)), -1]  # the place of each part's neighbour
+    before = [*range(-1, len(parts) - 1)]
+    waiting = [(pairs[pair], place) for place, pair in enumerate(pairwise(parts)) if pair in pairs]
+    heapify(waiting)
+    remaining = len(parts)
+    while waiting:
+        rank, place = heappop(waiting)
+        neighbour = after[place]
+        if parts[place] < 0 or neighbour < 0 or pairs.get((parts[place], parts[neighbour])) != rank:
+            continue  # one of the two has merged with another part since
+        parts[place], parts[neighbour] = rank, -1
+        remaining -= 1
+        after[place] = following = after[neighbour]
+        if following >= 0:
+            before[following] = place
+        for left, right in ((before[place], place), (place, following)):
+            if left >= 0 and right >= 0 and (formed := pairs.get((parts[left], parts[right]))) is not None:
+                heappush(waiting, (formed, left))
+    return remaining == 1
 
 
 def reached_products(merges: Sequence[str]) -> list[str] | None:
@@ -77,8 +107,10 @@ def reached_products(merges: Sequence[str]) -> list[str] | None:
 
     Returns:
         The tokens, without those that an earlier merge always prevents; None if a pair comes before the merges that
-        form its halves, which ranks cannot express.
+        form its halves, which ranks cannot express, or if a token has more than 512 characters.
     """
+    if any(len(merge) > _LONGEST_RANKED + 1 for merge in merges):
+        return None
     halves: dict[str, tuple[str, str]] = {}
     rank: dict[str, int] = {}
     waiting: list[tuple[str, str]] = []

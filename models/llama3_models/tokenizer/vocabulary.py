@@ -71,10 +71,13 @@ class ByteLevelBPE:
         pre_tokenizer: How text is cut into pieces, within which bytes are merged.
         merges: The merges, first the one that goes first, each as "left right" in the alphabet of `byte_alphabet`;
             None where any two neighbours merge that form a token, the token of the lowest id first (tiktoken's rule).
+        fuses_unknown: Whether bytes that no token has, where a token stands for these, become one for a run of them
+            (`fuse_unk` of a `tokenizer.json`) and not one each.
     """
 
     pre_tokenizer: PreTokenizer
     merges: Sequence[str] | None
+    fuses_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,17 @@ class Vocabulary:
             if token and type_ != TokenType.UNUSED:
                 ids.setdefault(token, token_id)
         return ids
+
+    @property
+    def missing_byte_id(self) -> int | None:
+        """The token in place of each byte that no token has, of a byte-level vocabulary that has one.
+
+        It is the unknown token if its type says so, as that of a tokenizer.json whose model has an `unk_token`. Other
+        files name an unknown token that their tokenizer never puts into a text: SmolLM2's is <|endoftext|>.
+        """
+        if self.unk_id is None or not isinstance(self.model, ByteLevelBPE):
+            return None
+        return self.unk_id if self.types[self.unk_id] == TokenType.UNKNOWN else None
 
     def token_bytes(self) -> list[bytes]:
         """What each token adds to a text, by id; special tokens add nothing."""

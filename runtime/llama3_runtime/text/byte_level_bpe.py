@@ -1,21 +1,25 @@
-"""Byte-level byte-pair encoding through tiktoken, with the ids of the model's own file.
+"""Byte-level byte-pair encoding, with the ids of the model's own file.
 
 tiktoken cuts a text into pieces with a regular expression and merges each piece's bytes by rank, in Rust. Here are the
 ranks that make it follow the file's list of merges, and what it cannot do in one call: two kinds of text, and cutting
-with several expressions one after the other.
+with several expressions one after the other. Where no ranks are right, and where a text has bytes that no token has,
+`merge_list` merges.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Final
 
 import tiktoken
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, read_bytes
-from llama3_models.tokenizer.byte_ranks import tokens_by_rank
+from llama3_models.tokenizer.byte_ranks import tiktoken_ranks
 from llama3_models.tokenizer.vocabulary import ByteLevelBPE, TokenType, Vocabulary
 
 from llama3_runtime.text.cutting import Cutter
+from llama3_runtime.text.left_out import LeftOut
+from llama3_runtime.text.merge_list import MergeList
 from llama3_runtime.text.normalization import nfc
 
 # fancy-regex keeps a state for every character of a run of white space that a lookahead follows, a million at most;
@@ -27,20 +31,28 @@ class ByteLevelEncoder:
     """Encodes text that holds no special tokens."""
 
     def __init__(self, vocabulary: Vocabulary, model: ByteLevelBPE) -> None:
-        """Ranks the tokens for tiktoken.
+        """Ranks the tokens for tiktoken, if there are ranks.
 
         Raises:
-            Llama3Error: The merges cannot be followed by rank.
+            Llama3Error: The list of merges is damaged.
         """
-        ids = vocabulary.ids_by_text(TokenType.NORMAL)
+        self._model = model
+        self._missing_byte_id = vocabulary.missing_byte_id
+        self._left_out = LeftOut(vocabulary.source)
+        self._token_ids = ids = vocabulary.ids_by_text(TokenType.NORMAL)
         single_bytes = [CHARACTER_OF_BYTE[byte] for byte in range(256)]
-        ranked = [*single_bytes, *tokens_by_rank(ids, model, vocabulary.source)]
-        self._ids = [ids.get(token, -1) for token in ranked]
         self._missing_bytes = bytes(byte for byte, character in enumerate(single_bytes) if character not in ids)
         self._nfc = model.pre_tokenizer.nfc
         self._cutter = Cutter(model.pre_tokenizer)
         pattern = model.pre_tokenizer.pattern
         self._cuts_in_steps = pattern is None
+        self._tiktoken: tiktoken.Encoding | None = None
+        longer = tiktoken_ranks(ids, model, vocabulary.source)
+        if longer is None:
+            _ = self._merge_list  # built now, so that the first text does not wait for it
+            return
+        ranked = [*single_bytes, *longer]
+        self._ids = [ids.get(token, -1) for token in ranked]
         self._tiktoken = tiktoken.Encoding(
             vocabulary.source.name,
             pat_str=pattern or "(?s:.+)",  # of several expressions it sees only the pieces
@@ -52,23 +64,34 @@ class ByteLevelEncoder:
         """The ids of `text`, which is valid Unicode."""
         if self._nfc:
             text = nfc(text)
-        if self._cuts_in_steps or self._has_missing_bytes(text) or _has_long_run(text):
-            ranks = self._encode_by_piece(text)
-        else:
-            ranks = self._tiktoken.encode_ordinary(text)
+        by_piece = self._cuts_in_steps or self._has_missing_bytes(text) or _has_long_run(text)
+        if self._tiktoken is None or by_piece:
+            return self._encode_by_piece(text)
         ids = self._ids
-        return [ids[rank] for rank in ranks]
+        return [ids[rank] for rank in self._tiktoken.encode_ordinary(text)]
 
     def _encode_by_piece(self, text: str) -> list[int]:
-        """As tiktoken does, but cutting the text in Python, and without the bytes that no token stands for."""
-        ranks: list[int] = []
+        """As tiktoken does, but cutting the text in Python."""
+        ids: list[int] = []
+        left_out: list[str] = []
         for piece in self._cutter.pieces(text):
-            if data := piece.encode().translate(None, self._missing_bytes):
-                ranks += self._tiktoken._encode_single_piece(data)  # the only way to encode bytes that are not UTF-8
-        return ranks
+            data = piece.encode()
+            if self._tiktoken is not None and not self._has_missing_bytes(piece):
+                ids += [self._ids[rank] for rank in self._tiktoken._encode_single_piece(data)]
+                continue
+            merged = self._merge_list.encode(data)
+            ids += merged.ids
+            if merged.is_incomplete:
+                left_out += filter(self._has_missing_bytes, piece)
+        self._left_out.warn(left_out)
+        return ids
+
+    @cached_property
+    def _merge_list(self) -> MergeList:
+        return MergeList(self._token_ids, self._model, self._missing_byte_id)
 
     def _has_missing_bytes(self, text: str) -> bool:
-        """Whether `text` has bytes that are no token: SmolLM2 lacks some control characters. They are left out."""
+        """Whether `text` has bytes that are no token: SmolLM2 lacks some control characters."""
         if not self._missing_bytes:
             return False
         data = text.encode()

@@ -5,10 +5,17 @@ A GGUF has the tokens, scores and types of a SentencePiece model, but not the mo
 
 from __future__ import annotations
 
+from itertools import groupby
+from typing import Final
+
 import sentencepiece
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.vocabulary import SentencePieceBPE, TokenType, Vocabulary
 from sentencepiece import sentencepiece_model_pb2
+
+from llama3_runtime.text.left_out import LeftOut
+
+_SPACE: Final = "\u2581"  # how SentencePiece spells it
 
 
 class SentencePieceEncoder:
@@ -20,13 +27,17 @@ class SentencePieceEncoder:
         Raises:
             Llama3Error: sentencepiece refuses it.
         """
-        if vocabulary.unk_id is None:
-            raise Llama3Error(
-                f"{vocabulary.source}: has no unknown token, which SentencePiece needs; "
-                "give a tokenizer with --tokenizer-path"
-            )
+        self._unk_id = vocabulary.unk_id
+        self._left_out = LeftOut(vocabulary.source)
+        self._byte_ids = {
+            data[0]: token_id
+            for token_id, (data, type_) in enumerate(zip(vocabulary.token_bytes(), vocabulary.types, strict=True))
+            if type_ == TokenType.BYTE and len(data) == 1
+        }
+        has_all_bytes = len(self._byte_ids) == 256 and vocabulary.types.count(TokenType.BYTE) == 256
         proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         proto.trainer_spec.model_type = proto.trainer_spec.BPE
+        proto.trainer_spec.byte_fallback = has_all_bytes
         # Spaces in front are added with the tokenizer's rules for special tokens, and no text is normalized.
         proto.normalizer_spec.name = "identity"
         proto.normalizer_spec.add_dummy_prefix = False
@@ -38,21 +49,65 @@ class SentencePieceEncoder:
             seen.add(token)
             if token_id == vocabulary.unk_id:
                 type_ = TokenType.UNKNOWN
-            elif piece != token or type_ in (TokenType.UNKNOWN, TokenType.USER_DEFINED):
-                # User-defined tokens are found beforehand; SentencePiece takes one unknown token and none twice.
+            elif (
+                piece != token
+                or type_ in (TokenType.UNKNOWN, TokenType.USER_DEFINED)
+                or (type_ == TokenType.BYTE and not has_all_bytes)
+            ):
+                # User-defined tokens are found beforehand; SentencePiece takes one unknown token, none twice, and byte
+                # tokens only if there are all of them.
                 type_ = TokenType.CONTROL
             proto.pieces.add(piece=piece, score=model.scores[token_id], type=int(type_))
-        proto.trainer_spec.byte_fallback = vocabulary.types.count(TokenType.BYTE) == 256
+        self._sentencepiece_unk_id = vocabulary.unk_id
+        if vocabulary.unk_id is None:  # SentencePiece needs one
+            self._sentencepiece_unk_id = len(proto.pieces)
+            proto.pieces.add(piece=f"<token {len(proto.pieces)}>", type=int(TokenType.UNKNOWN))
+        self._handles_unknown = has_all_bytes or (not self._byte_ids and vocabulary.unk_id is not None)
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
+            longest = max(range(len(vocabulary.tokens)), key=lambda token_id: len(vocabulary.tokens[token_id]))
             raise Llama3Error(
-                f"{vocabulary.source}: sentencepiece refuses its tokens ({reason}); "
-                "give a tokenizer with --tokenizer-path"
+                f"{vocabulary.source}: sentencepiece refuses its tokens ({reason}; the longest is token {longest}, of "
+                f"{len(vocabulary.tokens[longest]):,} characters); give a tokenizer with --tokenizer-path"
             ) from None
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, which is valid Unicode."""
-        ids: list[int] = self._processor.encode(text)
+        if self._handles_unknown:
+            ids: list[int] = self._processor.encode(text)
+            return ids
+        return self._encode_with_some_bytes(text)
+
+    def _encode_with_some_bytes(self, text: str) -> list[int]:
+        """As Hugging Face's tokenizers: a character that no token has becomes its bytes, if each of them is a token.
+
+        Others become one unknown token for a run of them. Where there is none they are left out before tokens merge.
+        """
+        if self._unk_id is None:
+            text = self._without_unknown(text)
+        ids: list[int] = []
+        pieces = self._processor.encode(text, out_type=str)  # an unknown one is the text itself
+        for token_id, piece in zip(self._processor.encode(text), pieces, strict=True):
+            if token_id != self._sentencepiece_unk_id:
+                ids.append(token_id)
+                continue
+            for known, characters in groupby(piece, self._has_bytes):
+                if known:
+                    ids += [self._byte_ids[byte] for byte in "".join(characters).encode()]
+                elif self._unk_id is not None:
+                    ids.append(self._unk_id)
         return ids
+
+    def _without_unknown(self, text: str) -> str:
+        characters = text.replace(" ", _SPACE)
+        left_out = {character for character in characters if not self._is_token(character)}
+        self._left_out.warn(character for character in text if character.replace(" ", _SPACE) in left_out)
+        return "".join([character for character in characters if character not in left_out])
+
+    def _is_token(self, character: str) -> bool:
+        return self._processor.piece_to_id(character) != self._sentencepiece_unk_id or self._has_bytes(character)
+
+    def _has_bytes(self, character: str) -> bool:
+        return all(byte in self._byte_ids for byte in character.encode())

@@ -253,12 +253,46 @@ def test_an_end_that_its_file_calls_text(tmp_path: Path) -> None:
     assert graphs.decode([[256, 257, 256, 258]]) == ["abab"]
 
 
+def test_whole_pieces_that_two_tokens_make_up(tmp_path: Path) -> None:
+    """tiktoken cannot hold such a token; the graph can."""
+    path = tmp_path / "m.gguf"
+    tokens = [*BYTES, "ab", "bc", "abc", "abcbc"]
+    write_vocabulary_gguf(path, model="gpt2", tokens=tokens, merges=["b c"], pre="llama-bpe", add_bos_token=False)
+    graphs = Graphs(read_vocabulary(path))
+    texts = ["ab", "cab", "abc", "abcbc abc ab", "aabc bc"]
+    assert graphs.encode(texts) == [graphs.original.encode(text) for text in texts]
+    assert graphs.encode(["ab", "abc"]) == [[256], [258]]
+
+
+def test_an_unknown_token_stands_for_bytes_that_no_token_has(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    tokens = [*(letter for byte, letter in CHARACTER_OF_BYTE.items() if byte < 0x80), "ab", "<unk>"]
+    types = [*[TokenType.NORMAL] * 129, TokenType.UNKNOWN]
+    described = {"tokens": tokens, "types": types, "merges": ["a b"], "pre": "gpt-2", "unknown_token_id": 129}
+    write_vocabulary_gguf(path, model="gpt2", **described)  # type: ignore[arg-type]
+    graphs = Graphs(read_vocabulary(path))
+    texts = ["price 日 5", "a日b", "é", "ab"]
+    assert graphs.encode(texts) == [graphs.original.encode(text) for text in texts]
+    assert graphs.encode(["é"]) == [[129, 129]]
+
+
+def test_a_sentencepiece_vocabulary_without_byte_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    tokens, types = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab"], [2, 3, 3, 1, 1, 1, 1]
+    scores = [0.0] * 6 + [-1.0]
+    write_vocabulary_gguf(path, model="llama", tokens=tokens, types=types, scores=scores)
+    graphs = Graphs(read_vocabulary(path))
+    texts = ["ab a", "日本ab日", "\n", "a日"]
+    assert graphs.encode(texts) == [graphs.original.encode(text) for text in texts]
+
+
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "a pre-tokenizer that looks ahead": (
         {"tokens": [*BYTES, "ab"], "merges": ["a b"], "pre": "superbpe"},
         "its pre-tokenizer looks ahead of what it cuts",
     ),
-    "merges that lead nowhere": ({"merges": ["a b", "b b"]}, "no ranks lead to the same tokens as its merges"),
+    "merges that lead nowhere": ({"merges": ["a b", "b b"]}, "its merges are damaged"),
+    "merges in an order of their own": ({"merges": ["ab c", "a b"], "tokens": [*BYTES, "ab", "abc", "bc"]}, "no ranks"),
     "a token with a mark": ({"tokens": [*BYTES, "ab", "<\ufdd0>"], "merges": ["a b"]}, r"U\+FDD0"),
     "more special tokens than RE2 searches for": (
         {"tokens": [*BYTES, "ab", "c" * 300_000], "types": [*[TokenType.NORMAL] * 257, 3], "merges": ["a b"]},

@@ -142,14 +142,12 @@ def test_a_complete_list_is_followed_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokens": [*BYTES, "ab", "abc", "bc"], "merges": ["ab c", "a b"]}, "in an order that tiktoken cannot follow"),
         ({"merges": ["a b", "b b"]}, "its merges form 'bb', which is no token of bytes"),
         ({"merges": ["a b", "abc"]}, "the merge 'abc' is not of two tokens"),
         ({"merges": ["a b", " ab"]}, "the merge ' ab' is not of two tokens"),
-        ({"merges": ["a b"], "pre": "llama-bpe"}, r"token 257 \('abc'\) is formed by no merge, but two tokens"),
     ],
 )
-def test_merges_that_cannot_be_followed_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_damaged_merges_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     described = {"model": "gpt2", "tokens": [*BYTES, "ab", "abc"], "pre": "gpt-2"} | changes
     path = write_vocabulary_gguf(tmp_path / "m.gguf", **described)  # type: ignore[arg-type]
     with pytest.raises(Llama3Error, match=message) as caught:

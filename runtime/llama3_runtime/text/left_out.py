@@ -1,0 +1,36 @@
+"""A warning about characters that a vocabulary has no token for, so that a prompt never loses them silently."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+_MOST_NAMED: Final = 10
+
+
+class LeftOut:
+    """Warns about each character once, however many texts have it."""
+
+    def __init__(self, source: Path) -> None:
+        """Warns about the vocabulary of the file `source`."""
+        self._source = source
+        self._known: set[str] = set()
+
+    def warn(self, characters: Iterable[str]) -> None:
+        """Warn about those of `characters`, which were left out of a text, that no warning has named yet."""
+        new = [character for character in dict.fromkeys(characters) if character not in self._known]
+        if not new:
+            return
+        self._known.update(new)
+        named = ", ".join(map(_named, new[:_MOST_NAMED]))
+        more = f" and {len(new) - _MOST_NAMED:,} others" if len(new) > _MOST_NAMED else ""
+        logger.warning("%s: characters without a token are left out of the text: %s%s", self._source, named, more)
+
+
+def _named(character: str) -> str:
+    """U+65E5 and the character, if it can be printed."""
+    return f"U+{ord(character):04X}" + (f" {character}" if character.isprintable() and character != " " else "")
