@@ -33,7 +33,7 @@ def read_graph(path: Path) -> tuple[onnx.ModelProto, Manifest]:
         model = onnx.ModelProto.FromString(read_regular(path))
         metadata = {entry.key: entry.value for entry in model.metadata_props}
     except OSError as error:
-        raise NotAnExportError(f"{path}: cannot be read ({error.strerror}); export the GGUF again") from error
+        raise NotAnExportError(f"{path}: cannot be read ({error.strerror})") from error
     except (DecodeError, ValueError) as error:
         raise NotAnExportError(f"{path}: no graph of ONNX, or a damaged one; export the GGUF again") from error
     return model, Manifest.of_graph(metadata, path)

@@ -105,7 +105,10 @@ def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) 
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(added, list):
         raise Llama3Error(f"{path}: JSON, but not a tokenizer.json with a vocabulary; give the model's tokenizer.json")
     if not isinstance(model.get("merges"), list) or model.get("type", "BPE") != "BPE":
-        raise Llama3Error(f"{path}: its model is {model.get('type')!r}, and only BPE with merges is supported")
+        raise Llama3Error(
+            f"{path}: its model is {model.get('type')!r}, and only BPE with merges is supported; "
+            "use a model with such a tokenizer"
+        )
     for setting in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(setting):
             raise Llama3Error(f"{path}: its model has a {setting}, which is not supported; give another tokenizer")

@@ -195,7 +195,8 @@ class Vocabulary:
         if kind not in ("gpt2", "llama"):
             raise Llama3Error(
                 f"{file.path}: its tokenizer is of the kind {quoted(kind)} (tokenizer.ggml.model), and only gpt2 and "
-                "llama are supported; give the model's tokenizer.json or tokenizer.model with --tokenizer-path"
+                "llama (byte-pair encoding) are supported; if the model also has one of these kinds, give its "
+                "tokenizer.json or tokenizer.model with --tokenizer-path"
             )
         tokens = _strings(file.get_strings("tokenizer.ggml.tokens"))
         if not tokens:

@@ -98,7 +98,10 @@ def evaluate(
 
 def _check_numbers(name: str, logits: Logits) -> None:
     if np.isnan(logits).any():
-        raise Llama3Error(f"the logits of {name} are NaN: the model's weights are damaged; download or export it again")
+        raise Llama3Error(
+            f"the logits of {name} are NaN, as if weights were damaged; check the model with `llama3-inspect --check`, "
+            "which names the weight"
+        )
 
 
 def _gives_rows(engine: Engine, ids: Sequence[int]) -> bool:

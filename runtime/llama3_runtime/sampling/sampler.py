@@ -67,7 +67,10 @@ class Sampler:
             logits[self._forbidden] = -np.inf
         largest = float(logits.max())  # a NaN anywhere becomes the largest
         if math.isnan(largest) or largest == -math.inf:
-            raise Llama3Error("the model's logits are NaN or all -inf: its weights are damaged; export it again")
+            raise Llama3Error(
+                "the model's logits are NaN or all -inf, as if weights were damaged; check the model with "
+                "`llama3-inspect --check`, which names the weight"
+            )
         if params.temperature == 0:
             return int(logits.argmax())
         probabilities = softmax(logits, params.temperature)
