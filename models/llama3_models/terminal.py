@@ -39,7 +39,8 @@ def shell_word(text: str) -> str:
 
 def show(*lines: str, file: TextIO | None = None) -> None:
     """Print lines for people, on standard output unless told otherwise. A line end within one is escaped."""
-    print(*map(visible, lines), sep="\n", file=file, flush=True)
+    if lines:
+        print(*map(visible, lines), sep="\n", file=file, flush=True)
 
 
 def show_json(data: object, *, indent: int | None = None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from llama3_models.errors import Llama3Error, UsageError
+from llama3_models.hub.catalogue import Encoding
 from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 from llama3_runtime.metrics import GenerationFigures
@@ -18,7 +19,7 @@ from llama3_runtime.model import Model, ModelOptions
 from llama3_runtime.sampling.params import SamplingParams
 from llama3_runtime.sequence import FinishReason, Ids, Piece, Sequence
 from llama3_runtime.session import has_cuda
-from llama3_runtime.source.find import Encoding, find_export, find_model, is_export
+from llama3_runtime.source.find import find_export, find_model, is_export
 from llama3_runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama3_models.errors import Llama3Error
+from llama3_models.hub.catalogue import Encoding
 from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 from llama3_runtime.generator import Generator
 from llama3_runtime.model import ModelOptions
-from llama3_runtime.source.find import Encoding, find_model
+from llama3_runtime.source.find import find_model
 from llama3_runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from llama3_models.cli import command_line
 from llama3_models.cli.command_line import check_ranges
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Activations, Logits, Ops, Precision
+from llama3_models.hub.catalogue import Encoding
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
 from llama3_models.terminal import notice, show, wrapped
@@ -30,7 +30,7 @@ def llama3_export(
     logits: Logits = "last",
     max_length: int | None = None,
     shard_size: str | None = None,
-    quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
+    quantization_encoding: Encoding | None = None,
     pre_tokenizer: str | None = None,
     tokenizer_graph: bool = False,
     lora: tuple[str, ...] = (),

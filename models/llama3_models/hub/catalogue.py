@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Literal
 
 from llama3_models.errors import Llama3Error
 
@@ -17,6 +18,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+Encoding = Literal["q4_0", "q4_1", "q4_k", "q6_k", "bf16", "float32"]
+"""The encodings in which models of the catalogue are published."""
 
 DEFAULT_ENCODING = "q4_k"
 
@@ -92,8 +96,8 @@ def find(name: str) -> Model:
         Llama3Error: there is none; the message has the nearest name, or all of them.
     """
     models = _catalogue()
-    if name in models:
-        return models[name]
+    if name.lower() in models:
+        return models[name.lower()]
     nearest = difflib.get_close_matches(name.lower(), models, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(models)}"
     raise Llama3Error(

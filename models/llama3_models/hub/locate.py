@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub import catalogue, download, repository
-
-logger = logging.getLogger(__name__)
+from llama3_models.terminal import notice
 
 _ENDINGS = (".gguf", ".onnx")
 
@@ -31,6 +29,11 @@ def locate_model(model: str, encoding: str | None = None) -> Path:
     return fetch(meant, encoding)
 
 
+def names_a_model(text: str) -> bool:
+    """Whether a text that is not a path can only be meant as a model."""
+    return repository.parse(text) is not None or any(text.lower() == model.name for model in catalogue.all_models())
+
+
 def read_name(model: str) -> Path | repository.Repository | catalogue.Model:
     """Say what `model` means, without a network.
 
@@ -43,11 +46,11 @@ def read_name(model: str) -> Path | repository.Repository | catalogue.Model:
     path = Path(model)
     on_hub = repository.parse(model)
     if os.path.exists(model):  # noqa: PTH110 (Path.exists raises for a text too long for a path)
-        if on_hub is not None and not model.lower().endswith(_ENDINGS):
-            logger.warning("%s is there as a path and is used; for the repository write hf.co/%s", model, model)
+        if on_hub is not None and path.is_dir():
+            notice(f"Using the folder {model}; for the repository of that name write hf.co/{model}")
         return path
     is_path = model.lower().endswith(_ENDINGS) or os.path.isdir(path.parent)  # noqa: PTH112 (as above)
-    if on_hub is not None and (on_hub.tag is not None or not is_path):
+    if on_hub is not None and (on_hub.named_hub or on_hub.tag is not None or not is_path):
         return on_hub
     if os.sep not in model and not model.lower().endswith(_ENDINGS):
         return catalogue.find(model)
@@ -73,6 +76,6 @@ def fetch(meant: Path | repository.Repository | catalogue.Model, encoding: str |
     try:
         return repository.fetch(meant)
     except Llama3Error as error:
-        if meant.tag is not None:
+        if meant.named_hub or meant.tag is not None:
             raise
         raise Llama3Error(f"{error} (and no file or folder is called {meant} here)") from error

@@ -20,8 +20,15 @@ from llama3_models.hub.catalogue import INSTEAD, Source
 logger = logging.getLogger(__name__)
 
 _SPELLING = re.compile(
-    r"(?:(?:https?://)?(?:huggingface\.co|hf\.co)/)?"
+    r"(?P<hub>(?:https?://)?(?:huggingface\.co|hf\.co)/)?"
     r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?::(?P<tag>\w[\w./-]*))?",
+    re.ASCII,
+)
+
+# What a browser has of a file or of its page.
+_LINK = re.compile(
+    r"https?://(?:huggingface\.co|hf\.co)/(?P<repository>\w[\w.-]*/\w[\w.-]*)"
+    r"/(?:resolve|blob)/[^/]+/(?P<file>\w[\w./-]*\.gguf)(?:\?.*)?",
     re.ASCII,
 )
 _DEFAULT_TAGS = ("Q4_K_M", "Q8_0")
@@ -35,19 +42,25 @@ _MOST_NAMED = 12
 
 @dataclass(frozen=True)
 class Repository:
-    """What a user wrote: a repository, and a part of a file's name that says which of its files."""
+    """What a user wrote: a repository, and a part of a file's name that says which of its files.
+
+    `named_hub` is whether the hub was named, too, so that nothing else can have been meant.
+    """
 
     name: str
     tag: str | None
+    named_hub: bool = False
 
     def __str__(self) -> str:
         return self.name if self.tag is None else f"{self.name}:{self.tag}"
 
 
 def parse(model: str) -> Repository | None:
-    """Read ORG/REPO[:TAG], with or without huggingface.co/ or hf.co/ in front; None for any other text."""
+    """Read ORG/REPO[:TAG], with or without huggingface.co/ or hf.co/ in front, or a link; None for any other text."""
+    if match := _LINK.fullmatch(model):
+        return Repository(match["repository"], match["file"], named_hub=True)
     match = _SPELLING.fullmatch(model)
-    return Repository(match["repository"], match["tag"]) if match else None
+    return Repository(match["repository"], match["tag"], match["hub"] is not None) if match else None
 
 
 def choose(files: Sequence[str], tag: str | None) -> tuple[str, ...] | None:

@@ -25,10 +25,10 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     """
     if prompt is not None and prompt_file is not None:
         raise UsageError("--prompt and --prompt-file cannot be used together")
-    if prompt_file is not None:
+    if prompt_file is not None and str(prompt_file) != "-":
         with prompt_file.open("rb") as file:  # of any kind: a shell's <(command) is a pipe
             return _read(file, str(prompt_file))
-    if prompt != "-":
+    if prompt_file is None and prompt != "-":
         return DEFAULT_PROMPT if prompt is None else prompt
     if sys.stdin is None:
         raise Llama3Error("--prompt - reads standard input, and there is none")

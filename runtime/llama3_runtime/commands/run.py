@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama3_models.cli.command_line import INTERRUPTED, check_ranges, run
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Ops
+from llama3_models.hub.catalogue import Encoding
 from llama3_models.hub.listing import MODEL_PAGES
+from llama3_models.hub.locate import names_a_model
 from llama3_models.terminal import TextWriter, set_quiet, show, show_json, shows_progress
 from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
@@ -22,7 +24,7 @@ from llama3_runtime import defaults
 from llama3_runtime.commands.prompt import read_prompt
 from llama3_runtime.metrics import Metrics, peak_memory_bytes
 from llama3_runtime.sampling.params import SamplingParams
-from llama3_runtime.source.find import Encoding, Version, check_loras, find_model
+from llama3_runtime.source.find import Version, check_loras, find_model
 
 if TYPE_CHECKING:
     from llama3_runtime.generator import Generation, GenerationResult
@@ -48,8 +50,8 @@ GROUPS = {
 
 LETTERS = {"m": "model", "p": "prompt", "n": "max_new_tokens"}
 
-# What languages write for these, unless a letter follows: \newline is LaTeX.
-_ESCAPE = re.compile(r"\\([nrt])(?![A-Za-z])")
+# What languages write for these, but not after another backslash, nor before a small letter: \newline is LaTeX.
+_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\([nrt])(?![a-z])")
 _ESCAPED = {"n": "line end", "r": "carriage return", "t": "tab"}
 
 logger = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ def run_model(
             repository of the Hugging Face Hub, ORG/REPO or ORG/REPO:Q4_K_M (default: the Llama of --version).
         model_path: The same, but only a path (default: none).
         quantization_encoding: Which download; of a given model, what it must be (default: q4_k of a download,
-            whatever a given model is). float32 needs a file.
+            whatever a given model is).
         version: Which Llama 8B to download (default: 3.1).
         lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, to a model that is a GGUF.
         tokenizer_path: A .gguf, tokenizer.json or tokenizer.model (default: the model's own tokenizer).
@@ -269,7 +271,8 @@ def _why_it_ended(output: "GenerationResult", max_new_tokens: int, model: "Model
 
 def meant(word: str) -> str:
     """The option that was meant by a word without one: a model's file, or else the prompt."""
-    return "model" if word.endswith((".gguf", ".onnx")) or os.path.exists(word) else "prompt"  # noqa: PTH110
+    is_model = os.path.exists(word) or word.endswith((".gguf", ".onnx")) or names_a_model(word)  # noqa: PTH110
+    return "model" if is_model else "prompt"
 
 
 def main() -> int:

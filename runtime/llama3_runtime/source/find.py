@@ -15,6 +15,7 @@ from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Logits, Ops, Precision, check_choice
 from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub import catalogue, locate
+from llama3_models.hub.catalogue import Encoding
 
 from llama3_runtime.source.export_cache import Export, cached_export
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from llama3_models.lora import Loras
     from llama3_models.manifest import TypeUse
 
-Encoding = Literal["q4_0", "q4_k", "q6_k", "float32"]
 Version = Literal["3.0", "3.1"]
 
 DEFAULT_VERSION: Version = "3.1"
@@ -59,8 +59,6 @@ def find_model(
             raise Llama3Error(f"{model_path}: {nothing_there(model_path)}")
         return model_path
     meant = locate.read_name(model) if model is not None else catalogue.for_version(version or DEFAULT_VERSION)
-    if encoding == "float32" and not isinstance(meant, Path):
-        raise Llama3Error("--quantization-encoding float32 needs a GGUF in float32; give its path with --model")
     return locate.fetch(meant, encoding)
 
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from importlib import resources
+from typing import get_args
 
 import pytest
 from llama3_models.errors import Llama3Error
@@ -31,6 +32,15 @@ def test_each_version_offers_the_encodings_of_the_command_line(version: str) -> 
     """--version with --quantization-encoding must always name a file."""
     model = catalogue.for_version(version)
     assert model.encodings == ("q4_0", "q4_k", "q6_k", "bf16", "float32")
+
+
+def test_every_published_encoding_can_be_asked_for() -> None:
+    published = {encoding for model in catalogue.all_models() for encoding in model.encodings}
+    assert published == set(get_args(catalogue.Encoding))
+
+
+def test_a_name_may_have_capitals() -> None:
+    assert catalogue.find("SmolLM2-135M").name == "smollm2-135m"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,7 +72,7 @@ def test_the_default_encoding_is_q4_k_or_what_the_package_carries() -> None:
     ("name", "hint"),
     [
         ("llama-3.1-8b", "did you mean llama-3.1-8b-instruct?"),
-        ("SmolLM2-135M", "did you mean smollm2-135m?"),
+        ("SmolLM-135M", "did you mean smollm2-135m?"),
         ("gpt-5", "choose one of llama-3.1-8b-instruct, "),
     ],
 )

@@ -36,6 +36,8 @@ except Llama3Error as error:
 @pytest.mark.parametrize(
     ("text", "name", "tag"),
     [
+        ("https://huggingface.co/org/repo/resolve/main/sub/a-Q4_0.gguf?download=true", "org/repo", "sub/a-Q4_0.gguf"),
+        ("https://hf.co/org/repo/blob/main/a.gguf", "org/repo", "a.gguf"),
         ("org/repo", "org/repo", None),
         ("org/repo:Q4_K_M", "org/repo", "Q4_K_M"),
         ("org/repo:q8_0", "org/repo", "q8_0"),
@@ -46,7 +48,9 @@ except Llama3Error as error:
     ],
 )
 def test_what_is_a_repository(text: str, name: str, tag: str | None) -> None:
-    assert parse(text) == Repository(name, tag)
+    found = parse(text)
+    assert found is not None
+    assert (found.name, found.tag, found.named_hub) == (name, tag, ".co/" in text)
 
 
 @pytest.mark.parametrize(
@@ -82,20 +86,19 @@ def test_which_file_is_meant(files: list[str], tag: str | None, chosen: tuple[st
 
 
 def test_what_exists_is_a_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A folder that is called like a repository wins, and it is said how to get the other."""
     monkeypatch.chdir(tmp_path)
     Path("org/repo").mkdir(parents=True)
     Path("model.gguf").touch()
     assert locate.read_name("org/repo") == Path("org/repo")
-    assert "for the repository write hf.co/org/repo" in caplog.text
-    caplog.clear()
+    assert "for the repository of that name write hf.co/org/repo" in capsys.readouterr().err
     assert locate.read_name("model.gguf") == Path("model.gguf")
-    assert locate.read_name("hf.co/org/repo") == Repository("org/repo", None)
+    assert locate.read_name("hf.co/org/repo") == Repository("org/repo", None, named_hub=True)
     assert locate.read_name("other/repo") == Repository("other/repo", None)
     assert locate.read_name("smollm2-135m") == catalogue.find("smollm2-135m")
-    assert not caplog.text
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["org/gone", "org/gone.gguf", "gone.onnx", "a/b/c", "/gone", "./gone"])

@@ -458,7 +458,9 @@ def test_why_it_stopped(call, capsys, words, line):
     ("stop", "advice"),
     [
         (r"\n", r"the letter n; for a line end, write $'\n' (bash, zsh)"),
-        (r"\nUser:", None),
+        (r"\nUser:", r"the letter n; for a line end, write $'\nUser:' (bash, zsh)"),
+        (r"\\n", None),
+        (r"\\t", None),
         (r"###\n\n", r"the letter n; for a line end, write $'###\n\n' (bash, zsh)"),
         (r"a\r", r"the letter r; for a carriage return, write $'a\r' (bash, zsh)"),
         (r"\t", r"the letter t; for a tab, write $'\t' (bash, zsh)"),

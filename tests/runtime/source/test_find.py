@@ -117,13 +117,6 @@ def test_float32_of_a_file(tmp_path):
     assert find_export(path, encoding="float32").path == Path("exported")
 
 
-@pytest.mark.parametrize("model", [None, "llama-3.1-8b-instruct"])
-def test_float32_needs_a_path(model, downloads):
-    with pytest.raises(Llama3Error, match="float32 needs a GGUF in float32"):
-        find_model(model=model, encoding="float32")
-    assert downloads == []
-
-
 @pytest.mark.parametrize(
     ("options", "asked"),
     [
@@ -131,6 +124,8 @@ def test_float32_needs_a_path(model, downloads):
         ({"version": "3.1"}, ("llama-3.1-8b-instruct", None)),
         ({"version": "3.0"}, ("llama-3-8b-instruct", None)),
         ({"encoding": "q4_k"}, ("llama-3.1-8b-instruct", "q4_k")),
+        ({"encoding": "float32"}, ("llama-3.1-8b-instruct", "float32")),
+        ({"model": "Llama-3-8B-Instruct", "encoding": "bf16"}, ("llama-3-8b-instruct", "bf16")),
         ({"model": "smollm2-135m"}, ("smollm2-135m", None)),
     ],
 )
