@@ -98,7 +98,9 @@ def test_what_exists_is_a_path(
     assert not caplog.text
 
 
-@pytest.mark.parametrize("model", ["org/gone", "org/gone.gguf", "gone.onnx", "a/b/c", "/gone", "./gone"])
+@pytest.mark.parametrize(
+    "model", ["org/gone", "org/gone.gguf", "gone.onnx", "a/b/c", "/gone", "./gone", "x" * 300 + ".gguf", "x/" * 4000]
+)
 def test_what_can_only_be_a_path_is_asked_of_no_hub(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
