@@ -183,6 +183,13 @@ def test_types_that_nobody_has_defined_are_unused(tmp_path: Path) -> None:
     assert vocabulary.types[257:] == [TokenType.UNUSED] * 3
 
 
+def test_a_token_without_text_is_not_the_one_that_a_file_does_not_name(tmp_path: Path) -> None:
+    write_byte_json(tmp_path, None, vocab={"": 256, **{character: byte for byte, character in enumerate(BYTES)}})
+    vocabulary = read_vocabulary(tmp_path)
+    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id, vocabulary.pad_id) == (None,) * 4
+    assert vocabulary.eog_ids == frozenset()
+
+
 @pytest.mark.parametrize(("num_rows", "count"), [(260, 260), (256, 256), (10, 256), (10**9, 256), ("260", 256)])
 def test_rows_of_a_model_without_a_token_are_unused_tokens(tmp_path: Path, num_rows: object, count: int) -> None:
     """A model padded to a round number of rows may draw one that its tokenizer.json does not know."""
