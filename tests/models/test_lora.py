@@ -140,6 +140,7 @@ def test_a_scale_follows_the_last_colon(tmp_path):
     assert Lora.parse("a.gguf") == Lora(Path("a.gguf"), 1.0)
     assert Lora.parse("a.gguf:0.5") == Lora(Path("a.gguf"), 0.5)
     assert Lora.parse("a:b.gguf:-2e-1") == Lora(Path("a:b.gguf"), -0.2)
+    assert Lora.parse("x" * 300 + ":2") == Lora(Path("x" * 300), 2.0)  # too long for a file; that is seen later
     assert Lora.parse("a:0") == Lora(Path("a"), 0.0)
     assert Lora.parse("a:b.gguf") == Lora(Path("a:b.gguf"), 1.0)
     assert parse_loras("a.gguf:2") == parse_loras([Lora(Path("a.gguf"), 2.0)]) == [Lora(Path("a.gguf"), 2.0)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -71,7 +72,7 @@ def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
         Llama3Error: There is no such file, or it is none of these, or of a kind that is not supported.
     """
     check_pre_tokenizer(pre_tokenizer)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
         path = _tokenizer_in(path)
     try:
         with open_regular(path) as file:

@@ -323,6 +323,12 @@ def write_byte_json(folder: Path, normalizer: object, **settings: object) -> Pat
     return path
 
 
+def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for name in ("gone.json", "x" * 300):
+        with pytest.raises(Llama3Error, match=f"{name}: the tokenizer cannot be read: "):
+            read_vocabulary(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
