@@ -103,7 +103,7 @@ class Hyperparameters:
         refuse_other_kinds(file)
         architecture = _architecture(file)
         refuse_unfinished(file)
-        _refuse_unread(file)
+        refuse_unread(file)
         name = architecture.name
         _refuse_what_would_change_the_result(file, name)
 
@@ -228,7 +228,12 @@ def _architecture(file: GGUFFile) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def _refuse_unread(file: GGUFFile) -> None:
+def refuse_unread(file: GGUFFile) -> None:
+    """Refuse a file with tensors of types that are not read.
+
+    Raises:
+        Llama3Error: it has one that is not ignored whatever its type.
+    """
     for name, tensor in file.unread.items():
         if not name.endswith(_IGNORED_SUFFIXES):
             raise Llama3Error(

@@ -8,6 +8,7 @@ files.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from llama3_models.config import Hyperparameters, holds_weights
+from llama3_models.config import Hyperparameters, holds_weights, refuse_unread
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from llama3_models.gguf.part import quoted
@@ -44,12 +45,12 @@ class Lora:
         """
         text = str(text)
         match = _SCALED.fullmatch(text)
-        if match is None or Path(text).exists():
+        if match is None or os.path.exists(text):  # noqa: PTH110 (Path.exists raises for a name that is too long)
             return cls(Path(text))
         try:
             scale = float(match["scale"])
         except ValueError:
-            if Path(match["path"]).exists():
+            if os.path.exists(match["path"]):  # noqa: PTH110
                 raise UsageError(f"lora: {text}: the scale {match['scale']!r} is not a number") from None
             return cls(Path(text))
         if not abs(scale) <= float(np.finfo(np.float32).max):
@@ -123,18 +124,18 @@ def read_adapter(lora: Lora, base: GGUFFile) -> Adapter:
     """
     with GGUFFile.open(lora.path) as file:
         _check_kind(file, base)
+        refuse_unread(file)
         pairs, ignored = _pairs(file)
-        alpha = np.float32(file.get_float("adapter.lora.alpha", default=0.0))
+        alpha = file.get_float("adapter.lora.alpha", default=0.0)
         config = Hyperparameters.from_gguf(base)
         weights: dict[str, LowRank] = {}
         for name, (a, b) in pairs.items():
             rank = _checked_rank(file, base, config, name, a, b)
-            # In float32 and in this order, as llama.cpp does.
-            factor = np.float32(lora.scale) * alpha / np.float32(rank) if alpha else np.float32(lora.scale)
+            factor = _factor(lora.scale, alpha, rank)
             for part, rows in _parts(config, name, b).items():
                 if part in weights:
                     raise Llama3Error(f"{file.path}: adapts {part}.weight twice, also as rows of another; {_AGAIN}")
-                weights[part] = LowRank(a, rows, float(factor))
+                weights[part] = LowRank(a, rows, factor)
         _check_finite(file, weights)
         warnings = []
         if ignored:
@@ -240,6 +241,15 @@ def _checked_rank(
                 f"{_AGAIN}, in another encoding"
             )
     return rank
+
+
+def _factor(scale: float, alpha: float, rank: int) -> float:
+    """In float32 and in this order, as llama.cpp has it; infinite past float32."""
+    with np.errstate(over="ignore"):
+        factor = np.float32(scale)
+        if alpha32 := np.float32(alpha):
+            factor = factor * alpha32 / np.float32(rank)
+        return float(factor)
 
 
 def _check_finite(file: GGUFFile, weights: Mapping[str, LowRank]) -> None:

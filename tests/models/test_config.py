@@ -337,7 +337,9 @@ def test_a_scale_of_a_head_that_is_the_embedding_is_refused(tmp_path):
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-30])
 def test_any_finite_scale_is_a_scale(tmp_path, value):
-    read(write_llama_gguf(tmp_path / "model.gguf", vectors={"blk.0.attn_q.scale": [value]}))
+    """Zeros in one at the end of a file, or in several side by side, are no unfinished download."""
+    names = ("attn_q.scale", "attn_q.input_scale", "ffn_up.scale")
+    read(write_llama_gguf(tmp_path / "model.gguf", vectors={f"blk.0.{name}": [value] for name in names}))
 
 
 def test_tables_of_old_converters_are_ignored(path):

@@ -1,5 +1,6 @@
 """An adapter does what llama.cpp does with it; one that does not fit is refused in one line."""
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -139,6 +140,7 @@ def test_a_scale_follows_the_last_colon(tmp_path):
     assert Lora.parse("a.gguf") == Lora(Path("a.gguf"), 1.0)
     assert Lora.parse("a.gguf:0.5") == Lora(Path("a.gguf"), 0.5)
     assert Lora.parse("a:b.gguf:-2e-1") == Lora(Path("a:b.gguf"), -0.2)
+    assert Lora.parse("x" * 300 + ":2") == Lora(Path("x" * 300), 2.0)  # too long for a file; that is seen later
     assert Lora.parse("a:0") == Lora(Path("a"), 0.0)
     assert Lora.parse("a:b.gguf") == Lora(Path("a:b.gguf"), 1.0)
     assert parse_loras("a.gguf:2") == parse_loras([Lora(Path("a.gguf"), 2.0)]) == [Lora(Path("a.gguf"), 2.0)]
@@ -207,6 +209,28 @@ def test_an_adapter_that_cannot_be_used_is_one_line(tmp_path, base, options, mes
     assert str(path) in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_factor_past_float32_is_refused(tmp_path, base):
+    path = write_lora(tmp_path / "lora.gguf", base, alpha=3e38)
+    with pytest.raises(Llama3Error, match="the scale times alpha / rank is inf for "):
+        read(path, base, scale=2.0)
+
+
+@pytest.mark.parametrize("endings", [("lora_a",), ("lora_b",), ("lora_a", "lora_b")])
+def test_matrices_of_a_type_that_is_not_read_are_not_left_out(tmp_path, base, endings):
+    """The other weights' would do, and the result would be another than the adapter's."""
+    path = write_lora(tmp_path / "lora.gguf", base)
+    content = bytearray(path.read_bytes())
+    for ending in endings:
+        name = f"blk.0.attn_q.weight.{ending}".encode()
+        begin = content.index(name) + len(name)  # of the number of dimensions, which precede the type
+        (dimensions,) = struct.unpack_from("<I", content, begin)
+        struct.pack_into("<I", content, begin + 4 + 8 * dimensions, 99)
+    path.write_bytes(content)
+    with pytest.raises(Llama3Error, match=rf"tensor 'blk\.0\.attn_q\.weight\.{endings[0]}' has the type number 99"):
+        read(path, base)
 
 
 def test_weights_that_the_model_does_not_have_or_that_cannot_take_one(tmp_path, base):

@@ -42,11 +42,12 @@ def test_what_can_be_seen_stays(text):
     assert visible(text) == text
 
 
-def test_show_and_notice(capsys):
+def test_show_and_notice(capsys, monkeypatch):
     """A line end in a name begins no line of its own, which could look like one of ours."""
     show("one", "two\nllama3-run: error: forged\x1b[0m")
     notice("going\x1b[0m on")
     assert capsys.readouterr() == ("one\ntwo\\nllama3-run: error: forged\\x1b[0m\n", "going\\x1b[0m on\n")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "")  # which is set here, and left so
     set_quiet(True)
     notice("going on")
     set_quiet(False)

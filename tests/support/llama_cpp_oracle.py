@@ -155,6 +155,13 @@ def adds_bos(path: Path) -> bool:
         return bool(llama_cpp.llama_vocab_get_add_bos(vocabulary))
 
 
+def named_tokens(path: Path) -> dict[str, int | None]:
+    """The tokens of the roles bos, eos and pad."""
+    with _vocabulary(path) as vocabulary:
+        ids = {role: getattr(llama_cpp, f"llama_vocab_{role}")(vocabulary) for role in ("bos", "eos", "pad")}
+        return {role: None if token_id < 0 else token_id for role, token_id in ids.items()}
+
+
 def eog_ids(path: Path) -> frozenset[int]:
     """Every token at which generation ends."""
     with _vocabulary(path) as vocabulary:

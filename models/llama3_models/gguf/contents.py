@@ -18,6 +18,8 @@ _CONVERT: Final = "convert the model with llama.cpp's convert_hf_to_gguf.py, or 
 _NO_MODEL: Final = "give the path of a .gguf file"
 _LOGIN: Final = "log in with `hf auth login` and download it again"
 
+_LONGEST_SAFETENSORS_HEADER: Final = 100_000_000  # the specification's own bound
+
 # One program that unpacks each.
 _COMPRESSED: Final[Mapping[bytes, tuple[str, str]]] = {
     b"\x1f\x8b": ("gzip", "gunzip"),
@@ -91,7 +93,7 @@ def described(head: bytes) -> str:
         return _zip(head)
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it with `tar xf`, and give the .gguf file in it"
-    if head[8:10] in (b'{"', b"{ "):
+    if _is_safetensors(head):
         return f"a safetensors file, not a GGUF; {_CONVERT}"
     if _is_onnx(head):
         return (
@@ -113,6 +115,11 @@ def _zip(head: bytes) -> str:
     if name.endswith(".npy"):
         return f"arrays of NumPy (.npz), not a model; {_NO_MODEL}"
     return "a zip archive; unpack it with `unzip`, and give the .gguf file in it"
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """The size of a header, which is limited, and the header in JSON; a text has other bytes in the size's place."""
+    return head[8:10] in (b'{"', b"{ ") and int.from_bytes(head[:8], "little") <= _LONGEST_SAFETENSORS_HEADER
 
 
 def _is_onnx(head: bytes) -> bool:

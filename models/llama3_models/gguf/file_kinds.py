@@ -7,6 +7,7 @@ not finished, one piece of several. Each function returns the part of an error m
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
 from pathlib import Path
@@ -54,9 +55,10 @@ def not_a_file(path: Path) -> str:
 
 def nothing_there(path: Path) -> str:
     """What to say of a path where there is no file; names that are nearly the same come first."""
-    if path.is_symlink():
+    # os.path's functions, since Path's raise for a name that is too long.
+    if os.path.islink(path):  # noqa: PTH114
         return f"a link to {path.readlink()}, where there is no file; download the model again"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # noqa: PTH112
         return f"no such file, and no folder {path.parent} either"
     names = [file.name for file in path.parent.glob("*.gguf")]
     if (split := SPLIT_NAME.fullmatch(path.name)) is not None:
@@ -109,7 +111,7 @@ def _one_piece(path: Path, whole: str, count: str | None) -> str:
         for file in path.parent.glob("*")
         if (match := _PIECE.fullmatch(file.name)) is not None and match.group("whole", "count") == (whole, count)
     ]
-    pieces.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    pieces.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
     first, *others = [shlex.quote(name) for name in pieces] or [shlex.quote(path.name)]
     more = ["..."] if len(others) > 1 else []
     join = f"`cat {' '.join([first, *others[:1], *more])} > {shlex.quote(whole)}`"

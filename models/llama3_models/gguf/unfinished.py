@@ -33,8 +33,8 @@ def refuse_unfinished(file: GGUFFile) -> None:
     """
     by_part: dict[Path, list[GGUFTensor]] = {}
     for tensor in sorted(file.tensors.values(), key=lambda tensor: tensor.offset):
-        if tensor.name.endswith(".bias"):
-            continue  # a model may well have some of zeros
+        if tensor.name.endswith((".bias", "scale")):
+            continue  # a model may well have some of zeros, and a scale is a single number
         by_part.setdefault(tensor.part, []).append(tensor)
     for part, tensors in by_part.items():
         last = tensors[-1]

@@ -6,8 +6,7 @@ import textwrap
 
 from llama3_models.cli.command_line import Page
 from llama3_models.hub import catalogue, download
-
-_WIDTH = 79
+from llama3_models.terminal import WIDTH
 
 
 def list_models() -> str:
@@ -38,7 +37,7 @@ def _entry(model: catalogue.Model) -> str:
 def _wrapped(text: str) -> list[str]:
     indent = "  "
     return textwrap.wrap(
-        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, get_token, hf_hub_download, hf_hub_url
 
 # HTTPError is httpx's base class, whichever httpx it is: huggingface_hub 1 is built on httpx, 2 on httpx2.
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -113,6 +113,7 @@ def _in_one_line(source: str) -> Iterator[None]:
         SourceRefusedError: for an answer that is about this source.
         Llama3Error: for everything that no other source would help against.
     """
+    _check_proxies()
     try:
         yield
     except HFValidationError as error:
@@ -144,6 +145,21 @@ def _in_one_line(source: str) -> Iterator[None]:
         raise Llama3Error(
             f"cannot write {source} to the cache {constants.HF_HUB_CACHE} ({reason}): "
             "set HF_HOME to a folder that can be written"
+        ) from error
+
+
+def _check_proxies() -> None:
+    """Make the client that huggingface_hub uses, which goes by the proxies in the environment.
+
+    Raises:
+        HubUnreachableError: it cannot use them.
+    """
+    try:
+        get_session()
+    except (ImportError, ValueError) as error:  # SOCKS needs a package; a scheme may be unknown
+        raise HubUnreachableError(
+            f"cannot use the proxy of the environment ({' '.join(str(error).split())}): unset or correct HTTP_PROXY, "
+            f"HTTPS_PROXY and ALL_PROXY, or use {INSTEAD}"
         ) from error
 
 

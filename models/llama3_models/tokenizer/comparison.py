@@ -30,6 +30,7 @@ def differences(expected: Vocabulary, found: Vocabulary) -> Iterator[str]:
         ("its beginning-of-sequence token", expected.bos_id, found.bos_id),
         ("whether that token comes first", expected.adds_bos, found.adds_bos),
         ("its token for bytes that no other has", expected.missing_byte_id, found.missing_byte_id),
+        ("whether one such token stands for a run of bytes", _fuses_unknown(expected), _fuses_unknown(found)),
         ("its end-of-generation tokens", expected.eog_ids, found.eog_ids),
         ("what tokens do with the text around them", expected.surroundings, found.surroundings),
         ("its chat template", expected.chat_template, found.chat_template),
@@ -53,6 +54,14 @@ def _used(vocabulary: Vocabulary) -> Iterator[tuple[int, str, int]]:
     for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         if token and type_ != TokenType.UNUSED:
             yield token_id, token, _SAME.get(type_, type_)
+
+
+def _fuses_unknown(vocabulary: Vocabulary) -> bool:
+    return (
+        isinstance(vocabulary.model, ByteLevelBPE)
+        and vocabulary.model.fuses_unknown
+        and vocabulary.missing_byte_id is not None
+    )
 
 
 def _byte_level(expected: ByteLevelBPE, found: ByteLevelBPE) -> Iterator[str]:

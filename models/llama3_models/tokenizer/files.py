@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -71,7 +72,7 @@ def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
         Llama3Error: There is no such file, or it is none of these, or of a kind that is not supported.
     """
     check_pre_tokenizer(pre_tokenizer)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
         path = _tokenizer_in(path)
     try:
         with open_regular(path) as file:
@@ -125,9 +126,9 @@ def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) 
     template_bos = _template_bos(described.get("post_processor"))
     bos_text = _text_of(config.get("bos_token")) or template_bos
     bos_id = ids.get(bos_text) if bos_text else _usual_bos(ids, types)
-    eos_id = ids.get(_text_of(config.get("eos_token")) or "")
+    eos_id = _id_of(config.get("eos_token"), ids)
     ends = generation.get("eos_token_id")
-    named = [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)]
+    named = [end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int]
     if any(not 0 <= end < len(tokens) for end in named):
         raise Llama3Error(f"{path.parent / 'generation_config.json'}: eos_token_id {named} is not in {path.name}")
 
@@ -156,8 +157,8 @@ def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) 
         model=bpe,
         bos_id=bos_id,
         eos_id=eos_id if eos_id is not None or not named else named[0],
-        unk_id=ids.get(_text_of(model.get("unk_token")) or ""),
-        pad_id=ids.get(_text_of(config.get("pad_token")) or ""),
+        unk_id=_id_of(model.get("unk_token"), ids),
+        pad_id=_id_of(config.get("pad_token"), ids),
         # A folder that names its ends has named them all.
         eog_ids=frozenset(named) or end_of_generation_ids(tokens, types, eos_id),
         adds_bos=adds_bos and bos_id is not None,
@@ -307,6 +308,12 @@ def _text_of(token: object) -> str | None:
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
+
+
+def _id_of(token: object, ids: Mapping[str, int]) -> int | None:
+    """The id of a token that a file names, if it names one that there is."""
+    text = _text_of(token)
+    return ids.get(text) if text else None
 
 
 def _json_beside(path: Path, name: str) -> dict[str, Any]:

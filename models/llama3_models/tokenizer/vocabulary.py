@@ -208,6 +208,7 @@ class Vocabulary:
 
         warnings: list[str] = []
         model: ByteLevelBPE | SentencePieceBPE
+        usual: dict[str, int]
         if kind == "gpt2":
             name = pre_tokenizer or file.get_str("tokenizer.ggml.pre", default=None)
             if not name:
@@ -219,16 +220,15 @@ class Vocabulary:
                 )
             named_one = pre_tokenizer_named(name, file.path)
             model = ByteLevelBPE(named_one, _strings(file.get_strings("tokenizer.ggml.merges")))
-            adds_bos, bos_id, eos_id, unk_id = named_one.adds_bos, None, None, None
+            adds_bos, usual = named_one.adds_bos, {}
         else:
             refuse_pre_tokenizer(pre_tokenizer, file.path)
             scores = _numbers(file, "tokenizer.ggml.scores", len(tokens), 0.0)
             model = SentencePieceBPE(scores, file.get_bool("tokenizer.ggml.add_space_prefix", default=True))
-            adds_bos, bos_id, eos_id, unk_id = True, 1, 2, 0
+            adds_bos, usual = True, {"bos": 1, "eos": 2, "unknown": 0}
 
-        bos_id = _token_id(file, "bos", len(tokens), bos_id)
-        eos_id = _token_id(file, "eos", len(tokens), eos_id)
-        named = _named_tokens(file, len(tokens)) | ({} if eos_id is None else {"eos": eos_id})
+        named, strange = _named_tokens(file, len(tokens), usual)
+        warnings += strange
         special = special_tokens(enumerate(tokens), named)
         if isinstance(model, ByteLevelBPE):
             learned = _learned(tokens, types, special.control, model.merges or ())
@@ -236,11 +236,12 @@ class Vocabulary:
         types, warning = _as_special(tokens, types, special)
         if warning is not None:
             warnings.append(warning)
+        bos_id = named.get("bos")
         says_bos = file.get_bool("tokenizer.ggml.add_bos_token", default=None)
         if says_bos and bos_id is None:
             raise Llama3Error(
-                f"{file.path}: tokenizer.ggml.add_bos_token is true, but there is no tokenizer.ggml.bos_token_id; "
-                "give a tokenizer with --tokenizer-path"
+                f"{file.path}: tokenizer.ggml.add_bos_token is true, but no token is named by "
+                "tokenizer.ggml.bos_token_id; give a tokenizer with --tokenizer-path"
             )
         return cls(
             source=file.path,
@@ -248,9 +249,9 @@ class Vocabulary:
             types=types,
             model=model,
             bos_id=bos_id,
-            eos_id=eos_id,
-            unk_id=_token_id(file, "unknown", len(tokens), unk_id),
-            pad_id=_token_id(file, "padding", len(tokens)),
+            eos_id=named.get("eos"),
+            unk_id=named.get("unknown"),
+            pad_id=named.get("padding"),
             eog_ids=special.ends,
             adds_bos=bos_id is not None and (adds_bos if says_bos is None else says_bos),
             chat_template=file.get_str("tokenizer.chat_template", default=None),
@@ -274,13 +275,25 @@ def end_of_generation_ids(tokens: Iterable[str], types: Iterable[int], eos_id: i
     return special_tokens(special, {} if eos_id is None else {"eos": eos_id}).ends
 
 
-def _named_tokens(file: GGUFFile, count: int) -> dict[str, int]:
-    """The tokens that the metadata names, by role."""
-    ids = {role: _token_id(file, role, count) for role in ROLES}
-    for role, older in (("fim_pre", "prefix"), ("fim_suf", "suffix"), ("fim_mid", "middle")):
-        if ids[role] is None:
-            ids[role] = _token_id(file, older, count)
-    return {role: token_id for role, token_id in ids.items() if token_id is not None}
+def _named_tokens(file: GGUFFile, count: int, usual: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
+    """The tokens that the metadata names, by role, and warnings of ids that none of the `count` tokens has.
+
+    llama.cpp passes over such ids, too. `usual` are the tokens of roles for which the metadata names none.
+    """
+    ids = {role: token_id for role, token_id in usual.items() if token_id < count}
+    warnings = []
+    older = {"prefix": "fim_pre", "suffix": "fim_suf", "middle": "fim_mid"}
+    for key in (*older, *ROLES, "bos", "unknown", "padding"):
+        token_id = file.get_int(f"tokenizer.ggml.{key}_token_id", default=None)
+        if token_id is None:
+            continue
+        if 0 <= token_id < count:
+            ids[older.get(key, key)] = token_id
+        else:
+            warnings.append(
+                f"tokenizer.ggml.{key}_token_id is {token_id}, but there are {count} tokens; it is passed over"
+            )
+    return ids, warnings
 
 
 def _as_special(tokens: Sequence[str], types: list[int], special: SpecialTokens) -> tuple[list[int], str | None]:
@@ -330,19 +343,6 @@ def _numbers(file: GGUFFile, key: str, count: int, missing: float) -> list[float
         )
     numbers: list[float] = array.tolist()
     return numbers
-
-
-def _token_id(file: GGUFFile, role: str, count: int, missing: int | None = None) -> int | None:
-    """The token that the metadata names for `role`."""
-    key = f"tokenizer.ggml.{role}_token_id"
-    token_id = file.get_int(key, default=None)
-    if token_id is None:
-        return missing if missing is not None and missing < count else None
-    if not 0 <= token_id < count:
-        raise Llama3Error(
-            f"{file.path}: {key} is {token_id}, and there are {count} tokens; give a tokenizer with --tokenizer-path"
-        )
-    return token_id
 
 
 def _bytes_of(token: str, type_: int, *, spelled: bool) -> bytes:

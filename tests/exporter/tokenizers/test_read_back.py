@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+from gguf import TokenType
 from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
 from llama3_exporter.tokenizers.read_back import check_tokenizer
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_models.tokenizer.files import read_vocabulary
 from llama3_models.tokenizer.vocabulary import SentencePieceBPE, Vocabulary
 
@@ -21,6 +24,7 @@ from tests.support.vocabularies import (
     write_llama3_gguf,
     write_qwen3_gguf,
     write_sentencepiece_gguf,
+    write_vocabulary_gguf,
 )
 
 GGUFS: dict[str, Callable[[Path], Path]] = {
@@ -89,6 +93,26 @@ def test_what_is_said_otherwise_is_named(name: str, tmp_path: Path) -> None:
     assert problem is None
     assert warning is not None
     assert re.search(expected, warning)
+
+
+def test_a_run_of_bytes_that_no_token_has(tmp_path: Path) -> None:
+    """One unknown token for all of them, or one for each, as Hugging Face's tokenizers do with the two files, too."""
+    tokens = [*(letter for byte, letter in CHARACTER_OF_BYTE.items() if byte < 0x80), "ab", "<unk>"]
+    types = [*[TokenType.NORMAL] * 129, TokenType.UNKNOWN]
+    path = write_vocabulary_gguf(
+        tmp_path / "m.gguf", model="gpt2", pre="gpt-2", tokens=tokens, types=types, merges=["a b"], unknown_token_id=129
+    )
+    vocabulary = read_vocabulary(path)
+    same = written(tmp_path / "same", vocabulary)
+    fused = written(
+        tmp_path / "fused", vocabulary, lambda files: files["tokenizer.json"]["model"].update(fuse_unk=True)
+    )
+    ids = [tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode("é").ids for folder in (same, fused)]
+    assert ids == [[129, 129], [129]]
+    assert check_tokenizer(same, vocabulary) == (None, None)
+    problem, warning = check_tokenizer(fused, vocabulary)
+    assert problem is None
+    assert re.search("differs in whether one such token stands for a run of bytes; the ids of '", str(warning))
 
 
 def test_scores_of_equal_height_cannot_be_said(tmp_path: Path) -> None:

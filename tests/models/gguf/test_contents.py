@@ -115,6 +115,7 @@ KINDS: dict[str, tuple[bytes, str]] = {
     ),
     "another answer": (b'{"error": "Something else"}', "a server's answer, not a model"),
     "bad gateway": (b"502 Bad Gateway", "download it again later"),
+    "JSON with an object at byte 8": (b'{"data":{"id": 1}}', "JSON, not a model"),
     "JSON": (b'{"architectures": ["LlamaForCausalLM"]}', "JSON, not a model"),
     "index": (b'{"metadata": {"total_size": 1}, "weight_map": {}}', "the index of a safetensors model"),
     "Ollama's manifest": (
@@ -208,6 +209,12 @@ def test_many_pieces_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         (tmp_path / f"m.gguf.part{i}of11").write_bytes(bytes([i]) * 100)
     message = refusal(tmp_path / "m.gguf.part10of11")
     assert "`cat m.gguf.part1of11 m.gguf.part2of11 ... > m.gguf`" in message
+
+
+def test_other_digits_in_a_name_are_letters(tmp_path: Path) -> None:
+    for name in ("²1.gguf.00", "²1.gguf.01"):
+        (tmp_path / name).write_bytes(b"\1\2\3\4")
+    assert "`cat ²1.gguf.00 ²1.gguf.01 > ²1.gguf`" in refusal(tmp_path / "²1.gguf.00").replace("'", "")
 
 
 @pytest.mark.parametrize("name", ["m.gguf.gz", "m.gguf.xz", "m.gguf.bak", "m.gguf.txt"])

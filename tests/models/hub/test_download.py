@@ -134,11 +134,7 @@ def test_a_killed_download_goes_on_in_the_next_process(hub: HubServer, home: Pat
     """Ctrl-C, a crash or a power cut at 90% of 5 GB does not cost the 90%."""
     hub.cuts.append(Cut(2_000_000, "hang"))
     process = start(hub, home)
-    assert hub.hanging.wait(30)
-    partial = home / "hub" / "models--first--tiny-gguf" / "blobs" / f"{SHA256}.llama3-onnx.incomplete"
-    deadline = time.monotonic() + 30
-    while partial.stat().st_size < 2_000_000 // CHUNK * CHUNK // 2 and time.monotonic() < deadline:
-        time.sleep(0.05)  # what was sent is still on its way to the disk
+    partial = arrived(hub, home, 2_000_000)
     process.kill()
     process.communicate()
     kept = partial.stat().st_size
@@ -147,12 +143,21 @@ def test_a_killed_download_goes_on_in_the_next_process(hub: HubServer, home: Pat
     assert [range_start(request) for request in hub.transfers] == [0, kept]
 
 
+def arrived(hub: HubServer, home: Path, after: int) -> Path:
+    """The beginning of a file on the disk, once most of what comes before a cut is there."""
+    assert hub.hanging.wait(30)
+    partial = home / "hub" / "models--first--tiny-gguf" / "blobs" / f"{SHA256}.llama3-onnx.incomplete"
+    deadline = time.monotonic() + 30
+    while partial.stat().st_size <= after // CHUNK * CHUNK // 2 and time.monotonic() < deadline:
+        time.sleep(0.05)  # what was sent is still on its way to the disk
+    return partial
+
+
 def interrupted(hub: HubServer, home: Path, after: int) -> str:
     """What a fetch says that gets Ctrl-C when so many bytes have been sent."""
     hub.cuts.append(Cut(after, "hang"))
     process = start(hub, home)
-    assert hub.hanging.wait(30)
-    time.sleep(0.5)  # what was sent is still on its way to the disk
+    arrived(hub, home, after)
     process.send_signal(signal.SIGINT)
     return process.communicate(timeout=60)[1]
 

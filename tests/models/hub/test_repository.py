@@ -101,7 +101,9 @@ def test_what_exists_is_a_path(
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("model", ["org/gone", "org/gone.gguf", "gone.onnx", "a/b/c", "/gone", "./gone"])
+@pytest.mark.parametrize(
+    "model", ["org/gone", "org/gone.gguf", "gone.onnx", "a/b/c", "/gone", "./gone", "x" * 300 + ".gguf", "x/" * 4000]
+)
 def test_what_can_only_be_a_path_is_asked_of_no_hub(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +194,25 @@ def test_no_network_and_no_cache_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"cannot reach http://127.0.0.1:9 for {NAME}" in done.stderr
     assert "HF_HUB_OFFLINE forbids" in located(None, tmp_path, NAME, HF_HUB_OFFLINE="1").stderr
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message"),
+    [
+        ("ftp://127.0.0.1:9", "cannot use the proxy of the environment (Unknown scheme"),
+        ("socks5://127.0.0.1:9", "cannot "),  # where the package for it is installed, nobody answers
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_one_line(hub: HubServer, tmp_path: Path, proxy: str, message: str) -> None:
+    """And what is in the cache still runs."""
+    done = located(hub, tmp_path, NAME, HTTP_PROXY=proxy, http_proxy=proxy, NO_PROXY="", no_proxy="")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}")
+    assert len(done.stderr.splitlines()) == 1
+    assert hub.requests == []
+    first = located(hub, tmp_path, f"{NAME}:Q4_K_S").stdout
+    again = located(hub, tmp_path, f"{NAME}:Q4_K_S", HTTP_PROXY=proxy, http_proxy=proxy, NO_PROXY="", no_proxy="")
+    assert (again.returncode, again.stdout) == (0, first)
 
 
 def test_a_repository_is_its_own_kind(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_what_the_metadata_says_of_special_tokens(
         ({"pre": "gemma4"}, r"the pre-tokenizer 'gemma4' \(tokenizer.ggml.pre\) is not one that is known"),
         ({"model": "bert"}, "its tokenizer is of the kind 'bert'"),
         ({"types": [1]}, "tokenizer.ggml.token_type has 1 entries for 260 tokens"),
-        ({"bos_token_id": 260}, "tokenizer.ggml.bos_token_id is 260, and there are 260 tokens"),
-        ({"bos_token_id": None, "add_bos_token": True}, "add_bos_token is true, but there is no"),
+        ({"bos_token_id": None, "add_bos_token": True}, "add_bos_token is true, but no token is named"),
+        ({"bos_token_id": 260, "add_bos_token": True}, "add_bos_token is true, but no token is named"),
         ({"merges": None}, "tokenizer.ggml.merges"),
         ({"add_bos_token": "yes"}, "add_bos_token"),
     ],
@@ -99,6 +99,27 @@ def test_a_vocabulary_that_cannot_be_used_is_one_line(tmp_path: Path, changes: d
         vocabulary_of(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_ids_that_no_token_has_are_passed_over(tmp_path: Path, kind: str) -> None:
+    """As in llama.cpp, which says "bad special token": a padding token of 32000 and one of -1 are in many files."""
+    pytest.importorskip("llama_cpp")
+    from tests.support import llama_cpp_oracle
+
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "<|end|>"]
+    llama = {"tokens": tokens, "types": [2, 3, 3, *[TokenType.BYTE] * 256, 3], "scores": [0.0] * 260, "merges": None}
+    changes = {"padding_token_id": 32_000, "unknown_token_id": 260, "eot_token_id": 2**32 - 1, "prefix_token_id": 999}
+    if kind == "llama":  # of the other kind llama.cpp has letters for these
+        changes |= {**llama, "model": kind, "bos_token_id": 260, "eos_token_id": 2**32 - 1}
+    path = write_small(tmp_path / "a.gguf", **changes)
+    vocabulary = vocabulary_of(path)
+    assert vocabulary.eog_ids == llama_cpp_oracle.eog_ids(path)
+    named = llama_cpp_oracle.named_tokens(path)
+    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.pad_id) == (named["bos"], named["eos"], named["pad"])
+    assert f"padding_token_id is 32000, but there are {len(vocabulary.tokens)} tokens" in " ".join(vocabulary.warnings)
+    assert len(vocabulary.warnings) == (6 if kind == "llama" else 4)
+    assert vocabulary_of(write_small(tmp_path / "b.gguf", bos_token_id=260)).bos_id is None
 
 
 def test_a_gguf_that_names_no_pre_tokenizer(tmp_path: Path) -> None:
@@ -160,6 +181,13 @@ def test_types_that_nobody_has_defined_are_unused(tmp_path: Path) -> None:
     types = [TokenType.NORMAL] * 257 + [0, 99, -1]
     vocabulary = vocabulary_of(write_small(tmp_path / "small.gguf", tokens=tokens, types=types))
     assert vocabulary.types[257:] == [TokenType.UNUSED] * 3
+
+
+def test_a_token_without_text_is_not_the_one_that_a_file_does_not_name(tmp_path: Path) -> None:
+    write_byte_json(tmp_path, None, vocab={"": 256, **{character: byte for byte, character in enumerate(BYTES)}})
+    vocabulary = read_vocabulary(tmp_path)
+    assert (vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id, vocabulary.pad_id) == (None,) * 4
+    assert vocabulary.eog_ids == frozenset()
 
 
 @pytest.mark.parametrize(("num_rows", "count"), [(260, 260), (256, 256), (10, 256), (10**9, 256), ("260", 256)])
@@ -293,6 +321,12 @@ def write_byte_json(folder: Path, normalizer: object, **settings: object) -> Pat
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(described), encoding="utf-8")
     return path
+
+
+def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for name in ("gone.json", "x" * 300):
+        with pytest.raises(Llama3Error, match=f"{name}: the tokenizer cannot be read: "):
+            read_vocabulary(tmp_path / name)
 
 
 @pytest.mark.parametrize(
