@@ -12,7 +12,7 @@ from typing import Final
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.comparison import differences
 from llama3_models.tokenizer.files import read_vocabulary
-from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, TokenType, Vocabulary
+from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, Vocabulary
 
 _TEXTS: Final = (
     "I believe",
@@ -72,8 +72,11 @@ def _first_text_with_other_ids(ours: Vocabulary, theirs: Vocabulary) -> str | No
     from llama3_runtime.text.tokenizer import Tokenizer
 
     first, second = (Tokenizer(vocabulary, quiet=True) for vocabulary in (ours, theirs))
-    added = [token for token, type_ in zip(ours.tokens, ours.types, strict=True) if TokenType(type_) in FOUND_BY_TEXT]
-    for text in (*_TEXTS, *added):
+    # Of the tokens that are found by their text only these can matter, and there may be a million of the others.
+    changed = {*ours.surroundings, *theirs.surroundings}
+    for type_ in FOUND_BY_TEXT:
+        changed.update(token for token, _ in ours.ids_by_text(type_).items() ^ theirs.ids_by_text(type_).items())
+    for text in (*_TEXTS, *sorted(changed)):
         for special in (False, True):
             if first.encode(text, special=special) != second.encode(text, special=special):
                 return text

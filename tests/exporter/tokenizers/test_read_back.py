@@ -72,6 +72,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda files: files["tokenizer.json"]["added_tokens"][2].update(special=False),
         r"token 270 \('<\|eot_id\|>'\); the ids of '<\|begin_of_text\|><\|eot_id\|>.*' are others",
     ),
+    "a special token": (
+        lambda files: files["tokenizer.json"]["added_tokens"][1].update(content="<|end|>"),
+        r"token 269 \('<\|end_of_text\|>'\); the ids of '<\|end_of_text\|>' are others",
+    ),
     "an end": (lambda files: files["generation_config.json"].update(eos_token_id=[269]), "end-of-generation tokens$"),
     "the first token": (
         lambda files: files["tokenizer_config.json"].update(bos_token="<|eot_id|>"),
