@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import numpy.typing as npt
 import onnx
+from llama3_models.digests import sha256
 from llama3_models.divergence import Distance, log_softmax
 from llama3_models.errors import Llama3Error
 from llama3_models.exports import GRAPH
@@ -93,8 +94,8 @@ def verify(export: str | Path, gguf: str | Path, *, lora: Loras = (), num_tokens
     proto, manifest = read_graph(graph)
     options = manifest.options
     loras = parse_loras(lora)
-    if [each.scale for each in loras] != [each.scale for each in manifest.adapters]:
-        made_with = ", ".join(f"{each.name}:{each.scale:g}" for each in manifest.adapters) or "none"
+    if [(sha256(each.path), each.scale) for each in loras] != [(use.sha256, use.scale) for use in manifest.adapters]:
+        made_with = ", ".join(f"{use.name}:{use.scale:g}" for use in manifest.adapters) or "none"
         raise Llama3Error(f"{graph}: it was made with other adapters ({made_with}); give these to compare with")
     exact = EXACT_BOUNDS[options.precision]
     ids, from_graph = _draw(Model.from_folder(graph, max_length=min(num_tokens, options.max_length)))

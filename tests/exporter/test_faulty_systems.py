@@ -116,9 +116,8 @@ for call, count in counts.items():
             problems.append([*case, f"success, but {sorted(rest)} stayed"])
         elif call not in CLEANING and error is not None and after != old and after != new:
             problems.append([*case, f"left {sorted(after.items() ^ old.items())}"])
-        elif action == "force" and not {name: new[name] for name in new}.items() <= after.items():
-            if not old.items() <= after.items():
-                problems.append([*case, "neither the old export nor the new one is whole"])
+        elif action == "force" and not any(whole.items() <= after.items() for whole in (old, new)):
+            problems.append([*case, "neither the old export nor the new one is whole"])
 print(json.dumps({"problems": problems, "cases": cases, "failed": failed, "calls": counts}))
 """
 

@@ -20,6 +20,7 @@ from llama3_models.gguf.file import GGUFFile
 from llama3_models.lora import parse_loras, read_adapters
 from llama3_models.manifest import AdapterUse, Manifest
 from llama3_models.reference import forward
+from llama3_models.terminal import show
 
 from tests.support.graphs import Graph, kl_divergence
 from tests.support.llama_gguf import fuse_qkv, linear_scales, write_llama_gguf
@@ -118,6 +119,17 @@ def test_verify_sees_a_scale_that_is_lost(gguf: Path, lora: Path, tmp_path: Path
         verify(tmp_path / "out", gguf)
 
 
+def test_verify_wants_the_very_adapters_of_the_export(gguf: Path, lora: Path, tmp_path: Path) -> None:
+    """One of the same name, shapes and scale is another; what a file is called does not matter."""
+    export(gguf, tmp_path / "out", ops="native", lora=[lora])
+    (tmp_path / "other").mkdir()
+    other = write_lora(tmp_path / "other" / "lora.gguf", gguf, seed=1)
+    with pytest.raises(Llama3Error, match=r"made with other adapters \(lora.gguf:1\); give these to compare with"):
+        verify(tmp_path / "out", gguf, lora=[other])
+    other.write_bytes(lora.read_bytes())
+    assert verify(tmp_path / "out", gguf, lora=[other.rename(tmp_path / "renamed.gguf")]).passed
+
+
 @pytest.mark.parametrize("ops", ["contrib", "native"])
 def test_a_scale_of_0_leaves_the_graph_as_it_is(gguf: Path, lora: Path, tmp_path: Path, ops: str) -> None:
     for name, adapters in (("without", []), ("with", [f"{lora}:0"])):
@@ -145,7 +157,10 @@ def test_an_export_says_which_adapters_it_has(gguf: Path, lora: Path, tmp_path: 
     summary = export(gguf, tmp_path / "out", ops=ops, lora=[f"{lora}:-0.5", lora])
     uses = [AdapterUse("lora.gguf", lora.stat().st_size, sha256(lora), scale) for scale in (-0.5, 1.0)]
     assert list(Manifest.of_folder(tmp_path / "out").adapters) == uses
-    assert summary.lines()[-2:] == ["  adapter  lora.gguf, scale -0.5", "  adapter  lora.gguf, scale 1"]
+    assert [line for line in summary.lines() if "adapter" in line] == [
+        "  adapter  lora.gguf, scale -0.5",
+        "  adapter  lora.gguf, scale 1",
+    ]
     found = inspect_export(tmp_path / "out")
     assert found.about["adapters"] == "lora.gguf (scale -0.5), lora.gguf (scale 1)"
     assert found.memory[0].weights == pytest.approx(summary.memory_bytes, rel=0.01)
@@ -181,8 +196,12 @@ def test_adapters_that_a_native_graph_cannot_hold_are_one_line(
     export(gguf, tmp_path / "out", lora=[lora])
 
 
-def test_a_manifest_can_be_read_whatever_an_adapter_is_called(gguf: Path, lora: Path, tmp_path: Path) -> None:
+def test_an_adapter_s_name_is_readable_whatever_it_is(
+    gguf: Path, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     odd = tmp_path / "a\x1b[31m\n.gguf"
     odd.write_bytes(lora.read_bytes())
-    export(gguf, tmp_path / "out", lora=[odd])
+    summary = export(gguf, tmp_path / "out", lora=[odd])
     assert Manifest.of_folder(tmp_path / "out").adapters[0].name == "a?[31m?.gguf"
+    show(*summary.lines())
+    assert r"  adapter  a\x1b[31m\n.gguf, scale 1" in capsys.readouterr().out.split("\n")

@@ -30,6 +30,7 @@ class CachedExport:
     Attributes:
         name: That of its folder.
         model: The path of the model's first file; None where the entry does not say.
+        adapters: The paths of its LoRA adapters, with their scales.
         kind: Ops, precision and logits, `native/fp32/last`; None where the entry does not say.
         version: Of the package that made it; None where the entry does not say.
         bytes: On the disk, without the GGUF.
@@ -39,6 +40,7 @@ class CachedExport:
 
     name: str
     model: str | None
+    adapters: tuple[tuple[str, float], ...]
     kind: str | None
     version: str | None
     bytes: int
@@ -61,7 +63,7 @@ def read_cache() -> list[CachedExport]:
 
 
 def select(cached: Sequence[CachedExport], what: str) -> list[CachedExport]:
-    """The entries that one text means: `all`, `old`, the name of one, or the path of a model.
+    """The entries that one text means: `all`, `old`, the name of one, or the path of a model or an adapter.
 
     Raises:
         Llama3Error: it is the name or the path of none.
@@ -69,7 +71,9 @@ def select(cached: Sequence[CachedExport], what: str) -> list[CachedExport]:
     if what in (ALL, OLD):
         return [one for one in cached if what == ALL or one.old is not None]
     path = os.path.realpath(what)
-    found = [one for one in cached if what == one.name or path == one.model]
+    found = [
+        one for one in cached if what == one.name or path in (one.model, *(adapter for adapter, _ in one.adapters))
+    ]
     if not found:
         raise Llama3Error(
             f"{entries_folder()}: nothing there is called {what} or was made of it; give a name or a model as "
@@ -113,7 +117,9 @@ def page(cached: Sequence[CachedExport]) -> list[str]:
     lines = [f"The cache of exports, {entries_folder()}", f"  {count}, {total}" if cached else "  no entries"]
     for one in cached:
         used = f"{format_bytes(one.bytes)}, last used {one.last_used.replace('T', ' ')}"
-        lines += ["", one.name, f"  model  {one.model or 'unknown'}", f"  kind   {one.kind or 'unknown'}"]
+        lines += ["", one.name, f"  model  {one.model or 'unknown'}"]
+        lines += [f"  lora   {path}, scale {scale:g}" for path, scale in one.adapters]
+        lines += [f"  kind   {one.kind or 'unknown'}"]
         lines += [f"  size   {used}", *([f"  old    {one.old}"] if one.old else [])]
     return lines
 
@@ -126,6 +132,7 @@ def as_json(cached: Sequence[CachedExport]) -> dict[str, Any]:
 def _read(entry: Entry) -> CachedExport:
     record = entry.read_record()
     paths = _paths(record.get("parts"))
+    adapters = _adapters(record.get("adapters", []))
     kind, version = (record.get(key) for key in ("kind", "exporter"))
     try:
         used = entry.record_path.lstat().st_mtime
@@ -134,17 +141,18 @@ def _read(entry: Entry) -> CachedExport:
     return CachedExport(
         name=entry.folder.name,
         model=paths[0] if paths else None,
+        adapters=tuple(adapters or ()),
         kind=kind if isinstance(kind, str) else None,
         version=version if isinstance(version, str) else None,
         bytes=sum(path.lstat().st_size for path in entry.folder.rglob("*") if not path.is_dir()),
         last_used=datetime.fromtimestamp(used).astimezone().isoformat(timespec="seconds"),
-        old=_why_old(entry, paths),
+        old=_why_old(entry, paths, adapters),
     )
 
 
-def _why_old(entry: Entry, paths: Sequence[str]) -> str | None:
+def _why_old(entry: Entry, paths: Sequence[str], adapters: Sequence[tuple[str, float]] | None) -> str | None:
     record = entry.read_record()
-    if not paths:
+    if not paths or adapters is None:
         return "unfinished"
     version = importlib.metadata.version("llama3-onnx")
     if record.get("exporter") != version:
@@ -153,17 +161,40 @@ def _why_old(entry: Entry, paths: Sequence[str]) -> str | None:
         return "made by an earlier llama3-onnx"
     if entry.export.is_symlink() or record.get("files") != entry.file_sizes():
         return "files of it are missing or damaged"
+    of_adapters = [recorded[:-1] for recorded in _list(record.get("adapters"))]
+    return _why_changed("the model", paths, record["parts"]) or _why_changed(
+        "an adapter", [path for path, _ in adapters], of_adapters
+    )
+
+
+def _why_changed(what: str, paths: Sequence[str], recorded: object) -> str | None:
     try:
-        if described([Path(path) for path in paths]) != record["parts"]:
-            return "the model has changed, or was touched or copied"
+        if described([Path(path) for path in paths]) != recorded:
+            return f"{what} has changed, or was touched or copied"
     except FileNotFoundError:
-        return "the model is gone"
+        return f"{what} is gone"
     except (OSError, ValueError) as error:
-        return f"the model cannot be read ({(error.strerror if isinstance(error, OSError) else None) or error})"
+        return f"{what} cannot be read ({(error.strerror if isinstance(error, OSError) else None) or error})"
     return None
 
 
 def _paths(parts: object) -> list[str]:
     """The paths in a record, of which nobody knows who wrote it."""
-    found = [part[0] for part in parts if isinstance(part, list) and part] if isinstance(parts, list) else []
+    found = [part[0] for part in _list(parts) if isinstance(part, list) and part]
     return found if all(isinstance(path, str) for path in found) else []
+
+
+def _adapters(recorded: object) -> list[tuple[str, float]] | None:
+    """The adapters in a record; None where it is damaged."""
+    found = []
+    for adapter in recorded if isinstance(recorded, list) else [None]:
+        match adapter:
+            case [str(path), *_, int(scale) | float(scale)]:
+                found.append((path, scale))
+            case _:
+                return None
+    return found
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

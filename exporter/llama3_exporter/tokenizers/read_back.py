@@ -1,4 +1,8 @@
-"""Reads an export's tokenizer back as llama3-run does, and holds it against the GGUF's."""
+"""Reads an export's tokenizer back as llama3-run does, and holds it against the GGUF's.
+
+What the runtime would log of a vocabulary and of texts is left out here: an export and `llama3-inspect` say themselves
+what a user should know of the vocabulary, and nobody gave them these texts.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Final
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.comparison import differences
 from llama3_models.tokenizer.files import read_vocabulary
-from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, TokenType, Vocabulary
+from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, Vocabulary
 
 _TEXTS: Final = (
     "I believe",
@@ -30,7 +34,7 @@ def why_unusable(vocabulary: Vocabulary) -> str | None:
     from llama3_runtime.text.tokenizer import Tokenizer  # late: an import of the exporter loads no runtime
 
     try:
-        Tokenizer(vocabulary).encode(_TEXTS[0])
+        Tokenizer(vocabulary, quiet=True).encode(_TEXTS[0])
     except Llama3Error as error:
         return f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})"
     return None
@@ -67,9 +71,12 @@ def check_tokenizer(folder: Path, vocabulary: Vocabulary) -> tuple[str | None, s
 def _first_text_with_other_ids(ours: Vocabulary, theirs: Vocabulary) -> str | None:
     from llama3_runtime.text.tokenizer import Tokenizer
 
-    first, second = Tokenizer(ours), Tokenizer(theirs)
-    added = [token for token, type_ in zip(ours.tokens, ours.types, strict=True) if TokenType(type_) in FOUND_BY_TEXT]
-    for text in (*_TEXTS, *added):
+    first, second = (Tokenizer(vocabulary, quiet=True) for vocabulary in (ours, theirs))
+    # Of the tokens that are found by their text only these can matter, and there may be a million of the others.
+    changed = {*ours.surroundings, *theirs.surroundings}
+    for type_ in FOUND_BY_TEXT:
+        changed.update(token for token, _ in ours.ids_by_text(type_).items() ^ theirs.ids_by_text(type_).items())
+    for text in (*_TEXTS, *sorted(changed)):
         for special in (False, True):
             if first.encode(text, special=special) != second.encode(text, special=special):
                 return text

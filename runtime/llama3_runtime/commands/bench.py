@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llama3_runtime.text.tokenizer import Tokenizer
 
 GROUPS = {
-    "Model": ["model", "model_path", "lora", "gguf", "pre_tokenizer", "custom_ops_path", "ops"],
+    "Model": ["model", "model_path", "lora", "gguf", "tokenizer_path", "pre_tokenizer", "custom_ops_path", "ops"],
     "Speed": ["prompt_size", "output_size", "depth", "repetitions", "profile"],
     "Quality": ["perplexity", "kl", "window", "max_windows"],
     "Machine": ["provider", "threads", "chunk_size"],
@@ -60,6 +60,8 @@ def bench(
     model_path: Path | None = None,
     lora: tuple[str, ...] = (),
     gguf: Path | None = None,
+    tokenizer_path: Path | None = None,
+    pre_tokenizer: str | None = None,
     custom_ops_path: Path | None = None,
     ops: Ops | None = None,
     prompt_size: int = 512,
@@ -71,7 +73,6 @@ def bench(
     kl: bool = False,
     window: int = 512,
     max_windows: int | None = None,
-    pre_tokenizer: str | None = None,
     provider: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
     chunk_size: int = defaults.CHUNK_SIZE,
@@ -89,6 +90,8 @@ def bench(
         model_path: The same, but only a path.
         lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, to a model that is a GGUF.
         gguf: The GGUF that an export folder was made from, for --compare and --kl.
+        tokenizer_path: A .gguf, tokenizer.json or tokenizer.model for the text (default: the model's own tokenizer).
+        pre_tokenizer: How the text is cut, by llama.cpp's name for it (default: as the tokenizer's file says).
         custom_ops_path: A library with custom operators for the graph.
         ops: How a .gguf is exported (default: native, where they were built).
         prompt_size: Tokens of the prompt; 0 leaves the prompt out.
@@ -102,7 +105,6 @@ def bench(
         kl: Also compute the text in float32 and tell how far from that the model is: slow, and needs the GGUF.
         window: Tokens of a window.
         max_windows: How many windows of the text to take (default: all).
-        pre_tokenizer: How the text is cut, by llama.cpp's name for it (default: as the model's file says).
         provider: Where to compute.
         threads: Threads of the CPU (default: one for each CPU that this process may use).
         chunk_size: How many tokens of a prompt are evaluated at a time.
@@ -141,6 +143,8 @@ def bench(
         raise UsageError("--kl needs --perplexity with a text to compute on")
     if max_windows is not None and perplexity is None:
         raise UsageError("--max-windows needs --perplexity with a text to cut")
+    if tokenizer_path is not None and perplexity is None:
+        raise UsageError("--tokenizer-path needs --perplexity with a text to cut")
     if pre_tokenizer is not None and perplexity is None:
         raise UsageError("--pre-tokenizer needs --perplexity with a text to cut")
     check_pre_tokenizer(pre_tokenizer)
@@ -250,7 +254,8 @@ def bench(
             }
             table = _speed_table(measurements)
         else:
-            tokenizer = Tokenizer.from_path(ours.path if is_export(path) else path, pre_tokenizer=pre_tokenizer)
+            own = ours.path if is_export(path) else path
+            tokenizer = Tokenizer.from_path(tokenizer_path or own, pre_tokenizer=pre_tokenizer)
             windows = _cut(text, tokenizer, ours, window, max_windows)
             qualities = _evaluate(engines, windows, file if kl else None, lora)
             report |= {

@@ -53,10 +53,10 @@ def cached_export(
     kind = "/".join([ops, precision, logits])
     entry = Entry.of(source, "/".join([kind, *(f"{lora.path.resolve()}:{lora.scale!r}" for lora in loras)]))
     export = Export(entry.export, source.parent if ops == "native" else None)
-    entry.refuse_links()
     # Taken before any content is read: a file that changes meanwhile will not match.
     record = _record(file, kind, loras)
     with _writing(entry):
+        entry.refuse_links()
         if _is_recorded(entry, record):
             entry.note_use()
             return export

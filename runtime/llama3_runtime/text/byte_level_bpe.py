@@ -30,15 +30,15 @@ _LONGEST_RUN: Final = 500_000
 class ByteLevelEncoder:
     """Encodes text that holds no special tokens."""
 
-    def __init__(self, vocabulary: Vocabulary, model: ByteLevelBPE) -> None:
-        """Ranks the tokens for tiktoken, if there are ranks.
+    def __init__(self, vocabulary: Vocabulary, model: ByteLevelBPE, left_out: LeftOut) -> None:
+        """Ranks the tokens for tiktoken, if there are ranks; `left_out` is told of characters without a token.
 
         Raises:
             Llama3Error: The list of merges is damaged.
         """
         self._model = model
         self._missing_byte_id = vocabulary.missing_byte_id
-        self._left_out = LeftOut(vocabulary.source)
+        self._left_out = left_out
         self._token_ids = ids = vocabulary.ids_by_text(TokenType.NORMAL)
         single_bytes = [CHARACTER_OF_BYTE[byte] for byte in range(256)]
         self._missing_bytes = bytes(byte for byte, character in enumerate(single_bytes) if character not in ids)

@@ -15,19 +15,21 @@ _MOST_NAMED: Final = 10
 class LeftOut:
     """Warns about each character once, however many texts have it."""
 
-    def __init__(self, source: Path) -> None:
-        """Warns about the vocabulary of the file `source`."""
+    def __init__(self, source: Path, *, quiet: bool = False) -> None:
+        """Warns about the vocabulary of the file `source`, or if `quiet` not at all."""
         self._source = source
+        self._quiet = quiet
         self._known: set[str] = set()
 
     def warn(self, characters: Iterable[str]) -> None:
         """Warn about those of `characters`, which were left out of a text, that no warning has named yet."""
         new = [character for character in dict.fromkeys(characters) if character not in self._known]
-        if not new:
+        if self._quiet or not new:
             return
         self._known.update(new)
         named = ", ".join(map(_named, new[:_MOST_NAMED]))
-        more = f" and {len(new) - _MOST_NAMED:,} others" if len(new) > _MOST_NAMED else ""
+        rest = len(new) - _MOST_NAMED
+        more = f" and {rest:,} other{'s' * (rest > 1)}" if rest > 0 else ""
         logger.warning("%s: characters without a token are left out of the text: %s%s", self._source, named, more)
 
 

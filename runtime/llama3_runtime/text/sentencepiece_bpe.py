@@ -21,14 +21,14 @@ _SPACE: Final = "\u2581"  # how SentencePiece spells it
 class SentencePieceEncoder:
     """Encodes text that holds no special tokens."""
 
-    def __init__(self, vocabulary: Vocabulary, model: SentencePieceBPE) -> None:
-        """Builds the SentencePiece model.
+    def __init__(self, vocabulary: Vocabulary, model: SentencePieceBPE, left_out: LeftOut) -> None:
+        """Builds the SentencePiece model; `left_out` is told of characters without a token.
 
         Raises:
             Llama3Error: sentencepiece refuses it.
         """
         self._unk_id = vocabulary.unk_id
-        self._left_out = LeftOut(vocabulary.source)
+        self._left_out = left_out
         self._byte_ids = {
             data[0]: token_id
             for token_id, (data, type_) in enumerate(zip(vocabulary.token_bytes(), vocabulary.types, strict=True))

@@ -23,6 +23,7 @@ from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, Toke
 
 from llama3_runtime.text.byte_level_bpe import ByteLevelEncoder
 from llama3_runtime.text.found_tokens import LONGEST, FoundTokens
+from llama3_runtime.text.left_out import LeftOut
 from llama3_runtime.text.sentencepiece_bpe import SentencePieceEncoder
 
 logger = logging.getLogger(__name__)
@@ -43,22 +44,23 @@ class Tokenizer:
         vocabulary: What it was made from.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        """Prepares to encode with `vocabulary`.
+    def __init__(self, vocabulary: Vocabulary, *, quiet: bool = False) -> None:
+        """Prepares to encode with `vocabulary`; if `quiet`, nothing about it or about texts is logged.
 
         Raises:
             Llama3Error: Its rules are none that the libraries beneath can follow.
         """
         _refuse_long_tokens(vocabulary)
-        for warning in vocabulary.warnings:
+        for warning in () if quiet else vocabulary.warnings:
             logger.warning("%s: %s", vocabulary.source.name, warning)
         self.vocabulary: Final = vocabulary
         self._encoder: ByteLevelEncoder | SentencePieceEncoder
+        left_out = LeftOut(vocabulary.source, quiet=quiet)
         if isinstance(vocabulary.model, ByteLevelBPE):
-            self._encoder = ByteLevelEncoder(vocabulary, vocabulary.model)
+            self._encoder = ByteLevelEncoder(vocabulary, vocabulary.model, left_out)
             self._adds_space = False
         else:
-            self._encoder = SentencePieceEncoder(vocabulary, vocabulary.model)
+            self._encoder = SentencePieceEncoder(vocabulary, vocabulary.model, left_out)
             self._adds_space = vocabulary.model.add_space_prefix
 
     @classmethod

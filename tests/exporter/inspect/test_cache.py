@@ -12,10 +12,12 @@ import pytest
 from llama3_exporter.inspect import cache as cache_of
 from llama3_models.export_cache import Entry
 from llama3_models.gguf.file import GGUFFile
+from llama3_models.lora import Lora
 from llama3_runtime.source.export_cache import cached_export
 
 from tests.support.inspecting import run
 from tests.support.llama_gguf import write_llama_gguf
+from tests.support.lora_gguf import write_lora
 
 SIZE = {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64}
 
@@ -31,9 +33,9 @@ def model(tmp_path: Path) -> Path:
     return write_llama_gguf(tmp_path / "model.gguf", **SIZE)
 
 
-def keep(model: Path, ops: str) -> Entry:
+def keep(model: Path, ops: str, *loras: Lora) -> Entry:
     with GGUFFile.open(model) as file:
-        return Entry(cached_export(file, ops).path.parent)
+        return Entry(cached_export(file, ops, loras=loras).path.parent)
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
@@ -62,6 +64,7 @@ def test_every_entry_is_listed(model: Path, capsys: pytest.CaptureFixture[str]) 
         facts = found[entry.folder.name]
         assert facts | {"last_used": None} == {
             "model": str(model),
+            "adapters": [],
             "kind": kind,
             "version": "0.1.0",
             "bytes": size_of(entry.folder),
@@ -123,6 +126,41 @@ def test_what_is_old_says_why_and_can_be_removed(
     assert (status, out.splitlines()[1][:9], err) == (0, "1 removed", "")
     assert set(listed(capsys)) == {kept.folder.name}
     assert not entry.folder.exists()
+
+
+def test_an_entry_says_its_adapters(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And is old when one of them is no longer what it was, whatever became of the entry without them."""
+    one, two = (write_lora(tmp_path / name, model) for name in ("one.gguf", "two.gguf"))
+    plain = keep(model, "native").folder.name
+    alone = keep(model, "native", Lora(one, 0.5)).folder.name
+    both = keep(model, "native", Lora(one), Lora(two, -2.0)).folder.name
+    found = listed(capsys)
+    assert {name: entry["adapters"] for name, entry in found.items()} == {
+        plain: [],
+        alone: [[str(one), 0.5]],
+        both: [[str(one), 1.0], [str(two), -2.0]],
+    }
+    assert {entry["old"] for entry in found.values()} == {None}
+    page = run(capsys, "--cache")[1]
+    assert f"\n{both}\n  model  {model}\n  lora   {one}, scale 1\n  lora   {two}, scale -2\n  kind " in page
+    two.write_bytes(two.read_bytes())
+    assert {name for name, entry in listed(capsys).items() if entry["old"]} == {both}
+    one.unlink()
+    assert {name: entry["old"] for name, entry in listed(capsys).items()} == {
+        plain: None,
+        alone: "an adapter is gone",
+        both: "an adapter is gone",
+    }
+    assert run(capsys, "--cache", "--remove", two)[0] == 0
+    assert set(listed(capsys)) == {plain, alone}
+
+
+@pytest.mark.parametrize("adapters", [3, None, [3], [[]], [["/a"]], [[1, 2.0]], [["/a", "1"]], [["\0", 1, 1.0]], {}])
+def test_a_damaged_record_of_adapters_is_old(model: Path, capsys: pytest.CaptureFixture[str], adapters: object) -> None:
+    entry = keep(model, "native")
+    entry.write_record({**entry.read_record(), "adapters": adapters})
+    assert listed(capsys)[entry.folder.name]["old"]
+    assert run(capsys, "--cache")[1].replace("\n", "").isprintable()
 
 
 def test_removed_by_name_by_model_and_all(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,11 @@ import pytest
 import tokenizers
 from gguf import TokenType
 from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
-from llama3_exporter.tokenizers.read_back import check_tokenizer
+from llama3_exporter.tokenizers.read_back import check_tokenizer, why_unusable
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_models.tokenizer.files import read_vocabulary
 from llama3_models.tokenizer.vocabulary import SentencePieceBPE, Vocabulary
+from llama3_runtime.text.tokenizer import Tokenizer
 
 from tests.support.llama_gguf import write_llama_gguf
 from tests.support.vocabularies import (
@@ -73,6 +74,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a type": (
         lambda files: files["tokenizer.json"]["added_tokens"][2].update(special=False),
         r"token 270 \('<\|eot_id\|>'\); the ids of '<\|begin_of_text\|><\|eot_id\|>.*' are others",
+    ),
+    "a special token": (
+        lambda files: files["tokenizer.json"]["added_tokens"][1].update(content="<|end|>"),
+        r"token 269 \('<\|end_of_text\|>'\); the ids of '<\|end_of_text\|>' are others",
     ),
     "an end": (lambda files: files["generation_config.json"].update(eos_token_id=[269]), "end-of-generation tokens$"),
     "the first token": (
@@ -132,3 +137,19 @@ def test_a_file_that_cannot_be_read_back_is_a_problem(tmp_path: Path) -> None:
     problem, warning = check_tokenizer(folder, vocabulary)
     assert "llama3-run cannot use this export's tokenizer and needs --tokenizer-path" in str(problem)
     assert warning is None
+
+
+def test_nothing_is_logged_of_texts_that_no_user_gave(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor what was assumed of the vocabulary, which is a note of the summary and of a page."""
+    letters = [character for character in map(chr, range(0x21, 0x7F)) if character != "I"]
+    path = write_vocabulary_gguf(tmp_path / "model.gguf", model="gpt2", tokens=[*letters, "()"], merges=["( )"])
+    vocabulary = read_vocabulary(path)
+    assert vocabulary.warnings
+    folder = written(tmp_path / "out", vocabulary, lambda files: files["tokenizer.json"]["model"]["vocab"].pop("z"))
+    problem, warning = check_tokenizer(folder, vocabulary)
+    assert problem is None
+    assert "the ids of" in str(warning)
+    assert why_unusable(vocabulary) is None
+    assert caplog.messages == []
+    Tokenizer.from_path(path).encode("I")
+    assert len(caplog.messages) == 2

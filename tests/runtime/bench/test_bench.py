@@ -215,6 +215,7 @@ def test_perplexity_of_a_text(capsys, tmp_path, gguf, folder):
         (["--model-path", "x", "--kl"], 2, "--kl needs --perplexity"),
         (["--model-path", "x", "--max-windows", "2"], 2, "--max-windows needs --perplexity"),
         (["--model-path", "x", "--pre-tokenizer", "gpt-2"], 2, "--pre-tokenizer needs --perplexity"),
+        (["--model-path", "x", "--tokenizer-path", "y"], 2, "--tokenizer-path needs --perplexity"),
         (["--model-path", "x", "--compare", "ollama"], 2, "llama.cpp"),
         (["--model-path", "x", "--compare", "llama.cpp,llama.cpp"], 2, "names an engine twice"),
         (["--model-path", "x", "--compare", "llama.cpp", "--provider", "cuda"], 2, "on the CPU"),
@@ -255,6 +256,20 @@ def test_a_perplexity_of_a_gguf_takes_a_call_for_each_window(capsys, monkeypatch
     assert call("--model-path", str(gguf), *options, "--threads", "1", "--json") == 0
     assert len(calls) == 1 + 3  # the first asks how many rows there are
     assert json.loads(capsys.readouterr().out)["windows"] == 3
+
+
+def test_a_perplexity_of_a_model_without_a_tokenizer(capsys, monkeypatch, tmp_path, gguf):
+    """The advice helps: with the tokenizer that it asks for, it is that of the same weights in a file that has one."""
+    monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path / "cache"))
+    bare = write_llama_gguf(tmp_path / "bare.gguf", tokenizer=None)
+    (tmp_path / "text.txt").write_text(TEXT, "utf-8")
+    options = ("--perplexity", str(tmp_path / "text.txt"), "--window", "40", "--max-windows", "2", "--json")
+    assert call("--model", str(bare), *options) == 1
+    assert f"{bare}: has no tokenizer; llama3-run needs --tokenizer-path" in capsys.readouterr().err
+    assert call("--model", str(bare), *options, "--tokenizer-path", str(gguf)) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert call("--model", str(gguf), *options) == 0
+    assert found == json.loads(capsys.readouterr().out)["results"]
 
 
 def test_logits_that_are_no_numbers_are_one_line():

@@ -263,9 +263,11 @@ def test_without_locks_another_process_may_come_first(exports, model, monkeypatc
     assert {path.name for path in folder.parent.iterdir()} == {"lock", "source.json", "onnx"}
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(model, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["file", "n" * 256])
+def test_a_cache_that_cannot_be_written_is_one_line(model, monkeypatch, tmp_path, name):
+    """A file is in its place, or the system takes no such name."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path / name))
     with pytest.raises(Llama3Error, match=r"^[^\n]*LLAMA3_CACHE[^\n]*$"):
         cached(model)
 
