@@ -128,6 +128,19 @@ def test_what_is_old_says_why_and_can_be_removed(
     assert not entry.folder.exists()
 
 
+def test_a_touched_model_makes_no_contrib_entry_old(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The next run compares the content and uses the entry; one of another size cannot be the same."""
+    entry = keep(model, "contrib")
+    os.utime(model, (0, 0))
+    assert listed(capsys)[entry.folder.name]["old"] is None
+    made = (entry.export / "model.onnx").stat().st_mtime_ns
+    assert keep(model, "contrib") == entry
+    assert (entry.export / "model.onnx").stat().st_mtime_ns == made
+    with model.open("ab") as file:
+        file.write(b"\0")
+    assert "the model has changed" in str(listed(capsys)[entry.folder.name]["old"])
+
+
 def test_an_entry_says_its_adapters(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And is old when one of them is no longer what it was, whatever became of the entry without them."""
     one, two = (write_lora(tmp_path / name, model) for name in ("one.gguf", "two.gguf"))
