@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from llama3_models.cli import command_line
+from llama3_models.cli.arguments import MaybePath
 from llama3_models.cli.command_line import check_ranges
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Activations, Logits, Ops, Precision
@@ -33,7 +34,7 @@ def llama3_export(
     quantization_encoding: Literal["q4_0", "q4_k", "q6_k", "bf16", "float32"] | None = None,
     pre_tokenizer: str | None = None,
     tokenizer_graph: bool = False,
-    lora: tuple[str, ...] = (),
+    lora: tuple[MaybePath, ...] = (),
     verify: bool = False,
     copy: bool = False,
     force: bool = False,
