@@ -9,6 +9,10 @@ from onnxscript import OpBuilder, nn
 
 FLOAT = ir.DataType.FLOAT
 
+# The lengths of heads that attention computes, and in contrib graphs also of their rotated part.
+CONTRIB_HEADS = range(16, 1 << 31, 16)
+NATIVE_HEADS = range(8, 256 + 1, 8)
+
 
 def cast(op: OpBuilder, x: ir.Value, dtype: ir.DataType) -> ir.Value:
     """`x` as `dtype`, without a node where it is that already."""

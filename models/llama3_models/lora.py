@@ -24,7 +24,7 @@ from llama3_models.gguf.part import quoted
 
 _EMBEDDING: Final = "token_embd"
 _ADAPTABLE: Final = re.compile(r"token_embd|output|blk\.\d+\.(?:attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down))")
-_SCALED: Final = re.compile(r"(?P<path>.+):(?P<scale>[-+.\w]*)", re.DOTALL)
+_SCALED: Final = re.compile(r"(?P<path>.+):(?P<scale>[-+.\w]*)", re.DOTALL | re.ASCII)
 
 _AGAIN: Final = "download or convert the adapter again"
 
@@ -41,14 +41,16 @@ class Lora:
         """Read `FILE` or `FILE:SCALE`; all of it is the file if there is one of that name.
 
         Raises:
-            UsageError: the scale is not a finite number.
+            UsageError: there is no text, or the scale is not a finite number.
         """
         text = str(text)
+        if text in ("", "."):  # the second is what Path makes of the first
+            raise UsageError("lora: expected FILE or FILE:SCALE, not ''")
         match = _SCALED.fullmatch(text)
         if match is None or os.path.exists(text):  # noqa: PTH110 (Path.exists raises for a name that is too long)
             return cls(Path(text))
         try:
-            scale = float(match["scale"])
+            scale = float(match["scale"].replace("_", "?"))  # Python's own grouping of digits
         except ValueError:
             if os.path.exists(match["path"]):  # noqa: PTH110
                 raise UsageError(f"lora: {text}: the scale {match['scale']!r} is not a number") from None
@@ -138,6 +140,12 @@ def read_adapter(lora: Lora, base: GGUFFile) -> Adapter:
                 weights[part] = LowRank(a, rows, factor)
         _check_finite(file, weights)
         warnings = []
+        blank = sum(not (a.data.any() or b.data.any()) for a, b in pairs.values())
+        if blank:
+            warnings.append(
+                f"{lora.path.name}: {blank} of its {len(pairs)} pairs of matrices hold only zeros and change nothing, "
+                "as in a download that broke off"
+            )
         if ignored:
             warnings.append(f"{lora.path.name}: its {ignored} norms are left out, as llama.cpp leaves them out")
         return Adapter(lora.path, file.size, lora.scale, weights if np.float32(lora.scale) else {}, tuple(warnings))

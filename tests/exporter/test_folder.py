@@ -438,5 +438,24 @@ def test_max_length_must_be_within_the_context(gguf: Path, tmp_path: Path, max_l
 
 def test_heads_that_onnx_runtime_refuses(tmp_path: Path) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", head_dim=24)
-    with pytest.raises(Llama3Error, match="multiples of 16"):
+    with pytest.raises(Llama3Error, match="multiples of 16; --ops native takes it"):
         export(gguf, tmp_path / "out")
+    export(gguf, tmp_path / "out", ops="native")
+
+
+def test_heads_that_native_attention_refuses(tmp_path: Path) -> None:
+    """At the export, and not when the graph is loaded."""
+    gguf = write_llama_gguf(tmp_path / "model.gguf", head_dim=272)
+    with pytest.raises(Llama3Error, match=r"have 272 elements, .* multiples of 8 up to 256; use --ops contrib"):
+        export(gguf, tmp_path / "out", ops="native")
+    assert not (tmp_path / "out").exists()
+    export(gguf, tmp_path / "out")
+
+
+@pytest.mark.parametrize("ops", ["contrib", "native"])
+@pytest.mark.parametrize("head_dim", [4, 34, 264])
+def test_heads_that_no_graph_computes_get_no_advice_that_fails(tmp_path: Path, head_dim: int, ops: str) -> None:
+    gguf = write_llama_gguf(tmp_path / "model.gguf", head_dim=head_dim)
+    with pytest.raises(Llama3Error, match="; give another model"):
+        export(gguf, tmp_path / "out", ops=ops)
+    assert not (tmp_path / "out").exists()

@@ -133,6 +133,20 @@ def test_norms_are_left_out_with_a_warning(tmp_path, base):
     assert read(write_lora(tmp_path / "plain.gguf", base), base).warnings == ()
 
 
+def test_matrices_of_zeros_are_told(tmp_path, base):
+    """Training begins with a B of zeros; A and B of zeros are a part of the file that has not come."""
+    path = write_lora(tmp_path / "lora.gguf", base)
+    untrained = {f"blk.0.{name}.weight.lora_b": np.zeros((n, 3)) for name, n in (("attn_q", 256), ("attn_k", 128))}
+    assert read(write_lora(tmp_path / "b.gguf", base, tensors=untrained), base).warnings == ()
+    places = [(int(tensor.data_offset), int(tensor.n_bytes)) for tensor in gguf.GGUFReader(path).tensors]
+    offset = max(places)[0] - places[-2][1]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(path.stat().st_size - offset))
+    (warning,) = read(path, base).warnings
+    assert warning.startswith("lora.gguf: 1 of its 16 pairs of matrices hold only zeros and change nothing")
+
+
 # What is asked for
 
 
@@ -159,7 +173,13 @@ def test_a_scale_that_float32_does_not_hold_is_refused(scale):
         Lora.parse(f"a.gguf:{scale}")
 
 
-@pytest.mark.parametrize("scale", ["", "half", "1,5x"])
+@pytest.mark.parametrize("path", ["", Path()])
+def test_a_file_without_a_name_is_refused(path):
+    with pytest.raises(UsageError, match="lora: expected FILE or FILE:SCALE, not ''"):
+        parse_loras([path])
+
+
+@pytest.mark.parametrize("scale", ["", "half", "1,5x", "1_0", "0x1", "--1"])
 def test_a_scale_that_is_not_a_number_is_refused(tmp_path, scale):
     path = tmp_path / "a.gguf"
     path.touch()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llama3_models.cli import command_line
+from llama3_models.cli.arguments import MaybePath
 from llama3_models.cli.command_line import check_ranges
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Activations, Logits, Ops, Precision
@@ -33,7 +34,7 @@ def llama3_export(
     quantization_encoding: Encoding | None = None,
     pre_tokenizer: str | None = None,
     tokenizer_graph: bool = False,
-    lora: tuple[str, ...] = (),
+    lora: tuple[MaybePath, ...] = (),
     verify: bool = False,
     copy: bool = False,
     force: bool = False,

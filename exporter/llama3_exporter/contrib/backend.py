@@ -55,7 +55,7 @@ from llama3_exporter.decoders.backend import (
 )
 from llama3_exporter.finite import checked
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
-from llama3_exporter.modules import FLOAT, HeadRMSNorm, parameter
+from llama3_exporter.modules import CONTRIB_HEADS, FLOAT, NATIVE_HEADS, HeadRMSNorm, parameter
 
 FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 
@@ -193,10 +193,11 @@ class ContribBackend:
             Llama3Error: the heads have a length that ONNX Runtime's op refuses.
         """
         for what, count in (("heads have", self._config.head_dim), ("heads rotate", self._config.rotary_dim)):
-            if count % 16:
+            if count not in CONTRIB_HEADS:
+                native_can = self._config.head_dim in NATIVE_HEADS
                 raise Llama3Error(
                     f"{self._file.path}: its {what} {count} elements, and ONNX Runtime's attention takes only "
-                    "multiples of 16; --ops native takes it"
+                    f"multiples of 16; {'--ops native takes it' if native_can else 'give another model'}"
                 )
         return GroupedQueryAttention(self._config, self.kv_type, rotary_interleaved=rotary_interleaved)
 

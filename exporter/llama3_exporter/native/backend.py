@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from llama3_models.config import Hyperparameters
+from llama3_models.errors import Llama3Error
 from llama3_models.exports import Activations
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from llama3_models.lora import Adapter
@@ -27,7 +28,7 @@ from llama3_exporter.decoders.backend import (
     Norm,
     PositionInputs,
 )
-from llama3_exporter.modules import FLOAT, HeadRMSNorm, parameter
+from llama3_exporter.modules import CONTRIB_HEADS, FLOAT, NATIVE_HEADS, HeadRMSNorm, parameter
 from llama3_exporter.native.modules import (
     DOMAIN,
     AddRMSNorm,
@@ -61,6 +62,7 @@ class NativeBackend:
         names: Mapping[Path, str],
         adapters: Sequence[Adapter] = (),
     ) -> None:
+        self._file = file
         self._tensors = config.weights(file)
         self._adapters = adapters
         self._config = config
@@ -113,7 +115,18 @@ class NativeBackend:
         return LengthsAndFrequencies(self._config)
 
     def attention(self, *, rotary_interleaved: bool) -> Attention:
-        """See `Backend`."""
+        """See `Backend`.
+
+        Raises:
+            Llama3Error: the heads have a length that the op refuses.
+        """
+        head_dim, rotary_dim = self._config.head_dim, self._config.rotary_dim
+        if head_dim not in NATIVE_HEADS:
+            contrib_can = head_dim in CONTRIB_HEADS and rotary_dim in CONTRIB_HEADS
+            raise Llama3Error(
+                f"{self._file.path}: its heads have {head_dim} elements, and native attention only computes multiples "
+                f"of 8 up to {NATIVE_HEADS[-1]}; {'use --ops contrib' if contrib_can else 'give another model'}"
+            )
         return CachedAttention(self._config, rotary_interleaved=rotary_interleaved)
 
     def _linear_activations(self, high_precision: bool) -> str:

@@ -26,12 +26,20 @@ HELP = "--help"
 _NEAR = 0.8
 
 
+# Decimal numbers: float() itself would also take "1_0", " 1 " and digits of other scripts.
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+class MaybePath(str):
+    """The type of a value that may be a path, which need not be UTF-8, or some other text."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One parameter of a command, as its signature declares it."""
 
     name: str
-    type: type  # bool, int, float, str or Path: the type of one value
+    type: type  # bool, int, float, str, Path or MaybePath: the type of one value
     choices: tuple[str, ...]  # of a Literal, else empty
     default: object  # inspect.Parameter.empty where the option must be given
     positional: bool
@@ -56,7 +64,7 @@ class Option:
     @property
     def takes_any_text(self) -> bool:
         """Whether a value may look like an option."""
-        return self.type in (str, Path) and not self.choices
+        return self.type in (str, Path, MaybePath) and not self.choices
 
 
 def read_signature(command: Callable[..., object], letters: Mapping[str, str] | None = None) -> list[Option]:
@@ -83,7 +91,7 @@ def read_signature(command: Callable[..., object], letters: Mapping[str, str] | 
             hint, repeatable = typing.get_args(hint)[0], True
         if typing.get_origin(hint) is typing.Literal:
             hint, choices = str, typing.get_args(hint)
-        if hint not in (bool, int, float, str, Path):
+        if hint not in (bool, int, float, str, Path, MaybePath):
             raise TypeError(f"{parameter.name}: {hint} cannot be given on a command line")
         positional = parameter.kind is not parameter.KEYWORD_ONLY
         letter = letter_of.get(parameter.name, "")
@@ -266,18 +274,16 @@ def parse_value(option: Option, text: str) -> object:
             raise _wrong_value(option, text, "a whole number")
         return int(text)
     if option.type is float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
+        if not _NUMBER.fullmatch(text) or not math.isfinite(number := float(text)):
             raise _wrong_value(option, text, "a number")
         return number
     if option.type is Path:
         if not text or "\0" in text:
             raise _wrong_value(option, text, "a path")
         return Path(text)
-    if option.positional:  # which may be a path, and that need not be UTF-8
+    if option.type is MaybePath or option.positional:
+        if not text:
+            raise _wrong_value(option, text, "a path or a name")
         return text
     try:
         text.encode()  # bytes of the command line that are no UTF-8 arrive as lone surrogates

@@ -12,11 +12,11 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from llama3_models.cli.arguments import Option
+from llama3_models.cli.arguments import MaybePath, Option
 from llama3_models.terminal import WIDTH
 
 _HELP_COLUMN = 26
-_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+_METAVARS = {int: "N", float: "X", str: "TEXT", MaybePath: "TEXT", Path: "PATH"}
 
 # What a report of a fault should name: of these, --version shows those that are installed.
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "onnx", "gguf", "numpy", "huggingface_hub")

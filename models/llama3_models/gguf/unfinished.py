@@ -17,6 +17,9 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from llama3_models.gguf.part import quoted
 
+# A model may well have many of these that are zero.
+_MAY_BE_ZERO = (".bias", ".scale", ".input_scale")
+
 # Of the last tensor. Models whose vocabulary was padded to a round number end in rows of zeros, but in fewer.
 _TAIL_BYTES = 4 << 20
 
@@ -33,8 +36,8 @@ def refuse_unfinished(file: GGUFFile) -> None:
     """
     by_part: dict[Path, list[GGUFTensor]] = {}
     for tensor in sorted(file.tensors.values(), key=lambda tensor: tensor.offset):
-        if tensor.name.endswith((".bias", "scale")):
-            continue  # a model may well have some of zeros, and a scale is a single number
+        if tensor.name.endswith(_MAY_BE_ZERO):
+            continue
         by_part.setdefault(tensor.part, []).append(tensor)
     for part, tensors in by_part.items():
         last = tensors[-1]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llama3_models.cli.arguments import MaybePath
 from llama3_models.cli.command_line import check_ranges, run
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Ops
@@ -56,9 +57,9 @@ _SHORTEST_NAME = 8
 
 def bench(
     *,
-    model: str | None = None,
+    model: MaybePath | None = None,
     model_path: Path | None = None,
-    lora: tuple[str, ...] = (),
+    lora: tuple[MaybePath, ...] = (),
     gguf: Path | None = None,
     tokenizer_path: Path | None = None,
     pre_tokenizer: str | None = None,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llama3_models.cli.arguments import MaybePath
 from llama3_models.cli.command_line import INTERRUPTED, check_ranges, run
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.exports import Ops
@@ -59,11 +60,11 @@ logger = logging.getLogger(__name__)
 
 def run_model(
     *,
-    model: str | None = None,
+    model: MaybePath | None = None,
     model_path: Path | None = None,
     quantization_encoding: Encoding | None = None,
     version: Version | None = None,
-    lora: tuple[str, ...] = (),
+    lora: tuple[MaybePath, ...] = (),
     tokenizer_path: Path | None = None,
     pre_tokenizer: str | None = None,
     custom_ops_path: Path | None = None,

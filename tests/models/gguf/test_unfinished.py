@@ -103,3 +103,10 @@ def test_biases_of_zeros_are_no_sign(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     check(tmp_path / "zeros.gguf")
+
+
+@pytest.mark.parametrize("ending", ["scale", "input_scale"])
+def test_scales_of_zero_are_no_sign(tmp_path: Path, ending: str) -> None:
+    """One number each, and where they are the last tensors of a file."""
+    zeros = {f"blk.{layer}.{name}.{ending}": [0.0] for layer in range(2) for name in ("attn_q", "ffn_up")}
+    check(write_llama_gguf(tmp_path / "model.gguf", vectors=zeros))

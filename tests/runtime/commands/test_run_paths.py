@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.llama_gguf import write_llama_gguf
+from tests.support.lora_gguf import write_lora
 
 SIZE = {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 64}
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
@@ -66,6 +67,7 @@ def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
         assert text_of(tmp_path, "--model-path", folder) == text
         assert command(tmp_path, "llama3-inspect", folder).returncode == 0
     assert text_of(tmp_path, "--model-path", named, "--ops", "contrib") == text
+    assert text_of(tmp_path, "--model", in_folder) == text_of(tmp_path, "-m", gguf)
     contrib = tmp_path / f"{NOT_UTF8}-other"
     assert command(tmp_path, "llama3-export", named, "--output", contrib).returncode == 0
     assert text_of(tmp_path, "--model-path", contrib) == text
@@ -89,3 +91,26 @@ def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     result = command(tmp_path, "llama3-run", "--model-path", tmp_path / f"{NOT_UTF8}-none.gguf")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+
+
+def test_an_adapter_s_path_that_is_not_utf8(tmp_path: Path) -> None:
+    gguf = write_llama_gguf(tmp_path / "model.gguf", **SIZE)
+    lora = write_lora(tmp_path / "lora.gguf", gguf, gain=3.0)
+    named = tmp_path / f"{NOT_UTF8}.gguf"
+    os.link(lora, named)
+    text = text_of(tmp_path, "-m", gguf, "--lora", f"{lora}:2")
+    assert text != text_of(tmp_path, "-m", gguf)
+    assert text_of(tmp_path, "-m", gguf, "--lora", f"{named}:2") == text
+    folder = tmp_path / "out"
+    result = command(tmp_path, "llama3-export", gguf, "--ops", "native", "--output", folder, "--lora", f"{named}:2")
+    assert result.returncode == 0, result.stderr
+    assert text_of(tmp_path, "-m", folder) == text
+
+
+@pytest.mark.parametrize(
+    "words", [("llama3-run", "-m"), ("llama3-export",), ("llama3-inspect",), ("llama3-bench", "-m")]
+)
+def test_a_model_without_a_name_is_a_wrong_command_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    result = command(tmp_path, *words, "")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "expected a path or a name, not ''" in result.stderr
