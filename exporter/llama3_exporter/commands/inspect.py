@@ -126,8 +126,10 @@ def _inspect_cache(remove: tuple[str, ...], *, json: bool) -> int:
     if json:
         show_json({"removed": [entry.name for entry in removed], "kept": kept}, indent=2)
     else:
-        show(*(f"Removed {entry.name}, {format_bytes(entry.bytes)}" for entry in removed))
-        show(f"{len(removed)} removed, {format_bytes(sum(entry.bytes for entry in removed))}")
+        show(
+            *(f"Removed {entry.name}, {format_bytes(entry.bytes)}" for entry in removed),
+            f"{len(removed)} removed, {format_bytes(sum(entry.bytes for entry in removed))}",
+        )
     return 1 if kept else 0
 
 

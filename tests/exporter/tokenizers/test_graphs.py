@@ -331,7 +331,13 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         "special tokens have more than 250,000 bytes",
     ),
     "some of the byte tokens": (
-        {"model": "llama", "tokens": ["<unk>", "<0x00>", "a"], "types": [2, 6, 1], "scores": [0.0] * 3},
+        {
+            "model": "llama",
+            "tokens": ["<unk>", "<0x00>", "a"],
+            "types": [2, 6, 1],
+            "scores": [0.0] * 3,
+            "add_bos_token": False,
+        },
         "sentencepiece refuses its tokens",
     ),
 }
