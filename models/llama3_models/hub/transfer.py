@@ -159,7 +159,7 @@ def _ask(source: Source) -> _RemoteFile:
     commit, etag, size = metadata.commit_hash, metadata.etag, metadata.size
     # The SHA-256 becomes a file's name, and the commit a folder's: nothing but these will do.
     is_named = re.fullmatch("[0-9a-f]{64}", etag or "") and re.fullmatch("[0-9a-f]{40}", commit or "")
-    if commit is None or etag is None or size is None or size < 0 or not is_named:
+    if commit is None or etag is None or size is None or size < 1 or not is_named:
         raise SourceRefusedError(f"{url} does not answer as a hub does, with a commit, a SHA-256 and a size")
     return _RemoteFile(source, commit, etag, size)
 

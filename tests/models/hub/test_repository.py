@@ -223,6 +223,11 @@ def test_a_commit_that_is_none_names_no_folder(hub: HubServer, tmp_path: Path, c
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_a_file_of_no_bytes_is_none(hub: HubServer, tmp_path: Path) -> None:
+    hub.files[f"{NAME}/Tiny-Q4_K_M.gguf"] = HostedFile(b"")
+    assert "does not answer as a hub does" in located(hub, tmp_path, NAME).stderr
+
+
 def test_no_network_and_no_cache_is_one_line(tmp_path: Path) -> None:
     done = located(None, tmp_path, NAME)
     assert done.returncode == 1
