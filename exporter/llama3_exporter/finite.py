@@ -78,7 +78,7 @@ def refuse_rows(tensor: GGUFTensor, start: int, rows: UInt8, scales: Iterable[Fl
     for i, row in enumerate(rows, start):
         with np.errstate(all="ignore"):
             weights = np.asarray(_weights(row, tensor.type))
-        bad = np.flatnonzero(~np.isfinite(weights))
+            bad = np.flatnonzero(~np.isfinite(weights))
         if bad.size:
             raise _not_finite(tensor, i, int(bad[0]), float(weights[bad[0]]))
 
@@ -107,7 +107,8 @@ def _can_be_checked(tensor_type: GGMLQuantizationType) -> bool:
 def _surely_finite(tensor_type: GGMLQuantizationType, rows: UInt8, scales: Iterable[Floats] | None) -> bool:
     """Whether the cheap test says that all weights are finite; where it does not, they still may be."""
     if tensor_type not in FORMATS:
-        return bool(np.isfinite(_weights(rows.reshape(-1), tensor_type)).all())
+        with np.errstate(invalid="ignore"):  # of a signalling NaN of bfloat16
+            return bool(np.isfinite(_weights(rows.reshape(-1), tensor_type)).all())
     with np.errstate(all="ignore"):
         # A NaN is in no order with any number.
         return all(

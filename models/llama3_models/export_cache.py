@@ -108,7 +108,7 @@ class Entry:
         Raises:
             OSError: the system refuses.
         """
-        return {path.name: path.stat().st_size for path in self.export.iterdir()} if self.export.is_dir() else None
+        return {path.name: path.lstat().st_size for path in self.export.iterdir()} if self.export.is_dir() else None
 
     def refuse_links(self) -> None:
         """An entry is the cache's own: through a link it would read, write and remove what belongs to somebody else.

@@ -71,6 +71,14 @@ def test_finite_blocks_pass(tensor_type: T, kind: ScaleKind) -> None:
     refuse_rows(tensor_of(tensor_type, rows, columns), 0, rows)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("raw", [0x7F81, 0xFF81, 0x7FC0, 0x7F80])
+def test_a_signalling_nan_is_refused_and_nothing_else_is_said(raw: int) -> None:
+    rows = np.array([[0, raw, 0, 0]], np.uint16).view(np.uint8)
+    with pytest.raises(Llama3Error, match="in row 0, element 1"):
+        refuse_rows(tensor_of(T.BF16, rows, 4), 0, rows)
+
+
 @pytest.mark.skipif("MXFP4" not in T.__members__, reason="the oldest gguf that is supported lacks MXFP4")
 @pytest.mark.parametrize("exponent", range(248, 256))
 def test_the_largest_scales_of_mxfp4_are_numbers_up_to_where_they_overflow(exponent: int) -> None:

@@ -72,6 +72,9 @@ class HubServer:
     """What happens to the next transfers, in this order."""
     always: int | None = None
     """An error for every request to /resolve/."""
+    listing: bytes | None = None
+    """What is answered for every list of files, whatever there is."""
+    commit: str = COMMIT
     requests: list[Request] = field(default_factory=list)
     hanging: threading.Event = field(default_factory=threading.Event)
     """Set when a transfer has come to a cut that hangs."""
@@ -156,16 +159,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._empty(hub.always)
             return
         prefix = f"{repository}/"
+        if hub.listing is not None:
+            self._json(hub.listing)
+            return
         names = sorted(key.removeprefix(prefix) for key in hub.files if key.startswith(prefix))
         if not names:
             self._empty(401 if self.headers.get("Authorization") is None else 404, {"X-Error-Code": "RepoNotFound"})
             return
         body = json.dumps({"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
+        self._json(body.encode())
+
+    def _json(self, body: bytes) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body.encode())
+        self.wfile.write(body)
 
     def _resolve(self, repository: str, name: str) -> None:
         hub = self.server_state
@@ -187,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
                 302,
                 {
                     "Location": f"{hub.storage}/{repository}/{name}",
-                    "X-Repo-Commit": COMMIT,
+                    "X-Repo-Commit": hub.commit,
                     "X-Linked-Etag": f'"{file.linked_sha256}"',
                     "X-Linked-Size": str(len(file.content)),
                 },

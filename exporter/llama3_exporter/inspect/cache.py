@@ -145,9 +145,16 @@ def _read(entry: Entry) -> CachedExport:
         kind=kind if isinstance(kind, str) else None,
         version=version if isinstance(version, str) else None,
         bytes=sum(path.lstat().st_size for path in entry.folder.rglob("*") if not path.is_dir()),
-        last_used=datetime.fromtimestamp(used).astimezone().isoformat(timespec="seconds"),
+        last_used=_time(used),
         old=_why_old(entry, paths, adapters),
     )
+
+
+def _time(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):  # some file systems keep years past 9999
+        return datetime.fromtimestamp(0).astimezone().isoformat(timespec="seconds")
 
 
 def _why_old(entry: Entry, paths: Sequence[str], adapters: Sequence[tuple[str, float]] | None) -> str | None:

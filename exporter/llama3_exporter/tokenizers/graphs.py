@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 from llama3_models.errors import Llama3Error
-from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
+from llama3_models.gguf.part import quoted
+from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE, spell_bytes
 from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
 from onnxscript import GraphBuilder, OpBuilder
 
@@ -29,6 +30,7 @@ from llama3_exporter.tokenizers.text_rewrites import (
     first,
     sentencepiece_rewrites,
     valid_utf8,
+    without_letters,
 )
 
 TOKENIZER: Final = "tokenizer.onnx"
@@ -67,6 +69,11 @@ def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
             "export it without --tokenizer-graph"
         )
     special = vocabulary.ids_by_text(*FOUND_BY_TEXT)
+    if vocabulary.adds_bos and vocabulary.bos_id not in special.values():
+        raise Llama3Error(
+            f"{vocabulary.source}: its beginning-of-sequence token ({vocabulary.bos_id}) is not one that a text can "
+            "spell out, as a tokenizer graph puts it in front; export it without --tokenizer-graph"
+        )
     if sum(len(token.encode()) for token in special) > _MOST_SPECIAL_BYTES:
         raise Llama3Error(
             f"{vocabulary.source}: its special tokens have more than {_MOST_SPECIAL_BYTES:,} bytes, which no tokenizer "
@@ -97,7 +104,10 @@ def _tokenizer(vocabulary: Vocabulary, special: dict[str, int]) -> ir.Model:
         text = _rewrite(op, text, [first(vocabulary.tokens[vocabulary.bos_id])])
     if isinstance(vocabulary.model, ByteLevelBPE):
         text = _rewrite(op, text, byte_level_rewrites(vocabulary.model.pre_tokenizer, special))
-        text = _spell(op, text, _letters(vocabulary))
+        used = _letters(vocabulary, vocabulary.model)
+        of_special = set(spell_bytes("".join([*MARKS, *special]).encode()))
+        text = _spell(op, text, used | of_special)
+        text = _rewrite(op, text, without_letters(of_special - used))
     else:
         prefix = vocabulary.model.add_space_prefix
         text = _rewrite(op, text, sentencepiece_rewrites(special, add_space_prefix=prefix))
@@ -148,11 +158,25 @@ def _rewrite(op: OpBuilder, text: ir.Value, rewrites: Iterable[Rewrite]) -> ir.V
     return text
 
 
-def _letters(vocabulary: Vocabulary) -> set[str]:
-    """The letters of `byte_alphabet` that tokens are made of; all, if there is a token for bytes that no other has."""
+def _letters(vocabulary: Vocabulary, model: ByteLevelBPE) -> set[str]:
+    """The letters of `byte_alphabet` that are tokens or merge; all, if there is a token for bytes that no other has.
+
+    Raises:
+        Llama3Error: Other letters are left out of a text, but there is a whole piece that has one.
+    """
     if vocabulary.missing_byte_id is not None:
         return set(CHARACTER_OF_BYTE.values())
-    return set().union(*vocabulary.ids_by_text(TokenType.NORMAL))
+    tokens = vocabulary.ids_by_text(TokenType.NORMAL)
+    if model.merges is None:
+        return set().union(*tokens)
+    letters = {token for token in tokens if len(token) == 1}
+    letters.update(half for merge in model.merges for half in merge.split(" ", 1) if len(half) == 1)
+    if model.pre_tokenizer.ignore_merges and (wrong := [token for token in tokens if not letters.issuperset(token)]):
+        raise Llama3Error(
+            f"{vocabulary.source}: its token {quoted(wrong[0])} has bytes that are no tokens, which a tokenizer graph "
+            "leaves out of a text; export it without --tokenizer-graph"
+        )
+    return letters
 
 
 def _spell(op: OpBuilder, text: ir.Value, used: Collection[str]) -> ir.Value:

@@ -12,7 +12,7 @@ from typing import Final
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.comparison import differences
 from llama3_models.tokenizer.files import read_vocabulary
-from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, Vocabulary
+from llama3_models.tokenizer.vocabulary import FOUND_BY_TEXT, ByteLevelBPE, Vocabulary
 
 _TEXTS: Final = (
     "I believe",
@@ -59,13 +59,27 @@ def check_tokenizer(folder: Path, vocabulary: Vocabulary) -> tuple[str | None, s
     different = list(differences(vocabulary, found))
     problem = why_unusable(found)
     if not different:
-        return problem, None
+        return problem, _not_for_other_programs(vocabulary)
     warning = f"tokenizer.json cannot say all that the GGUF says; it differs in {', '.join(different)}"
     if problem is None and why_unusable(vocabulary) is None:
         text = _first_text_with_other_ids(vocabulary, found)
         if text is not None:
             warning += f"; the ids of {text[:40]!r} are others"
     return problem, warning
+
+
+def _not_for_other_programs(vocabulary: Vocabulary) -> str | None:
+    """That the library of other programs refuses what llama3-run and llama.cpp take; None if it takes it."""
+    if isinstance(vocabulary.model, ByteLevelBPE):
+        tokens = vocabulary.ids
+        for merge in vocabulary.model.merges or ():
+            stranger = next((half for half in merge.split(" ", 1) if half not in tokens), None)
+            if stranger is not None:
+                return (
+                    f"its merge {merge!r:.80} is of {stranger!r:.40}, which is no token: Hugging Face's tokenizers "
+                    "refuse this tokenizer.json, and so do programs that use them; llama3-run reads it"
+                )
+    return None
 
 
 def _first_text_with_other_ids(ours: Vocabulary, theirs: Vocabulary) -> str | None:

@@ -8,10 +8,11 @@ to hold; any that a text has are removed from it first.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from llama3_models.tokenizer.byte_alphabet import spell_bytes
 from llama3_models.tokenizer.pre_tokenizers import PreTokenizer
 
 CUT: Final = "\ufdd0"
@@ -81,6 +82,13 @@ def sentencepiece_rewrites(special: Iterable[str], *, add_space_prefix: bool) ->
 def first(token: str) -> Rewrite:
     """What puts a special token before a text that does not begin with it."""
     return Rewrite(rf"\A(?:{re.escape(token)})?", token.replace("\\", "\\\\"))
+
+
+def without_letters(letters: Collection[str]) -> Iterator[Rewrite]:
+    """What leaves letters out of a text that is spelled in `byte_alphabet`, but not out of marks and special tokens."""
+    if letters:
+        cut, begin, end = (spell_bytes(mark.encode()) for mark in MARKS)
+        yield Rewrite(f"({begin}.*?{end}|{cut})|[{re.escape(''.join(sorted(letters)))}]", r"\1")
 
 
 def valid_utf8() -> Iterator[Rewrite]:

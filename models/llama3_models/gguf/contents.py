@@ -14,8 +14,10 @@ from typing import Final
 HEAD_BYTES: Final = 1024
 """How much of a file's beginning `described` needs."""
 
+NO_MODEL: Final = "give the path of a .gguf file"
+"""The end of what is said of a file that is no model in any form."""
+
 _CONVERT: Final = "convert the model with llama.cpp's convert_hf_to_gguf.py, or download a GGUF of it"
-_NO_MODEL: Final = "give the path of a .gguf file"
 _LOGIN: Final = "log in with `hf auth login` and download it again"
 
 _LONGEST_SAFETENSORS_HEADER: Final = 100_000_000  # the specification's own bound
@@ -39,9 +41,9 @@ _OTHER: Final[Mapping[bytes, str]] = {
     **dict.fromkeys(
         (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), f"a PyTorch checkpoint, not a GGUF; {_CONVERT}"
     ),
-    b"\x93NUMPY": f"an array of NumPy, not a model; {_NO_MODEL}",
+    b"\x93NUMPY": f"an array of NumPy, not a model; {NO_MODEL}",
     b"\x89HDF\r\n": f"an HDF5 file, not a GGUF; {_CONVERT}",
-    b"\x7fELF": f"a program, not a model; {_NO_MODEL}",
+    b"\x7fELF": f"a program, not a model; {NO_MODEL}",
     b"MZ": "a program or a llamafile, not a GGUF; a llamafile is also a zip archive: take the .gguf out with unzip",
 }
 
@@ -103,7 +105,7 @@ def described(head: bytes) -> str:
     if _is_old_imatrix(head):
         return "an importance matrix (imatrix), not a model; llama-quantize reads it: give the model's own GGUF"
     text = _text(head)
-    return f"not a GGUF file; {_NO_MODEL}" if text is None else _described_text(text)
+    return f"not a GGUF file; {NO_MODEL}" if text is None else _described_text(text)
 
 
 def _zip(head: bytes) -> str:
@@ -113,7 +115,7 @@ def _zip(head: bytes) -> str:
     if name.endswith((".pkl", "/version", "/byteorder", "/.format_version")) or ".data/" in name:
         return f"a PyTorch checkpoint, not a GGUF; {_CONVERT}"
     if name.endswith(".npy"):
-        return f"arrays of NumPy (.npz), not a model; {_NO_MODEL}"
+        return f"arrays of NumPy (.npz), not a model; {NO_MODEL}"
     return "a zip archive; unpack it with `unzip`, and give the .gguf file in it"
 
 
@@ -173,8 +175,8 @@ def _described_text(text: str) -> str:
     if lower.startswith(("{", "<")):
         return f"a server's answer, not a model ({shown!r}); download it again"
     if not text:
-        return f"an empty text, not a model; {_NO_MODEL}"
-    return f"a text, not a model ({shown!r}); {_NO_MODEL}"
+        return f"an empty text, not a model; {NO_MODEL}"
+    return f"a text, not a model ({shown!r}); {NO_MODEL}"
 
 
 def _described_json(lower: str) -> str:
@@ -185,4 +187,4 @@ def _described_json(lower: str) -> str:
             "a manifest of Ollama's, not the model itself; give the file in its blobs folder that the layer "
             "'application/vnd.ollama.image.model' names"
         )
-    return f"JSON, not a model; {_NO_MODEL}"
+    return f"JSON, not a model; {NO_MODEL}"

@@ -137,9 +137,9 @@ def _all_parts(file: str) -> tuple[str, ...]:
     """All parts of the split GGUF that a file belongs to, by their names; also those that are missing."""
     folder, slash, name = file.rpartition("/")
     split = SPLIT_NAME.fullmatch(name)
-    if split is None:
+    count = 0 if split is None else int(split["count"])
+    if split is None or count == 0:
         return (file,)
-    count = int(split["count"])
     return tuple(f"{folder}{slash}{split['stem']}-{n:05d}-of-{count:05d}.gguf" for n in range(1, count + 1))
 
 

@@ -85,7 +85,8 @@ def download(source: Source) -> Path:
     with _in_one_line(str(source)):
         _bring_into_cache(_ask(source))
         # The blob lies in the cache under its own name now, so this makes the links to it and transfers nothing.
-        return Path(hf_hub_download(source.repository, source.file))
+        with _as_a_hub():
+            return Path(hf_hub_download(source.repository, source.file))
 
 
 def list_files(repository: str) -> list[str]:
@@ -102,7 +103,7 @@ def list_files(repository: str) -> list[str]:
         )
     with _in_one_line(repository):
         info = _patiently(lambda: HfApi().model_info(repository, timeout=constants.HF_HUB_ETAG_TIMEOUT))
-        return [file.rfilename for file in info.siblings or ()]
+        return [file.rfilename for file in info.siblings or () if _is_name(file.rfilename)]
 
 
 @contextlib.contextmanager
@@ -163,12 +164,18 @@ def _check_proxies() -> None:
         ) from error
 
 
+def _is_name(name: object) -> bool:
+    """Whether the hub's name of a file can be one."""
+    return isinstance(name, str) and "\0" not in name and not re.search("[\ud800-\udfff]", name)
+
+
 def _ask(source: Source) -> _RemoteFile:
     url = hf_hub_url(source.repository, source.file)
     metadata = _patiently(lambda: get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT))
     commit, etag, size = metadata.commit_hash, metadata.etag, metadata.size
-    # The SHA-256 becomes a file's name: nothing but a SHA-256 will do.
-    if commit is None or etag is None or size is None or not re.fullmatch("[0-9a-f]{64}", etag):
+    # The SHA-256 becomes a file's name, and the commit a folder's: nothing but these will do.
+    is_named = re.fullmatch("[0-9a-f]{64}", etag or "") and re.fullmatch("[0-9a-f]{40}", commit or "")
+    if commit is None or etag is None or size is None or size < 1 or not is_named:
         raise SourceRefusedError(f"{url} does not answer as a hub does, with a commit, a SHA-256 and a size")
     return _RemoteFile(source, commit, etag, size)
 
@@ -177,12 +184,32 @@ def _patiently(ask: Callable[[], T]) -> T:
     """Ask the hub, and again after each of the delays for as long as it is overloaded."""
     for delay in RETRY_DELAYS:
         try:
-            return ask()
+            with _as_a_hub():
+                return ask()
         except HfHubHTTPError as error:
             if error.response.status_code not in _TRANSIENT_STATUSES:
                 raise
             time.sleep(delay)
-    return ask()
+    with _as_a_hub():
+        return ask()
+
+
+@contextlib.contextmanager
+def _as_a_hub() -> Iterator[None]:
+    """Turn what huggingface_hub makes of an answer that is no hub's, such as a network's login page, into one line.
+
+    Raises:
+        HubUnreachableError: for such an answer.
+    """
+    try:
+        yield
+    except HFValidationError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+        raise HubUnreachableError(
+            f"what answers at {constants.ENDPOINT} is no hub: check the network (does it ask for a login?) and "
+            f"HF_ENDPOINT, or use {INSTEAD}"
+        ) from error
 
 
 def _bring_into_cache(file: _RemoteFile) -> None:
@@ -253,7 +280,8 @@ def _transfer(file: _RemoteFile, partial: Path) -> None:
             with partial.open("ab") as output:
                 headers = build_hf_headers()
                 name = visible(file.source.file)
-                http_get(url, output, resume_size=start, headers=headers, displayed_filename=name)
+                with _as_a_hub():
+                    http_get(url, output, resume_size=start, headers=headers, displayed_filename=name)
         except HTTPError as error:
             if isinstance(error, HfHubHTTPError) and error.response.status_code not in _TRANSIENT_STATUSES:
                 raise

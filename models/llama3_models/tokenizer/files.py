@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from llama3_models.errors import Llama3Error
+from llama3_models.gguf.contents import HEAD_BYTES, NO_MODEL, described
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.regular_files import open_regular, read_regular
 from llama3_models.tokenizer.byte_alphabet import spell_bytes
@@ -87,7 +88,10 @@ def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
     if head.startswith(b"GGUF"):
         with GGUFFile.open(path) as model:
             return Vocabulary.from_gguf(model, pre_tokenizer)
-    raise Llama3Error(f"{path}: is no GGUF, tokenizer.json or tokenizer.model; give one of them")
+    what = described(head[:HEAD_BYTES])
+    if not head or what.endswith(NO_MODEL):  # nothing better is known of it
+        what = "is no GGUF, tokenizer.json or tokenizer.model; give one of them"
+    raise Llama3Error(f"{path}: {what}")
 
 
 def _tokenizer_in(folder: Path) -> Path:

@@ -76,6 +76,27 @@ def test_every_entry_is_listed(model: Path, capsys: pytest.CaptureFixture[str]) 
     assert "  old " not in page
 
 
+def test_a_link_in_one_entry_leaves_the_others_listed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A link that leads nowhere in an export, which is somebody else's, and so keeps the entry from being removed."""
+    broken, whole = keep(model, "contrib"), keep(model, "native")
+    (broken.export / "model.onnx").unlink()
+    (broken.export / "model.onnx").symlink_to(tmp_path / "nothing")
+    found = listed(capsys)
+    assert found[broken.folder.name]["old"] == "files of it are missing or damaged"
+    assert found[whole.folder.name]["old"] is None
+    assert run(capsys, "--cache", "--remove", broken.folder.name)[:2] == (1, "0 removed, 0.0 kB\n")
+    assert "holds model.onnx, which no export wrote; move it elsewhere" in caplog.text
+    assert (broken.export / "model.onnx").is_symlink()
+
+
+def test_a_use_in_a_year_that_python_does_not_know() -> None:
+    """Few file systems keep such times, so the time is given to the function itself."""
+    assert cache_of._time(2.0**38)[:4] in ("1969", "1970")
+    assert cache_of._time(2.0**70)[:4] in ("1969", "1970")
+
+
 def test_a_use_is_noted(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry = keep(model, "native")
     os.utime(entry.record_path, (0, 0))

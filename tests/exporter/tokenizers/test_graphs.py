@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import unicodedata
@@ -19,6 +20,7 @@ from gguf import GGMLQuantizationType, TokenType
 from llama3_exporter.commands import export as commands
 from llama3_exporter.host_files import _special_ids
 from llama3_exporter.tokenizers.graphs import _builder, _model, _rewrite, tokenizer_graphs, what_differs
+from llama3_exporter.tokenizers.json_files import tokenizer_json
 from llama3_exporter.tokenizers.text_rewrites import CUT, byte_level_rewrites, can_cut
 from llama3_models.errors import Llama3Error
 from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
@@ -239,6 +241,28 @@ def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
         assert graphs.decode([ids[256:]]) == [graphs.original.decode(ids[256:])]
 
 
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "deepseek-llm"])
+@pytest.mark.parametrize(
+    "missing", [range(0x80, 0x100), [0xEF], [0xB7, 0x92], b"<_>", b"a", range(0x20, 0x100, 3)], ids=repr
+)
+def test_bytes_without_tokens_in_marks_and_special_tokens(tmp_path: Path, pre: str, missing: Sequence[int]) -> None:
+    """What is left out of a text stays where the graph needs it; each is compared with Hugging Face's tokenizers."""
+    path = tmp_path / "m.gguf"
+    single = [letter for byte, letter in CHARACTER_OF_BYTE.items() if byte not in missing]
+    merges = [merge for merge in ("b c", "Ġ b", "bc b", "d d") if set(merge.replace(" ", "")) <= set(single)]
+    formed = [merge.replace(" ", "") for merge in merges]
+    unformed = ["ab"] * (pre == "gpt-2")  # no merge leads to it
+    added = ["<_eot_>", "<|eot_id|>", "日"]
+    tokens = [*single, *formed, *unformed, *added]
+    types = [TokenType.NORMAL] * (len(tokens) - 3) + [TokenType.CONTROL, TokenType.CONTROL, TokenType.USER_DEFINED]
+    write_vocabulary_gguf(path, model="gpt2", tokens=tokens, types=types, merges=merges, pre=pre, add_bos_token=False)
+    vocabulary = read_vocabulary(path)
+    texts = ["bab cab<_eot_>bc b", "price 日 5 é<|eot_id|>bcb b", "<_>", "_日b\ufdcfb\ufdd3 b", "abcb dd, ddd", "ab"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary)), encoding="utf-8")
+    hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert Graphs(vocabulary).encode(texts) == hugging_face_ids(hugging_face, texts, special=True)
+
+
 def test_an_end_that_its_file_calls_text(tmp_path: Path) -> None:
     """It is found as a special token, and apps are told to stop there."""
     tokens = [*BYTES, "ab", "<|im_end|>", "<|last|>"]
@@ -293,13 +317,27 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "merges that lead nowhere": ({"merges": ["a b", "b b"]}, "its merges are damaged"),
     "merges in an order of their own": ({"merges": ["ab c", "a b"], "tokens": [*BYTES, "ab", "abc", "bc"]}, "no ranks"),
+    "a first token that is text": (
+        {"merges": ["a b"], "tokens": [*BYTES, "ab"], "bos_token_id": 256, "add_bos_token": True},
+        r"its beginning-of-sequence token \(256\) is not one that a text can spell out",
+    ),
+    "a whole piece of bytes that are no tokens": (
+        {"tokens": [*filter("a".__ne__, BYTES), "bc", "ab"], "merges": ["b c"], "pre": "llama-bpe"},
+        "its token 'ab' has bytes that are no tokens",
+    ),
     "a token with a mark": ({"tokens": [*BYTES, "ab", "<\ufdd0>"], "merges": ["a b"]}, r"U\+FDD0"),
     "more special tokens than RE2 searches for": (
         {"tokens": [*BYTES, "ab", "c" * 300_000], "types": [*[TokenType.NORMAL] * 257, 3], "merges": ["a b"]},
         "special tokens have more than 250,000 bytes",
     ),
     "some of the byte tokens": (
-        {"model": "llama", "tokens": ["<unk>", "<0x00>", "a"], "types": [2, 6, 1], "scores": [0.0] * 3},
+        {
+            "model": "llama",
+            "tokens": ["<unk>", "<0x00>", "a"],
+            "types": [2, 6, 1],
+            "scores": [0.0] * 3,
+            "add_bos_token": False,
+        },
         "sentencepiece refuses its tokens",
     ),
 }

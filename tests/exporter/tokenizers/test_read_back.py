@@ -18,6 +18,7 @@ from llama3_models.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from llama3_models.tokenizer.files import read_vocabulary
 from llama3_models.tokenizer.vocabulary import SentencePieceBPE, Vocabulary
 from llama3_runtime.text.tokenizer import Tokenizer
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from tests.support.llama_gguf import write_llama_gguf
 from tests.support.vocabularies import (
@@ -129,6 +130,22 @@ def test_scores_of_equal_height_cannot_be_said(tmp_path: Path) -> None:
     problem, warning = check_tokenizer(written(tmp_path / "out", vocabulary), vocabulary)
     assert problem is None
     assert "the order of its scores" in str(warning)
+
+
+@pytest.mark.parametrize("merges", [["b c", "a b"], ["a b", "xy c"]], ids=["of a byte", "that never happens"])
+def test_merges_of_what_is_no_token_are_refused_elsewhere(tmp_path: Path, merges: list[str]) -> None:
+    """Hugging Face's tokenizers, the oracle, do not load the file."""
+    tokens = [*CHARACTER_OF_BYTE.values(), "ab", "bc", "xyc"]
+    if merges[0] == "b c":
+        tokens.remove("a")
+    path = write_vocabulary_gguf(tmp_path / "model.gguf", model="gpt2", tokens=tokens, merges=merges, pre="gpt-2")
+    vocabulary = read_vocabulary(path)
+    folder = written(tmp_path / "out", vocabulary)
+    with pytest.raises(Exception, match="out of vocabulary"):
+        HuggingFaceTokenizer.from_file(str(folder / "tokenizer.json"))
+    problem, warning = check_tokenizer(folder, vocabulary)
+    assert problem is None
+    assert "which is no token: Hugging Face's tokenizers refuse this tokenizer.json" in str(warning)
 
 
 def test_a_file_that_cannot_be_read_back_is_a_problem(tmp_path: Path) -> None:

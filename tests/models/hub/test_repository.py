@@ -189,6 +189,50 @@ def test_what_is_not_there_is_one_line(hub: HubServer, tmp_path: Path, model: st
     assert len(done.stderr.splitlines()) == 1
 
 
+SIBLINGS = b'{"id": "a/b", "siblings": %s}'
+
+
+@pytest.mark.parametrize(
+    ("listing", "message"),
+    [
+        (
+            b"<html>Welcome to Hotel Wi-Fi, please log in</html>",
+            "is no hub: check the network (does it ask for a login?)",
+        ),
+        (b"", "is no hub"),
+        (b"null", "is no hub"),
+        (b"[" * 100_000, "is no hub"),
+        (SIBLINGS % b'["a.gguf"]', "is no hub"),
+        (SIBLINGS % b"5", "is no hub"),
+        (b'{"id": "a/b", "createdAt": 5, "siblings": []}', "is no hub"),
+        (SIBLINGS % b'[{"rfilename": 5}, {"rfilename": "\\ud800.gguf"}]', "there is no GGUF of a model in this"),
+        (SIBLINGS % b'[{"rfilename": "x/../../../y.gguf"}]', "there is no GGUF of a model in this"),
+        (SIBLINGS % b'[{"rfilename": "m-00001-of-00000.gguf"}]', "m-00001-of-00000.gguf is not offered"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_an_answer_that_is_no_list_of_files_is_one_line(
+    hub: HubServer, tmp_path: Path, listing: bytes, message: str
+) -> None:
+    hub.listing = listing
+    done = located(hub, tmp_path, NAME)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("commit", ["../../../../evil", "main", "\x1b[2J"])
+def test_a_commit_that_is_none_names_no_folder(hub: HubServer, tmp_path: Path, commit: str) -> None:
+    hub.commit = commit
+    done = located(hub, tmp_path / "home", NAME)
+    assert "does not answer as a hub does" in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_file_of_no_bytes_is_none(hub: HubServer, tmp_path: Path) -> None:
+    hub.files[f"{NAME}/Tiny-Q4_K_M.gguf"] = HostedFile(b"")
+    assert "does not answer as a hub does" in located(hub, tmp_path, NAME).stderr
+
+
 def test_no_network_and_no_cache_is_one_line(tmp_path: Path) -> None:
     done = located(None, tmp_path, NAME)
     assert done.returncode == 1

@@ -345,6 +345,10 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ("tokenizer.model", b"\n\x04\n\x02\xff\xff\x12\x02\x18\x02", "or a damaged one"),  # a token not in UTF-8
         ("tokenizer.model", b"", "is no GGUF, tokenizer.json or tokenizer.model"),
         ("tokenizer.bin", bytes(100), "is no GGUF, tokenizer.json or tokenizer.model"),
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer, not the"),
+        ("tokenizer.model", b"<!DOCTYPE html><html>", "a web page, not a model"),
+        ("tokenizer.json", b"Entry not found", "a server's answer"),
+        ("tokenizer.json", b"\x1f\x8b\x08", "compressed with gzip"),
         ("model.gguf", b"GGUF", "model.gguf"),
     ],
 )  # fmt: skip
