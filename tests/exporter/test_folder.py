@@ -16,6 +16,7 @@ from gguf import GGMLQuantizationType as T
 from llama3_exporter import export, folder
 from llama3_exporter.folder import unnamed_file
 from llama3_models.errors import Llama3Error
+from tokenizers import Tokenizer
 
 from tests.support.llama_gguf import write_llama_gguf
 from tests.support.manifests import described
@@ -108,17 +109,18 @@ def test_a_tokenizer_that_is_not_supported_costs_only_the_tokenizer(gguf: Path, 
     assert not (tmp_path / "out" / "tokenizer.json").exists()
 
 
-def test_merges_that_llama3_run_cannot_follow_are_a_warning(tmp_path: Path) -> None:
-    """Other apps can: they get the tokenizer."""
+def test_merges_that_other_apps_cannot_follow_are_a_warning(tmp_path: Path) -> None:
+    """llama3-run can, and so the tokenizer is there; a graph alone brings none for other apps."""
     gguf = write_llama_gguf(tmp_path / "model.gguf")
     data = gguf.read_bytes()
     merge = b"in g"
     assert data.count(merge) == 1
     gguf.write_bytes(data.replace(merge, b"i ng"))  # no merge forms "ng"
-    for output, ops in ((tmp_path / "out", "contrib"), (None, "native")):
-        (warning,) = export(gguf, output, ops=ops).warnings
-        assert "llama3-run cannot use this tokenizer" in warning
-        assert "--tokenizer-path" in warning
+    (warning,) = export(gguf, tmp_path / "out").warnings
+    assert "its merge 'i ng' is of 'ng', which is no token: Hugging Face's tokenizers refuse" in warning
+    assert export(gguf, None, ops="native").warnings == ()
+    with pytest.raises(Exception, match="ng"):
+        Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert (tmp_path / "out" / "tokenizer.json").exists()
 
 

@@ -82,10 +82,11 @@ def test_a_folder_gets_the_library_for_onnxruntime_genai(
     assert "custom_ops_library" not in genai_session_options(tmp_path / "contrib")
 
     monkeypatch.setattr(host_files, "built_library", lambda: None)
+    monkeypatch.setattr("llama3_exporter.export_model.built_library", lambda: None)
     summary = export(gguf, tmp_path / "out", ops="native", force=True)
     assert not (tmp_path / "out" / LIBRARY).exists()
     assert "custom_ops_library" not in genai_session_options(tmp_path / "out")
-    assert "was not built" in summary.warnings[-1]
+    assert any("was not built" in warning for warning in summary.warnings)
 
 
 def genai_session_options(folder: Path) -> dict[str, object]:
