@@ -42,8 +42,13 @@ def with_duplicates(path: Path, kind: str, seed: int) -> Path:
     """A vocabulary in which texts that are found stand up to three times, and formed ones again behind."""
     rng = random.Random(seed)
     formed = [merge.replace(" ", "") for merge in MERGES]
-    # A normal token that no merge forms keeps a SentencePiece vocabulary from being read back.
-    found = [(text, rng.choice(TYPES[kind == "llama" :])) for text in FOUND for _ in range(rng.randint(1, 3))]
+    # A normal token that no merge forms keeps a SentencePiece vocabulary from being read back, and one that is not
+    # spelled in bytes keeps a byte-level one out of a graph.
+    found = [
+        (text, rng.choice(TYPES[kind == "llama" or not text.isascii() :]))
+        for text in FOUND
+        for _ in range(rng.randint(1, 3))
+    ]
     rng.shuffle(found)
     again = [(rng.choice(formed), rng.choice(TYPES)) for _ in range(6)]
     if kind == "gpt2":

@@ -494,7 +494,7 @@ def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
         (["--min-p", "1.5"], 2, "--min-p must be between 0 and 1, not 1.5"),
         (["--min-p=-0.1"], 2, "--min-p must be between 0 and 1"),
         (["--stop", ""], 2, "--stop must be a text"),
-        (["--quantization-encoding", "q8_0"], 2, "expected one of q4_0, q4_k, q6_k, float32"),
+        (["--quantization-encoding", "q8_0"], 2, "expected one of q4_0, q4_1, q4_k, q6_k, bf16, float32"),
         (["--version", "3.2"], 2, "expected one of 3.0, 3.1"),
         (["--pre-tokenizer", "llama-bpee"], 2, "'llama-bpee' is not one that is known; did you mean llama-bpe"),
         (["--promt", "x"], 2, "did you mean --prompt?"),
