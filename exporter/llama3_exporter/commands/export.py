@@ -39,29 +39,29 @@ def llama3_export(
     copy: bool = False,
     force: bool = False,
 ) -> int:
-    """Turn a GGUF into a folder that any ONNX Runtime app loads.
+    """Turn a GGUF into a folder that any ONNX Runtime app can load.
 
-    The graph computes exactly the weights of the GGUF, however they are quantized.
+    The graph computes with exactly the weights of the GGUF, however they are quantized.
 
     Args:
-        model: A .gguf file (any part of a split one), a name of --list-models such as smollm2-135m, or a repository of
-            the Hugging Face Hub, ORG/REPO or ORG/REPO:Q4_K_M.
-        output: The folder to make (default with native ops: one file, NAME.onnx beside NAME.gguf).
-        ops: contrib: ONNX Runtime's own ops over repacked weights, for every app; native: ours over the GGUF's own
-            bytes, for ONNX Runtime on a CPU: faster, and nothing is copied.
-        activations: int8 is fast and rounds as llama.cpp does, float32 is exact and slower.
-        precision: fp16 is for CUDA: attention and KV cache in float16, and every linear whose weights lose nothing.
-        logits: Positions that get logits: the last one, all, or as many as the input logits_to_keep says.
-        max_length: Positions that the graph can reach; the model's whole context by default.
-        shard_size: Largest file of weights, 500MB or 2GB, for browsers and the like; one file of any size by default.
-        quantization_encoding: Which file of a catalogue's model to download; its default one otherwise.
-        pre_tokenizer: How text is cut before it becomes tokens, by llama.cpp's name for it, such as llama-bpe or
-            deepseek-llm; as the GGUF says by default.
-        tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions and no
+        model: A .gguf file (any part of a split one), a name from --list-models such as smollm2-135m, or a Hugging Face
+            Hub repository as ORG/REPO or ORG/REPO:Q4_K_M.
+        output: Folder to create. (default with native ops: a single file, NAME.onnx beside NAME.gguf)
+        ops: contrib uses ONNX Runtime's own operators on repacked weights, for any app. native uses ours on the GGUF's
+            own bytes: faster, nothing is copied, CPU only.
+        activations: int8 is fast and rounds like llama.cpp; float32 is exact and slower.
+        precision: fp16 is for CUDA: float16 attention, KV cache and, if it loses nothing, linear layers.
+        logits: Positions to compute logits for: the last one, all, or as many as the input logits_to_keep says.
+        max_length: Longest sequence that the graph supports. (default: the model's context)
+        shard_size: Maximum size of a weights file, such as 500MB or 2GB, for browsers. (default: one file of any size)
+        quantization_encoding: Encoding to download, for a name from --list-models. (default: q4_k if there is one)
+        pre_tokenizer: How to split text before tokenizing, by llama.cpp's name, such as llama-bpe or deepseek-llm.
+            (default: what the GGUF says)
+        tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions but no
             tokenizer library.
-        lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, which runs beside the weights.
+        lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. It runs beside the weights.
         verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
-        copy: Copy the GGUF into the folder of a native export, where a link would do.
+        copy: Copy the GGUF into the folder of a native export, even if a link is possible.
         force: Replace an earlier export.
 
     Examples:

@@ -33,23 +33,23 @@ def llama3_inspect(
     cache: bool = False,
     remove: tuple[str, ...] = (),
 ) -> int:
-    """Show what is in a GGUF, or in an export of one.
+    """Show what is in a GGUF or an export.
 
-    Its architecture, its weights by type and by layer, what each type becomes in a graph, the memory that it takes to
-    run, and its tokenizer; of a GGUF that cannot be exported, why. Only the header is read, whatever the model's size;
-    but a model that is not on this machine yet is downloaded first, whole.
+    Shows the architecture, the weights by type and layer, what each type becomes in a graph, the memory needed to run,
+    and the tokenizer; for a GGUF that cannot be exported, the reason. Only the header is read, whatever the model's
+    size, but a model that is not on this machine is downloaded first.
 
     Args:
-        model: A .gguf file (any part of a split one), the folder of an export, its graph, a name of --list-models, or a
-            repository of the Hugging Face Hub.
-        context: Positions of the KV cache for which memory is counted (default: 4096, or all that the model has).
-        tensors: List every tensor as well.
-        json: Print one JSON object, and nothing else.
-        check: Read all of it, and fail if a weight is NaN or infinite, or a file of an export is not the one that the
-            export wrote.
-        plot: Draw bits a weight by layer, and where the bytes are, into this .png, .svg or .pdf file.
-        cache: List the exports that llama3-run keeps of GGUFs, without a MODEL.
-        remove: With --cache, remove the entry of this name, those of this model, those that are old, or all.
+        model: A .gguf file (any part of a split one), an export folder or its graph, a name from --list-models, or a
+            Hugging Face Hub repository.
+        context: Size of the KV cache in tokens to calculate memory for. (default: 4096, or the model's context if that
+            is shorter)
+        tensors: Also list every tensor.
+        json: Print only a JSON object.
+        check: Read the whole model, and fail if a weight is NaN or infinite or a file of an export has changed.
+        plot: Plot bits per weight by layer, and where the bytes are, to this .png, .svg or .pdf file.
+        cache: List the exports of GGUFs that llama3-run has cached. Takes no MODEL.
+        remove: With --cache, remove an entry by name, the entries of a model, or those that are old; or all.
 
     Examples:
         llama3-inspect Llama-3.1-8B-Instruct-Q4_K_M.gguf --context 32768

@@ -80,38 +80,39 @@ def bench(
     compare: str | None = None,
     json: bool = False,
 ) -> int:
-    """Measures how fast a model runs, with --profile where a token's time goes, or with --perplexity how well.
+    """Measure how fast a model runs, where the time of a token goes, or how well the model predicts.
 
-    Speed is counted as llama-bench counts it, in tokens per second: pp512 is a prompt of 512 tokens, tg128 are 128
-    tokens generated one by one. With --compare the engines take turns, and the ratios are of their medians.
+    Speeds are in tokens per second, named as in llama-bench: pp512 is a prompt of 512 tokens, tg128 is 128 tokens
+    generated one by one. With --compare the engines take turns, and the ratios compare their medians.
 
     Args:
-        model: A .gguf file, a folder that llama3-export made, a name of --list-models such as smollm2-135m, or a
-            repository of the Hugging Face Hub, ORG/REPO or ORG/REPO:Q4_K_M.
-        model_path: The same, but only a path.
-        lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, to a model that is a GGUF.
-        gguf: The GGUF that an export folder was made from, for --compare and --kl.
-        tokenizer_path: A .gguf, tokenizer.json or tokenizer.model for the text (default: the model's own tokenizer).
-        pre_tokenizer: How the text is cut, by llama.cpp's name for it (default: as the tokenizer's file says).
-        custom_ops_path: A library with custom operators for the graph.
-        ops: How a .gguf is exported (default: native, where they were built).
-        prompt_size: Tokens of the prompt; 0 leaves the prompt out.
-        output_size: Tokens to generate; 0 leaves them out.
-        depth: Tokens that are in the KV cache before.
-        repetitions: How often to measure, after one time that does not count.
-        profile: Tell what each kind of node takes of a token, on average of --output-size tokens (64 at most), and no
-            speeds.
-        perplexity: A text file; its perplexity is measured, and no speed. The rules are llama-perplexity's: windows
-            that do not overlap, of which the second half is predicted.
-        kl: Also compute the text in float32 and tell how far from that the model is: slow, and needs the GGUF.
-        window: Tokens of a window.
-        max_windows: How many windows of the text to take (default: all).
+        model: A .gguf file, an export folder, a name from --list-models such as smollm2-135m, or a Hugging Face Hub
+            repository as ORG/REPO or ORG/REPO:Q4_K_M.
+        model_path: Like --model, but always a path.
+        lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. The model must be a GGUF.
+        gguf: GGUF that an export folder was made from, for --compare and --kl.
+        tokenizer_path: Tokenizer for --perplexity: a .gguf, tokenizer.json or tokenizer.model. (default: the model's
+            own)
+        pre_tokenizer: How to split the text, by llama.cpp's name. (default: what the tokenizer's file says)
+        custom_ops_path: Library with custom operators for the graph.
+        ops: Operators to export a .gguf with. (default: native, if they were built)
+        prompt_size: Size of the prompt in tokens; 0 skips the prompt.
+        output_size: Number of tokens to generate; 0 skips generation.
+        depth: Number of tokens already in the KV cache.
+        repetitions: Number of measurements, after one that does not count.
+        profile: Show how much of a token's time each kind of node takes, instead of speeds. Averages over --output-size
+            tokens, 64 at most.
+        perplexity: Measure the perplexity of this text file, instead of speeds. As in llama-perplexity, windows do not
+            overlap, and the second half of each is predicted.
+        kl: Also compute the text in float32 and show the divergence from it. Slow; needs the GGUF.
+        window: Size of a window in tokens.
+        max_windows: Maximum number of windows. (default: all)
         provider: Where to compute.
-        threads: Threads of the CPU (default: one for each CPU that this process may use).
-        chunk_size: How many tokens of a prompt are evaluated at a time.
-        compare: Measure this, too, on the same GGUF: llama.cpp, which needs the package llama-cpp-python, or the path
-            of a library made from runtime/peers, or both with a comma between them.
-        json: Print one JSON object, and nothing else.
+        threads: CPU threads. (default: one per CPU available to this process)
+        chunk_size: How many tokens of a prompt to evaluate at a time.
+        compare: Also measure this engine on the same GGUF: llama.cpp (needs the package llama-cpp-python), the path of
+            a library built from runtime/peers, or both, separated by a comma.
+        json: Print only a JSON object.
 
     Examples:
         llama3-bench --model smollm2-135m --compare llama.cpp

@@ -89,45 +89,45 @@ def run_model(
     json: bool = False,
     quiet: bool = False,
 ) -> int:
-    r"""Continues a prompt with a model on ONNX Runtime.
+    r"""Continue a prompt with a model on ONNX Runtime.
 
-    Prints the prompt and then the text as it is generated; sizes and times go to standard error. A .gguf is exported
-    once into the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) and reused while its content is the same.
+    Prints the prompt, then the text as it is generated; sizes and times go to standard error. A .gguf is exported to
+    the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) the first time, and again when it changes.
 
     Args:
-        model: A .gguf file, a folder that llama3-export made, a name of --list-models such as smollm2-135m, or a
-            repository of the Hugging Face Hub, ORG/REPO or ORG/REPO:Q4_K_M (default: the Llama of --version).
-        model_path: The same, but only a path (default: none).
-        quantization_encoding: Which download; of a given model, what it must be (default: q4_k of a download,
-            whatever a given model is).
-        version: Which Llama 8B to download (default: 3.1).
-        lora: Add a LoRA adapter in GGUF, FILE or FILE:SCALE, to a model that is a GGUF.
-        tokenizer_path: A .gguf, tokenizer.json or tokenizer.model (default: the model's own tokenizer).
-        pre_tokenizer: How text is cut before it becomes tokens, by llama.cpp's name for it, such as llama-bpe or
-            deepseek-llm (default: as the tokenizer's file says).
-        custom_ops_path: A library with custom operators for the graph (default: none but our own).
-        ops: How a .gguf is exported for the CPU (default: native, where they were built).
-        prompt: The text to continue; - reads standard input, without its final newline (default: I believe the meaning
-            of life is).
-        prompt_file: A UTF-8 file with the text to continue, without its final newline (default: none).
-        max_length: Positions of the KV cache, for prompt and new tokens together (default: 512, or the model's
-            context where that is shorter).
-        max_new_tokens: How many tokens to generate at most; -1 fills the cache.
-        stop: A text before which the generated text ends, taken literally; in bash, $'\n' is a line end.
-        ignore_eos: Go on at an end-of-generation token.
-        temperature: Divides the logits; 0 takes the likeliest token.
-        top_k: Keep the k likeliest tokens; 0 is off.
-        top_p: Keep the likeliest tokens that reach this sum of probabilities; 1 is off.
-        min_p: Keep tokens at least this share as likely as the likeliest, after the temperature; 0 is off.
-        repeat_penalty: Make the last 64 tokens less likely; 1 is off.
-        seed: Repeat the same draws (default: new ones each time).
-        provider: Where to compute; auto is cuda where it works.
-        threads: Threads of the CPU (default: one for each CPU that this process may use).
-        chunk_size: How many tokens of the prompt are evaluated at a time.
-        warmup_pipeline: Run the model once before the clock starts.
-        stream: Print the text as it comes, not all at the end.
-        json: Print one JSON object with text, token ids, finish_reason and metrics, and nothing else.
-        quiet: Print only the text, warnings and errors: no figures, progress or notices.
+        model: A .gguf file, an export folder, a name from --list-models such as smollm2-135m, or a Hugging Face Hub
+            repository as ORG/REPO or ORG/REPO:Q4_K_M. (default: the Llama chosen by --version)
+        model_path: Like --model, but always a path. (default: none)
+        quantization_encoding: Encoding to download; for a file, fail unless it has this encoding. (default: q4_k for
+            downloads, any for files)
+        version: Llama 8B version to download. (default: 3.1)
+        lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. The model must be a GGUF.
+        tokenizer_path: Tokenizer to use: a .gguf, tokenizer.json or tokenizer.model. (default: the model's own)
+        pre_tokenizer: How to split text before tokenizing, by llama.cpp's name, such as llama-bpe or deepseek-llm.
+            (default: what the tokenizer's file says)
+        custom_ops_path: Library with custom operators for the graph. Ours needs no mention. (default: none)
+        ops: Operators to export a .gguf with, for the CPU. (default: native, if they were built)
+        prompt: Text to continue; - reads standard input, without its final newline. (default: I believe the meaning of
+            life is)
+        prompt_file: UTF-8 file with the text to continue, without its final newline. (default: none)
+        max_length: Size of the KV cache in tokens, for the prompt and the new tokens together. (default: 512, or the
+            model's context if that is shorter)
+        max_new_tokens: Maximum number of tokens to generate; -1 fills the cache.
+        stop: Stop when this text appears. It is taken literally; in bash, $'\n' is a newline.
+        ignore_eos: Continue after an end-of-generation token.
+        temperature: Divide the logits by this; 0 always picks the most probable token.
+        top_k: Keep only the k most probable tokens; 0 turns it off.
+        top_p: Keep only the most probable tokens that together reach this probability; 1 turns it off.
+        min_p: Drop tokens less probable than this fraction of the most probable one, after temperature; 0 turns it off.
+        repeat_penalty: Make the last 64 tokens less probable; 1 turns it off.
+        seed: Random seed. (default: a new one each run)
+        provider: Where to compute; auto uses CUDA if it is available.
+        threads: CPU threads. (default: one per CPU available to this process)
+        chunk_size: How many tokens of the prompt to evaluate at a time.
+        warmup_pipeline: Run the model once before timing starts.
+        stream: Print the text as it is generated, not all at the end.
+        json: Print only a JSON object with text, token ids, finish_reason and metrics.
+        quiet: Print only the text, warnings and errors, without figures, progress or notices.
 
     Examples:
         llama3-run --model smollm2-135m --prompt "Gravity is" --temperature 0
