@@ -16,12 +16,18 @@ Progress: TypeAlias = Callable[[int, int], None]
 @contextmanager
 def byte_progress(title: str) -> Iterator[Progress]:
     """Give a function that draws the bar with the rate and the time left."""
-    with tqdm(
-        desc=title, unit="B", unit_scale=True, leave=False, dynamic_ncols=True, disable=not shows_progress()
-    ) as bar:
+    if not shows_progress():
+        yield _unseen
+        return
+    tqdm.monitor_interval = 0  # its thread may not start, and older versions then end with a traceback
+    with tqdm(desc=title, unit="B", unit_scale=True, leave=False, dynamic_ncols=True) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         yield show
+
+
+def _unseen(_done: int, _total: int) -> None:
+    """Draw nothing."""

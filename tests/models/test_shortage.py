@@ -76,7 +76,7 @@ def test_every_command_says_so_in_one_line(tmp_path: Path, command: str) -> None
     script = Path(sys.executable).parent / str(words[0])
     environment = {**os.environ, "LLAMA3_CACHE": str(tmp_path / "cache"), "OPENBLAS_NUM_THREADS": "1"}
     statuses = []
-    for megabytes in (*range(160, 500, 80), 4000):
+    for megabytes in (*range(120, 500, 80), 4000):
         limit = megabytes << 20
 
         def restrict(limit: int = limit) -> None:

@@ -298,6 +298,7 @@ class _PromptProgress:
         if self._bar is None:
             from tqdm import tqdm
 
+            tqdm.monitor_interval = 0  # as in the exporter's progress.py
             self._bar = tqdm(desc="reading the prompt", total=total, unit=" tokens", leave=False, dynamic_ncols=True)
         self._bar.update(done - self._bar.n)
         if done == total:
