@@ -8,7 +8,6 @@ files.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from llama3_models.config import Hyperparameters, holds_weights, refuse_unread
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from llama3_models.gguf.part import quoted
+from llama3_models.regular_files import exists
 
 _EMBEDDING: Final = "token_embd"
 _ADAPTABLE: Final = re.compile(r"token_embd|output|blk\.\d+\.(?:attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down))")
@@ -47,12 +47,12 @@ class Lora:
         if text in ("", "."):  # the second is what Path makes of the first
             raise UsageError("lora: expected FILE or FILE:SCALE, not ''")
         match = _SCALED.fullmatch(text)
-        if match is None or os.path.exists(text):  # noqa: PTH110 (Path.exists raises for a name that is too long)
+        if match is None or exists(text):
             return cls(Path(text))
         try:
             scale = float(match["scale"].replace("_", "?"))  # Python's own grouping of digits
         except ValueError:
-            if os.path.exists(match["path"]):  # noqa: PTH110
+            if exists(match["path"]):
                 raise UsageError(f"lora: {text}: the scale {match['scale']!r} is not a number") from None
             return cls(Path(text))
         if not abs(scale) <= float(np.finfo(np.float32).max):

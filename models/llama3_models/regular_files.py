@@ -1,4 +1,8 @@
-"""Opens files that must be plain ones: a pipe in a file's place would wait for its writer, a device never end."""
+"""Files that must be plain ones, and whether a user's text is a path at all.
+
+A pipe in a file's place would wait for its writer, and a device never end. A text may be too long for a path: `Path`
+raises for it, where these functions say no.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +39,18 @@ def read_regular(path: Path) -> bytes:
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.read()
+
+
+def exists(path: Path | str) -> bool:
+    """Whether something is there; links are followed."""
+    return os.path.exists(path)  # noqa: PTH110 (see above)
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether a folder is there; links are followed."""
+    return os.path.isdir(path)  # noqa: PTH112 (see above)
+
+
+def is_link(path: Path | str) -> bool:
+    """Whether a link is there, wherever it leads."""
+    return os.path.islink(path)  # noqa: PTH114 (see above)

@@ -89,7 +89,7 @@ def run(
             return _fail_for_shortage(name, error)
         where = "cannot write" if error.filename is None else os.fsdecode(error.filename)
         return _fail(name, f"{where}: {error.strerror or error}", 1)
-    except Exception as error:
+    except Exception as error:  # libraries say in exceptions of any type that memory or threads ran out
         return _fail_for_shortage(name, error)
     finally:
         _discard_unwritable_output()

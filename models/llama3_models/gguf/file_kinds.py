@@ -7,7 +7,6 @@ not finished, one piece of several. Each function returns the part of an error m
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Final
 from llama3_models.exports import GRAPH, MANIFEST, WEIGHTS
 from llama3_models.gguf.contents import described
 from llama3_models.gguf.split_name import SPLIT_NAME
+from llama3_models.regular_files import is_folder, is_link
 
 MAGIC: Final = b"GGUF"
 """The first bytes of every GGUF."""
@@ -55,10 +55,9 @@ def not_a_file(path: Path) -> str:
 
 def nothing_there(path: Path) -> str:
     """What to say of a path where there is no file; names that are nearly the same come first."""
-    # os.path's functions, since Path's raise for a name that is too long.
-    if os.path.islink(path):  # noqa: PTH114
+    if is_link(path):
         return f"a link to {path.readlink()}, where there is no file; download the model again"
-    if not os.path.isdir(path.parent):  # noqa: PTH112
+    if not is_folder(path.parent):
         return f"no such file, and no folder {path.parent} either"
     names = [file.name for file in path.parent.glob("*.gguf")]
     if (split := SPLIT_NAME.fullmatch(path.name)) is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub import catalogue, download, repository
+from llama3_models.regular_files import exists, is_folder
 from llama3_models.terminal import notice
 
 _ENDINGS = (".gguf", ".onnx")
@@ -45,11 +46,11 @@ def read_name(model: str) -> Path | repository.Repository | catalogue.Model:
     """
     path = Path(model)
     on_hub = repository.parse(model)
-    if os.path.exists(model):  # noqa: PTH110 (Path.exists raises for a text too long for a path)
+    if exists(model):
         if on_hub is not None and path.is_dir():
             notice(f"Using the folder {model}; for the repository of that name write hf.co/{model}")
         return path
-    is_path = model.lower().endswith(_ENDINGS) or os.path.isdir(path.parent)  # noqa: PTH112 (as above)
+    is_path = model.lower().endswith(_ENDINGS) or is_folder(path.parent)
     if on_hub is not None and (on_hub.named_hub or on_hub.tag is not None or not is_path):
         return on_hub
     if os.sep not in model and not model.lower().endswith(_ENDINGS):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from sentencepiece import sentencepiece_model_pb2
 from llama3_models.errors import Llama3Error
 from llama3_models.gguf.contents import HEAD_BYTES, NO_MODEL, described
 from llama3_models.gguf.file import GGUFFile
-from llama3_models.regular_files import open_regular, read_regular
+from llama3_models.regular_files import is_folder, open_regular, read_regular
 from llama3_models.tokenizer.byte_alphabet import spell_bytes
 from llama3_models.tokenizer.merges import complete_products
 from llama3_models.tokenizer.pre_tokenizers import (
@@ -73,7 +72,7 @@ def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
         Llama3Error: There is no such file, or it is none of these, or of a kind that is not supported.
     """
     check_pre_tokenizer(pre_tokenizer)
-    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
+    if is_folder(path):
         path = _tokenizer_in(path)
     try:
         with open_regular(path) as file:

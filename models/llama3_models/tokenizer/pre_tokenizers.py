@@ -154,9 +154,9 @@ class PreTokenizer:
         return self.as_split or _sequence(*(_split(step) for step in self.steps), _byte_level(use_regex=False))
 
 
-def _whole(expression: str, **settings: bool) -> PreTokenizer:
+def _whole(expression: str, *, nfc: bool = False, ignore_merges: bool = False, adds_bos: bool = False) -> PreTokenizer:
     """Of one expression that matches every character of any text."""
-    return PreTokenizer((expression,), expression, **settings)  # type: ignore[arg-type]
+    return PreTokenizer((expression,), expression, nfc=nfc, ignore_merges=ignore_merges, adds_bos=adds_bos)
 
 
 def _sequence(*steps: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import logging
-import os
 import re
 import sys
 import time
@@ -18,6 +17,7 @@ from llama3_models.exports import Ops
 from llama3_models.hub.catalogue import Encoding
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import names_a_model
+from llama3_models.regular_files import exists
 from llama3_models.terminal import TextWriter, set_quiet, show, show_json, shows_progress
 from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
@@ -272,7 +272,7 @@ def _why_it_ended(output: "GenerationResult", max_new_tokens: int, model: "Model
 
 def meant(word: str) -> str:
     """The option that was meant by a word without one: a model's file, or else the prompt."""
-    is_model = os.path.exists(word) or word.endswith((".gguf", ".onnx")) or names_a_model(word)  # noqa: PTH110
+    is_model = exists(word) or word.endswith((".gguf", ".onnx")) or names_a_model(word)
     return "model" if is_model else "prompt"
 
 
