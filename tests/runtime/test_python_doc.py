@@ -1,4 +1,4 @@
-"""The examples of docs/python.md and of the README run, one after another as they stand there."""
+"""The examples of docs/python.md run, one after another, in the order of the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from llama3_runtime import SamplingParams
 
-from tests.support.paths import DOCS, ROOT
+from tests.support.paths import DOCS
 from tests.support.vocabularies import smollm2_gguf
 
 
@@ -47,9 +47,3 @@ def test_the_defaults_of_sampling() -> None:
     page = (DOCS / "python.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \| .* \|$", page.split("| field | default |")[1], flags=re.MULTILINE)
     assert {name: ast.literal_eval(default) for name, default in rows} == vars(SamplingParams())
-
-
-def test_the_readme(work_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = next(code for code in examples(ROOT / "README.md") if "llama3_runtime" in code)
-    exec(compile(code, "README.md", "exec"), {})
-    assert "physics" in capsys.readouterr().out
