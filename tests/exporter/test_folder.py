@@ -446,9 +446,9 @@ def test_heads_that_onnx_runtime_refuses(tmp_path: Path) -> None:
 
 
 def test_heads_that_native_attention_refuses(tmp_path: Path) -> None:
-    """At the export, and not when the graph is loaded."""
+    """They are refused at the export, not when the graph is loaded."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", head_dim=272)
-    with pytest.raises(Llama3Error, match=r"have 272 elements, .* multiples of 8 up to 256; use --ops contrib"):
+    with pytest.raises(Llama3Error, match=r"272 elements, .* 8 up to 256; use --ops contrib"):
         export(gguf, tmp_path / "out", ops="native")
     assert not (tmp_path / "out").exists()
     export(gguf, tmp_path / "out")
@@ -458,6 +458,6 @@ def test_heads_that_native_attention_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head_dim", [4, 34, 264])
 def test_heads_that_no_graph_computes_get_no_advice_that_fails(tmp_path: Path, head_dim: int, ops: str) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", head_dim=head_dim)
-    with pytest.raises(Llama3Error, match="; give another model"):
+    with pytest.raises(Llama3Error, match=r"another model$"):
         export(gguf, tmp_path / "out", ops=ops)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The models, each declared once: which modules of a `Backend`, and in which order."""
+"""The models, each declared once as a sequence of a `Backend`'s modules."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -18,4 +18,4 @@ DECODERS: Final[Mapping[str, Callable[[Hyperparameters, Backend], DecoderCall]]]
     "qwen2": Qwen2,
     "qwen3": Qwen3,
 }
-"""By the name of the architecture."""
+"""The decoder of each architecture, by its name."""

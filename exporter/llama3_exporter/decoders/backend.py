@@ -1,6 +1,6 @@
-"""What a decoder is made of: modules that a `Backend` makes, and what goes from one to the next.
+"""The parts of a decoder: modules that a `Backend` makes, and the values that they exchange.
 
-The types below are those of calls: mypy refuses a call, or the `forward` of a module, that has another signature.
+The types below describe calls: mypy rejects a call, or a module's `forward`, with a different signature.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Chunk(NamedTuple):
-    """The tokens of one call: each row's real tokens come first, its padding after them."""
+    """The tokens of one call: first each row's real tokens, then its padding."""
 
     ids: ir.Value  # int64 [batch, seq]
     length: ir.Value  # int64 [1]: seq
-    tokens: ir.Value  # int64 [batch]: real tokens up to and with this chunk
-    real: ir.Value  # int64 [batch]: those of this chunk, 0 to seq
+    tokens: ir.Value  # int64 [batch]: real tokens so far, including this chunk's
+    real: ir.Value  # int64 [batch]: real tokens of this chunk, 0 to seq
     past_key: ir.Value  # [batch, kv_heads, past, head_dim]: of the first layer
     total_length: ir.Value  # int64 [1]: the mask's width
 
@@ -34,41 +34,41 @@ class LayerCache(NamedTuple):
 
 
 Positions: TypeAlias = tuple[ir.Value, ...]
-"""Inputs that every layer's attention op shares: the lengths of the rows, and what rotates queries and keys."""
+"""Inputs that the attention ops of all layers share: the lengths of the rows, and the rotation of queries and keys."""
 
 
 class Module(Protocol[P, R_co]):
     """An `onnxscript.nn.Module` whose call adds nodes to the graph of `op`."""
 
     def forward(self, op: OpBuilder, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """What a subclass defines."""
+        """Add the nodes; each module defines how."""
         ...
 
     def __call__(self, op: OpBuilder, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """The same under the module's name."""
+        """Add the nodes under the module's name."""
         ...
 
 
 Linear: TypeAlias = Module[[ir.Value], ir.Value]
-"""x [batch, seq, K] -> [batch, seq, N], float32: x @ weight^T, times the scale and plus the bias that the file has."""
+"""x [batch, seq, K] -> [batch, seq, N], float32: x @ weight^T, times the scale and plus the bias, if any."""
 Linears: TypeAlias = Module[[ir.Value], tuple[ir.Value, ...]]
 """x -> one output for each of several linears."""
 Embedding: TypeAlias = Module[[ir.Value], ir.Value]
 """ids [batch, seq] -> [batch, seq, hidden], float32. On the CPU an id without a row is an error."""
 Norm: TypeAlias = Module[[ir.Value, "ir.Value | None"], tuple[ir.Value, ir.Value]]
-"""(x, branch) -> (RMS norm of x + branch, x + branch), as x; a branch of None adds nothing."""
+"""(x, branch) -> (RMS norm of x + branch, x + branch), both shaped like x; None as the branch adds nothing."""
 HeadNorm: TypeAlias = Module[[ir.Value], ir.Value]
 """x [batch, seq, heads * head_dim] -> the same, the RMS norm of each head."""
 GatedUnit: TypeAlias = Module[[ir.Value, ir.Value], ir.Value]
 """(gate, up) -> silu(gate) * up."""
 PositionInputs: TypeAlias = Module[[Chunk], Positions]
-"""Chunk -> Positions, which every layer's attention shares."""
+"""Chunk -> Positions."""
 Attention: TypeAlias = Module[[ir.Value, ir.Value, ir.Value, LayerCache, Positions], tuple[ir.Value, LayerCache]]
 """(q, k, v, LayerCache, Positions) -> (y, LayerCache): rotate, append to the cache, attend."""
 
 
 class Backend(Protocol):
-    """How the GGUF's weights and the attention become ops. Names are the GGUF's, without `.weight`.
+    """The ops for a GGUF's weights and for attention. Names are the GGUF's, without `.weight`.
 
     Attributes:
         kv_type: Type of the KV cache, FLOAT or FLOAT16.
@@ -79,28 +79,28 @@ class Backend(Protocol):
     domains: Mapping[str, int]
 
     def linear(self, name: str, *, high_precision: bool = False) -> Linear:
-        """A module that multiplies by a weight.
+        """Make a module that multiplies by a weight.
 
-        Where linears round x to int8, those of `high_precision` keep 15 bits of it.
+        If linears round x to int8, those with `high_precision` keep 15 bits of it.
         """
 
     def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> Linears:
-        """A module of the linears of `names`, which share their input, in that order; the keys name their weights."""
+        """Make a module of linears that share their input, in the order of `names`; the keys name their weights."""
 
     def embedding(self, name: str) -> Embedding:
-        """A module that takes rows of a weight."""
+        """Make a module that looks up rows of a weight."""
 
     def norm(self, name: str) -> Norm:
-        """A module that norms the residual stream."""
+        """Make a module that normalizes the residual stream."""
 
     def head_norm(self, name: str) -> HeadNorm:
-        """A module that norms each head of queries or keys."""
+        """Make a module that normalizes each head of queries or keys."""
 
     def swiglu(self) -> GatedUnit:
-        """The activation of the MLP."""
+        """Make the activation of the MLP."""
 
     def positions(self) -> PositionInputs:
-        """A module that says where the tokens of a chunk stand."""
+        """Make a module that computes the positions of a chunk's tokens."""
 
     def attention(self, *, rotary_interleaved: bool) -> Attention:
-        """Attention over the KV cache; neighbouring elements of a head rotate, or its two halves."""
+        """Make attention over the KV cache; it rotates neighboring elements of a head, or its two halves."""

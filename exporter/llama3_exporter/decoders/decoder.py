@@ -1,7 +1,7 @@
-"""What the decoders share: embedding, blocks of attention and SwiGLU, final norm, head.
+"""The structure that all decoders share: embedding, blocks of attention and SwiGLU, final norm, head.
 
-Quantization does not appear here. A `Backend` makes the modules that multiply by a weight of the GGUF, and the one
-that attends over the KV cache. What the graph's inputs and outputs are called is `graph.py`'s concern.
+Quantization does not appear here: a `Backend` makes the modules that multiply by the GGUF's weights, and the one that
+attends over the KV cache. `graph.py` names the graph's inputs and outputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnxscript import OpBuilder, nn
 from llama3_exporter.decoders.backend import Backend, Chunk, LayerCache, Linear, Module, Positions
 
 Select: TypeAlias = Callable[[OpBuilder, ir.Value], ir.Value]
-"""Takes the rows of [batch, seq, n] that get logits: [batch, kept, n]."""
+"""The choice of the rows that get logits: [batch, seq, n] -> [batch, kept, n]."""
 DecoderCall: TypeAlias = Module[[Chunk, Sequence[LayerCache], Select], tuple[ir.Value, list[LayerCache]]]
 """See `Decoder`."""
 BlockCall: TypeAlias = Module[
@@ -29,7 +29,7 @@ SelfAttentionCall: TypeAlias = Module[[ir.Value, LayerCache, Positions, "Select 
 
 
 class Decoder(nn.Module, ABC):
-    """Tokens of a chunk and every layer's cache -> logits of the selected rows, and the caches with the chunk."""
+    """Tokens of a chunk and the caches of all layers -> logits of the selected rows, and the caches with the chunk."""
 
     def __init__(self, config: Hyperparameters, backend: Backend) -> None:
         super().__init__()
@@ -41,18 +41,18 @@ class Decoder(nn.Module, ABC):
             attention = self.attention(backend, f"blk.{i}.", high_precision_input=i == 0)
             blocks.append(Block(backend, f"blk.{i}.", attention, high_precision_mlp=i == last))
         self.layers = nn.ModuleList([*blocks])
-        self.blocks: Sequence[BlockCall] = blocks  # the same: what a ModuleList holds has no type
+        self.blocks: Sequence[BlockCall] = blocks  # the same, because the items of a ModuleList have no type
         self.norm = backend.norm("output_norm")
         self.lm_head = backend.linear("token_embd" if config.tie_word_embeddings else "output", high_precision=True)
 
     @abstractmethod
     def attention(self, backend: Backend, block: str, *, high_precision_input: bool) -> SelfAttention:
-        """That of one layer, whose weights' names begin with `block`."""
+        """Make the attention of one layer, whose weights have names that begin with `block`."""
 
     def forward(
         self, op: OpBuilder, chunk: Chunk, caches: Sequence[LayerCache], select: Select
     ) -> tuple[ir.Value, list[LayerCache]]:
-        """Only the selected rows go on after the last layer's attention: nothing later looks at its neighbours."""
+        """Compute the logits. After the last layer's attention nothing mixes rows, so only the selected ones remain."""
         positions = self.positions(op, chunk)
         x, branch = self.embed_tokens(op, chunk.ids), None  # [batch, seq, hidden]
         presents = []
@@ -65,14 +65,13 @@ class Decoder(nn.Module, ABC):
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each on a normed input and added to the residual stream.
+    """Attention and SwiGLU, each on a normalized input and added to the residual stream.
 
-    The addition is left to the norm that follows (`x` is the stream, `branch` what has yet to join it), because one op
-    does both.
+    The next norm does the addition (of `branch` to the stream `x`), because one op does both.
 
-    The linears nearest to the tokens and to the logits are the ones of high precision: what they round is not averaged
-    by the rest of the model. On SmolLM2 that halves the distance from float32, and hardly costs time: the first q, k
-    and v are small, and the last MLP and the head see only rows that get logits (docs/quantization.md).
+    The linears nearest to the tokens and to the logits use high precision: the rest of the model does not average out
+    their rounding. On SmolLM2 that halves the divergence from float32, at a small cost: the first q, k and v are small,
+    and the last MLP and the head only see rows that get logits (docs/quantization.md).
     """
 
     def __init__(self, backend: Backend, block: str, attention: SelfAttention, *, high_precision_mlp: bool) -> None:
@@ -91,7 +90,7 @@ class Block(nn.Module):
         positions: Positions,
         select: Select | None,
     ) -> tuple[ir.Value, ir.Value, LayerCache]:
-        """[batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
+        """Compute [batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
         normed, x = self.input_layernorm(op, x, branch)
         attended, present = self.self_attn(op, normed, past, positions, select)
         if select is not None:
@@ -113,7 +112,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, op: OpBuilder, x: ir.Value, past: LayerCache, positions: Positions, select: Select | None
     ) -> tuple[ir.Value, LayerCache]:
-        """[batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
+        """Compute [batch, seq, hidden] -> the same, or [batch, kept, hidden] with `select`."""
         q, k, v = self.project(op, x)
         y, present = self.attend(op, q, k, v, past, positions)
         if select is not None:
@@ -121,7 +120,7 @@ class SelfAttention(nn.Module):
         return self.o_proj(op, y), present
 
     def project(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Q [batch, seq, heads * head_dim], and k and v [batch, seq, kv_heads * head_dim], not yet rotated."""
+        """Compute q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim], not yet rotated."""
         q, k, v = self.qkv_proj(op, x)
         return q, k, v
 
@@ -137,6 +136,6 @@ class MLP(nn.Module):
         self.down_proj = backend.linear(f"{block}ffn_down", high_precision=high_precision)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        """[batch, seq, hidden] -> [batch, seq, hidden]."""
+        """Compute [batch, seq, hidden] -> [batch, seq, hidden]."""
         gate, up = self.gate_up_proj(op, x)
         return self.down_proj(op, self.swiglu(op, gate, up))

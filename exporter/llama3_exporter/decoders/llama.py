@@ -1,4 +1,4 @@
-"""Llama: neighbouring elements of a head rotate."""
+"""Llama: neighboring elements of a head rotate."""
 
 from __future__ import annotations
 

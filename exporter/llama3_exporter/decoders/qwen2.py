@@ -1,4 +1,4 @@
-"""Qwen2: the two halves of a head rotate. Its biases of q, k and v are the linears' own concern."""
+"""Qwen2: the two halves of a head rotate. The linears add the biases of q, k and v."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3: the two halves of a head rotate, and each head of q and k is normed before."""
+"""Qwen3: each head of q and k is normalized, then its two halves rotate."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""GGML's block types, and how ONNX Runtime's MatMulNBits and GatherBlockQuantized hold each of them without loss.
+"""GGML's block types, and their lossless form for ONNX Runtime's MatMulNBits and GatherBlockQuantized.
 
-`table` has one row a type; `legacy`, `k_quants`, `i_quants`, `ternary` and `fp4` decode their blocks; `packing` turns
+`table` has one row per type; `legacy`, `k_quants`, `i_quants`, `ternary` and `fp4` decode their blocks; `packing` turns
 decoded blocks into the operators' arrays.
 """
 

@@ -1,7 +1,7 @@
-"""What every GGML block decodes to: small unsigned codes, and a scale (and perhaps a minimum) for a few of them.
+"""The decoded form of every GGML block: small unsigned codes, and a scale (and perhaps a minimum) for a few of them.
 
-A GGML type is a way to lay these three out in bytes. Its `unpack` function undoes the layout and nothing more: no
-arithmetic on weights happens there, so nothing can be lost there.
+A GGML type lays these three out in bytes. Its `unpack` function only undoes the layout. It does no arithmetic on
+weights, so it loses nothing.
 """
 
 from collections.abc import Callable
@@ -17,50 +17,49 @@ Float32 = npt.NDArray[np.float32]
 
 
 class UnpackedBlocks(NamedTuple):
-    """Some GGML blocks, decoded. `size` is the number of weights in a GGML block (32, 64 or 256).
+    """Some decoded GGML blocks. `size` is the number of weights in a GGML block (32, 64 or 256).
 
-    Weight k, which lies in block b of `Format.block_size` weights, is
+    Weight k, in block b of `Format.block_size` weights, is
     `scale[b] * (q[k] - Format.zero_point)`, or `scale[b] * q[k] - minimum[b]` for a format with minima.
-    Scales and minima are exact in float32: the widest is a float16 times two small integers, 20 bits.
+    Scales and minima are exact in float32: the widest have 20 bits, from a float16 times two small integers.
     """
 
     q: UInt8  # [n, size]
-    scale: Float32  # [n, size / block_size], or [n, 1] where the whole GGML block has one
+    scale: Float32  # [n, size / block_size], or [n, 1] if the whole GGML block has one
     minimum: Float32 | None = None  # [n, size / block_size]
 
 
 @dataclass(frozen=True)
 class Format:
-    """How ONNX Runtime's MatMulNBits holds one GGML type without loss."""
+    """The lossless form of one GGML type in ONNX Runtime's MatMulNBits."""
 
     type: GGMLQuantizationType
     bits: Literal[4, 8]
     block_size: Literal[16, 32]
-    """Weights that share a scale in MatMulNBits; a GGML block holds one or more of these blocks."""
+    """Weights that share a scale in MatMulNBits; a GGML block consists of one or more of these blocks."""
     zero_point: int | None
-    """The code that stands for weight 0 in every block; None where blocks have minima, so that each gets its own."""
+    """The code of weight 0 in every block; None if blocks have minima, because each then gets its own."""
     scale_is_float16: bool
-    """Every scale is a float16 value, so that float16 linears lose nothing."""
+    """Whether every scale is a float16 value, so float16 linears lose nothing."""
     unpack: Callable[[UInt8], UnpackedBlocks]
-    """Decodes uint8 [n, bytes of a GGML block]."""
+    """The function that decodes uint8 [n, bytes per GGML block]."""
 
     @property
     def has_minimum(self) -> bool:
-        """Whether a block has a minimum, so that its exact value needs a correction (see `packing`)."""
+        """Whether a block has a minimum, which needs a correction to be exact (see `packing`)."""
         return self.zero_point is None
 
 
 def float16_at(blocks: UInt8, offset: int) -> Float32:
-    """The float16 at byte `offset` of every block, as float32 [n, 1]."""
+    """Return the float16 at byte `offset` of every block, as float32 [n, 1]."""
     return blocks[:, offset : offset + 2].view(np.float16).astype(np.float32)
 
 
 def split_bits(groups: UInt8, bits: Literal[1, 2, 4]) -> UInt8:
-    """Split each byte into fields, the lowest first, where a group's bytes hold runs of consecutive weights.
+    """Split each byte into fields, in the order of the weights.
 
-    Almost every GGML type stores `width` bytes whose lowest fields are the first `width` weights, the next fields
-    the next `width`, and so on: [n, groups, width] bytes give [n, groups * (8 / bits) * width] fields in the order of
-    the weights.
+    Almost every GGML type stores groups of `width` bytes: their lowest fields are the first `width` weights, the next
+    fields are the next `width`, and so on. [n, groups, width] bytes -> [n, groups * (8 / bits) * width] fields.
     """
     n, n_groups, width = groups.shape
     fields = np.empty((n, n_groups, 8 // bits, width), np.uint8)
@@ -71,5 +70,5 @@ def split_bits(groups: UInt8, bits: Literal[1, 2, 4]) -> UInt8:
 
 
 def look_up(codebook: tuple[int, ...], q: UInt8) -> UInt8:
-    """The signed entries of a codebook, offset by 128 so that they are unsigned: the zero point is 128."""
+    """Look up signed entries of a codebook, and offset them by 128 to make them unsigned: the zero point is 128."""
     return np.take(np.array(codebook, np.int8).view(np.uint8) ^ 0x80, q)

@@ -1,4 +1,4 @@
-"""One row a GGML type: how the contrib graph holds it. `docs/quantization.md` explains the columns."""
+"""One row per GGML type: its form in the contrib graph. `docs/quantization.md` explains the columns."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -47,13 +47,13 @@ FORMATS: Mapping[GGMLQuantizationType, Format] = {
         GGMLQuantizationType[name], bits, block_size, zero_point, scale_is_float16, unpack
     )
     for name, bits, block_size, zero_point, scale_is_float16, unpack in _ROWS
-    if name in GGMLQuantizationType.__members__  # the oldest gguf that is supported lacks MXFP4 and NVFP4
+    if name in GGMLQuantizationType.__members__  # the oldest supported gguf package lacks MXFP4 and NVFP4
 }
-"""The quantized types: see `Format`, and `pack` for what to do with one."""
+"""The quantized types; `pack` repacks rows of one."""
 
 FLOAT_TYPES: Mapping[GGMLQuantizationType, npt.DTypeLike] = {
     GGMLQuantizationType.F32: np.float32,
     GGMLQuantizationType.F16: np.float16,
     GGMLQuantizationType.BF16: ml_dtypes.bfloat16,
 }
-"""The types that are stored as they are: their rows of bytes, viewed as this numpy type, are the weight."""
+"""The types that are stored unchanged: their rows of bytes, viewed as this numpy type, are the weight."""

@@ -1,1 +1,1 @@
-"""What there is to know about a GGUF or an export, and how it is shown."""
+"""The facts about a GGUF or an export, and the pages that show them."""

@@ -1,6 +1,6 @@
-"""The cache of exports as `llama3-inspect --cache` shows it: what each entry was made of, and which may go.
+"""The cache of exports for `llama3-inspect --cache`: listing its entries and removing them.
 
-Nothing is removed but what exports write, and no link is followed (`folder.remove_export`).
+Only files that exports write are removed, and links are not followed (`folder.remove_export`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from llama3_models.units import format_bytes
 from llama3_exporter.folder import remove_export, remove_leftovers
 
 ALL, OLD = "all", "old"
-"""What `select` takes beside the names of entries and the paths of models."""
+"""Words that `select` accepts besides the names of entries and the paths of models and adapters."""
 
 
 @dataclass(frozen=True)
 class CachedExport:
-    """One entry.
+    """One entry of the cache.
 
     Attributes:
-        name: That of its folder.
-        model: The path of the model's first file; None where the entry does not say.
+        name: The name of its folder.
+        model: The path of the model's first file; None if the entry does not say.
         adapters: The paths of its LoRA adapters, with their scales.
-        kind: Ops, precision and logits, `native/fp32/last`; None where the entry does not say.
-        version: Of the package that made it; None where the entry does not say.
-        bytes: On the disk, without the GGUF.
-        last_used: A time of ISO 8601, to the second.
+        kind: Ops, precision and logits, as in `native/fp32/last`; None if the entry does not say.
+        version: The version of the package that made it; None if the entry does not say.
+        bytes: Its size on disk, without the GGUF.
+        last_used: ISO 8601, to the second.
         old: Why it will not be used again as it is; None if it will.
     """
 
@@ -49,10 +49,10 @@ class CachedExport:
 
 
 def read_cache() -> list[CachedExport]:
-    """Every entry of the cache, by name.
+    """Read all entries of the cache, sorted by name.
 
     Raises:
-        Llama3Error: there is no folder for the cache, or the system refuses.
+        Llama3Error: the place of the cache is unknown, or it cannot be read.
     """
     try:
         return [_read(entry) for entry in entries()]
@@ -63,10 +63,10 @@ def read_cache() -> list[CachedExport]:
 
 
 def select(cached: Sequence[CachedExport], what: str) -> list[CachedExport]:
-    """The entries that one text means: `all`, `old`, the name of one, or the path of a model or an adapter.
+    """Select entries: `all`, `old`, one by its name, or those of a model or an adapter by its path.
 
     Raises:
-        Llama3Error: it is the name or the path of none.
+        Llama3Error: no entry matches a name or a path.
     """
     if what in (ALL, OLD):
         return [one for one in cached if what == ALL or one.old is not None]
@@ -76,8 +76,8 @@ def select(cached: Sequence[CachedExport], what: str) -> list[CachedExport]:
     ]
     if not found:
         raise Llama3Error(
-            f"{entries_folder()}: nothing there is called {what} or was made of it; give a name or a model as "
-            f"llama3-inspect --cache lists them, or {OLD}, or {ALL}"
+            f"{entries_folder()}: no entry has the name, model or adapter {what}; use one that llama3-inspect --cache "
+            f"lists, or {OLD}, or {ALL}"
         )
     return found
 
@@ -86,7 +86,7 @@ def remove(name: str) -> None:
     """Remove an entry.
 
     Raises:
-        Llama3Error: another process is using it, it holds something that no export wrote, or the system refuses.
+        Llama3Error: another process is using it, it contains something that no export wrote, or it cannot be removed.
     """
     entry = Entry(entries_folder() / name)
     try:
@@ -102,16 +102,16 @@ def _remove(entry: Entry) -> None:
         known = {entry.export, entry.record_path, entry.unfinished_record, entry.lock}
         remove_leftovers(entry.folder)
         if strangers := sorted(set(entry.folder.iterdir()) - known):
-            raise Llama3Error(f"{entry.folder}: holds {strangers[0].name}, which no export wrote; move it elsewhere")
-        entry.record_path.unlink(missing_ok=True)  # first: it vouches for the rest
+            raise Llama3Error(f"{entry.folder}: contains {strangers[0].name}, which no export wrote; move it elsewhere")
+        entry.record_path.unlink(missing_ok=True)  # first, because it vouches for the rest
         remove_export(entry.export)
         entry.unfinished_record.unlink(missing_ok=True)
     if entry.folder.exists():
-        raise Llama3Error(f"{entry.folder}: cannot be removed whole; remove the folder yourself")
+        raise Llama3Error(f"{entry.folder}: cannot be removed completely; remove the folder yourself")
 
 
 def page(cached: Sequence[CachedExport]) -> list[str]:
-    """The entries for people, line by line."""
+    """Return the entries as lines of text."""
     count = f"{len(cached)} {'entry' if len(cached) == 1 else 'entries'}"
     total = format_bytes(sum(one.bytes for one in cached))
     lines = [f"The cache of exports, {entries_folder()}", f"  {count}, {total}" if cached else "  no entries"]
@@ -125,7 +125,7 @@ def page(cached: Sequence[CachedExport]) -> list[str]:
 
 
 def as_json(cached: Sequence[CachedExport]) -> dict[str, Any]:
-    """The entries as data; sizes are in bytes."""
+    """Return the entries as data; sizes are in bytes."""
     return {"cache": str(cache_root()), "entries": [asdict(one) for one in cached]}
 
 
@@ -153,7 +153,7 @@ def _read(entry: Entry) -> CachedExport:
 def _time(seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
-    except (OverflowError, ValueError, OSError):  # some file systems keep years past 9999
+    except (OverflowError, ValueError, OSError):  # some file systems store years past 9999
         return datetime.fromtimestamp(0).astimezone().isoformat(timespec="seconds")
 
 
@@ -167,9 +167,9 @@ def _why_old(entry: Entry, paths: Sequence[str], adapters: Sequence[tuple[str, f
     if "kind" not in record:
         return "made by an earlier llama3-onnx"
     if entry.export.is_symlink() or record.get("files") != entry.file_sizes():
-        return "files of it are missing or damaged"
+        return "some of its files are missing or damaged"
     of_adapters = [recorded[:-1] for recorded in _list(record.get("adapters"))]
-    # The next run compares the content of a contrib export's files where nothing but their times or inodes differ.
+    # If only times or inodes differ, the next run with a contrib export compares the content.
     told = 2 if str(record["kind"]).startswith("contrib/") else None
     return _why_changed("the model", paths, _list(record["parts"]), told) or _why_changed(
         "an adapter", [path for path, _ in adapters], of_adapters, told
@@ -177,7 +177,7 @@ def _why_old(entry: Entry, paths: Sequence[str], adapters: Sequence[tuple[str, f
 
 
 def _why_changed(what: str, paths: Sequence[str], recorded: Sequence[Any], told: int | None) -> str | None:
-    """Why files of a model or an adapter are not the recorded ones, going by the first `told` of their facts."""
+    """Return why the files of a model or an adapter differ from the record, by the first `told` facts of each."""
     try:
         now = described([Path(path) for path in paths])
         if [facts[:told] for facts in now] != [_list(facts)[:told] for facts in recorded]:
@@ -190,13 +190,13 @@ def _why_changed(what: str, paths: Sequence[str], recorded: Sequence[Any], told:
 
 
 def _paths(parts: object) -> list[str]:
-    """The paths in a record, of which nobody knows who wrote it."""
+    """Return the paths in a record, which anyone may have written."""
     found = [part[0] for part in _list(parts) if isinstance(part, list) and part]
     return found if all(isinstance(path, str) for path in found) else []
 
 
 def _adapters(recorded: object) -> list[tuple[str, float]] | None:
-    """The adapters in a record; None where it is damaged."""
+    """Return the adapters in a record; None if it is damaged."""
     found = []
     for adapter in recorded if isinstance(recorded, list) else [None]:
         match adapter:

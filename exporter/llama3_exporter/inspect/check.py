@@ -1,4 +1,4 @@
-"""Reads all of a model: whether every weight is a number, and an export's files are still what they were."""
+"""The check of a whole model: its weights are finite, and an export's files have not changed."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ Progress = Callable[[int, int], None]
 
 
 def check_gguf(path: Path, progress: Progress | None = None) -> str:
-    """Read every tensor of a GGUF.
+    """Read every tensor of a GGUF and check that it is finite.
 
     Returns:
-        What was found to be right, in words.
+        The result in words.
 
     Raises:
-        Llama3Error: something is wrong.
+        Llama3Error: the check fails.
     """
     with GGUFFile.open(path) as file:
-        if other_kind(file) is None:  # an adapter begins with zeros
+        if other_kind(file) is None:  # zeros are normal in an adapter
             refuse_unfinished(file)
         checked = refuse_not_finite(file, progress)
         return _all_finite(checked, len(file.tensors) + len(file.unread))
 
 
 def check_export(path: Path, progress: Progress | None = None) -> str:
-    """Read every file of an export that its manifest names; `path` is its folder or its graph.
+    """Read and check every file that an export's manifest names; `path` is its folder or its graph.
 
     Returns:
-        What was found to be right, in words.
+        The result in words.
 
     Raises:
-        Llama3Error: something is wrong.
+        Llama3Error: the check fails.
     """
     try:
         return _check_export(path, path / GRAPH if path.is_dir() else path, progress)
@@ -68,31 +68,32 @@ def _check_export(path: Path, graph_path: Path, progress: Progress | None) -> st
     model, manifest = read_graph(graph_path)
     if path.is_dir() and (path / MANIFEST).exists() and Manifest.of_folder(path) != manifest:
         raise Llama3Error(
-            f"{path / MANIFEST}: of another export than {GRAPH}; put the files of one export together, or export again"
+            f"{path / MANIFEST}: belongs to a different export than {GRAPH}; put the files of one export together, or "
+            "export again"
         )
     if manifest.options.ops == "native":
-        # A graph points at bytes of just this file, so that its header cannot be trusted before it is compared.
+        # The graph points to bytes of exactly this file, so compare it before trusting its header.
         for part in manifest.source.parts:
             _check_file(folder, part, "the GGUF of this graph")
         checked = check_gguf(folder / manifest.source.parts[0].name, progress)
-        return f"the GGUF is that of this graph by its size and samples; {checked}"
+        return f"the GGUF matches this graph in size and samples; {checked}"
     _check_sizes(folder, model.graph)
     whole = [_check_file(folder, part, "the weights of this graph") for part in manifest.weights]
     checked = _all_finite(*_check_floats(folder, model.graph))
     if whole and all(whole):
-        return f"the weights are, byte for byte, those that the export wrote; {checked}"
-    known = "by their size and samples" if whole and any(part.fingerprint for part in manifest.weights) else "by size"
+        return f"the weights match this graph byte for byte; {checked}"
+    known = "size and samples" if whole and any(part.fingerprint for part in manifest.weights) else "size"
     return (
-        f"the weights are those of this graph {known} (an older version wrote this export, without checksums: export "
-        f"the GGUF again to have them); {checked}"
+        f"the weights match this graph in {known} (an older version wrote this export without checksums: export the "
+        f"GGUF again to add them); {checked}"
     )
 
 
 def _check_file(folder: Path, part: Part, what: str) -> bool:
-    """Compare a file with what the manifest says of it; whether that says something about every byte."""
+    """Compare a file with its description in the manifest, and return whether that covers every byte."""
     path = folder / part.name
     if not path.is_file():
-        raise Llama3Error(f"{path}: {what}, is not there; put it back, or export the GGUF again")
+        raise Llama3Error(f"{path}: no such file; put {what} back, or export the GGUF again")
     size = path.stat().st_size
     if part.size is not None and size != part.size:
         raise Llama3Error(f"{path}: has {size:,} bytes, not {part.size:,}; put {what} back, or export the GGUF again")
@@ -106,17 +107,17 @@ def _check_file(folder: Path, part: Part, what: str) -> bool:
 
 
 def _check_sizes(folder: Path, graph: onnx.GraphProto) -> None:
-    """Refuse files of weights that are gone or too short for the graph, whatever the manifest says."""
+    """Refuse files of weights that are missing or too short for the graph, whatever the manifest says."""
     for tensor, name, offset, length in _external(graph):
         path = folder / name
         if not path.is_file():
-            raise Llama3Error(f"{path}: holds weights of this graph and is not there; export the GGUF again")
+            raise Llama3Error(f"{path}: no such file; put the weights of this graph back, or export the GGUF again")
         if path.stat().st_size < offset + length:
             raise Llama3Error(f"{path}: too short for {quoted(tensor.name)}; export the GGUF again")
 
 
 def _check_floats(folder: Path, graph: onnx.GraphProto) -> tuple[int, int]:
-    """Refuse a scale, correction or float weight that is not a number; how many tensors there are, twice."""
+    """Refuse a scale, correction or float weight that is not finite; return the arguments for `_all_finite`."""
     tensors = list(_external(graph))
     for tensor, name, offset, length in tensors:
         dtype = _FLOATS.get(tensor.data_type)
@@ -127,14 +128,14 @@ def _check_floats(folder: Path, graph: onnx.GraphProto) -> tuple[int, int]:
             values = np.fromfile(folder / name, dtype, count, offset=offset + start)
             if not np.isfinite(values).all():
                 raise Llama3Error(
-                    f"{folder / name}: {quoted(tensor.name)} holds NaN or an infinite number; export the GGUF "
-                    "again, which names the tensor if it is the GGUF that has it"
+                    f"{folder / name}: {quoted(tensor.name)} contains NaN or infinity; export the GGUF again, which "
+                    "names the tensor if the GGUF itself is damaged"
                 )
     return len(tensors), len(tensors)
 
 
 def _external(graph: onnx.GraphProto) -> list[tuple[onnx.TensorProto, str, int, int]]:
-    """The tensors that lie in other files, with name, offset and length."""
+    """Return the tensors stored in other files, each with the file's name, its offset and length."""
     found = []
     for tensor in graph.initializer:
         where = {entry.key: entry.value for entry in tensor.external_data}
@@ -144,7 +145,9 @@ def _external(graph: onnx.GraphProto) -> list[tuple[onnx.TensorProto, str, int, 
             except ValueError:
                 offset = length = -1
             if min(offset, length) < 0:
-                raise Llama3Error(f"the graph is damaged (the place of {quoted(tensor.name)}); export the GGUF again")
+                raise Llama3Error(
+                    f"the graph is damaged (bad offset or length of {quoted(tensor.name)}); export the GGUF again"
+                )
             found.append((tensor, where["location"], offset, length))
     return found
 
@@ -154,4 +157,4 @@ def _all_finite(checked: int, tensors: int) -> str:
         return "there are no tensors to check"
     if checked == tensors:
         return f"all {checked:,} tensors are finite"
-    return f"{checked:,} of {tensors:,} tensors are finite, and the others are of types that are not read"
+    return f"{checked:,} of {tensors:,} tensors are finite; the types of the others are not supported"

@@ -1,4 +1,4 @@
-"""What there is to know about an export: only the graph is read, which says what its weights are and where they lie."""
+"""The facts about an export. Only the graph is read: it says what its weights are and where they are stored."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ from llama3_exporter.inspect.inspection import (
 )
 from llama3_exporter.native.modules import DOMAIN
 
-# The graph's tensors are called after the modules of `decoders/`; several make one weight.
+# The graph's tensors are named after the modules of `decoders/`; a weight may consist of several.
 _TENSOR_NAME = re.compile(
     rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._](?:bias|scale)"
 )
-_ZERO_POINTS = "zero_points"  # what those are called that are no weight's own
+_ZERO_POINTS = "zero_points"  # the name of zero points that weights share
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
     TensorProto.BFLOAT16: "bfloat16",
 }
 _COUNTS = {"K", "N", "bits", "block_size"}  # attributes of the ops that multiply by quantized weights
-_TOO_MANY = 1 << 63  # of anything: what ONNX counts by has 64 bits
+_TOO_MANY = 1 << 63  # ONNX counts in signed 64-bit integers
 
 
 class _Tensor(NamedTuple):
-    """A part of a weight and where its bytes are: in which file, or in none but the graph, from where, and how many."""
+    """An array of a weight, and where its bytes are: in the file `location`, or in the graph if that is None."""
 
     name: str
     weight: str
@@ -64,12 +64,12 @@ class _Tensor(NamedTuple):
 
     @property
     def place(self) -> tuple[str, int]:
-        """The same for tensors that share their bytes."""
+        """Where its bytes are; equal for tensors that share them."""
         return self.location or self.name, self.offset
 
 
 class _Matrix(NamedTuple):
-    """How a tensor holds its numbers, and how many rows and columns they are."""
+    """The form of a tensor's numbers, and how many rows and columns they have."""
 
     form: str
     shape: tuple[int, ...]
@@ -79,7 +79,7 @@ def inspect_export(path: Path) -> Inspection:
     """Inspect an export; `path` is its folder or its graph.
 
     Raises:
-        Llama3Error: there is no graph of ours, or it is damaged.
+        Llama3Error: the graph is missing, damaged, or not from llama3-export.
     """
     graph_path = path / GRAPH if path.is_dir() else path
     model, manifest = read_graph(graph_path)
@@ -88,7 +88,7 @@ def inspect_export(path: Path) -> Inspection:
     except Llama3Error:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
-        raise Llama3Error(f"{graph_path}: a damaged graph ({repr(error)[:200]}); export the GGUF again") from error
+        raise Llama3Error(f"{graph_path}: damaged graph ({repr(error)[:200]}); export the GGUF again") from error
 
 
 def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, manifest: Manifest) -> Inspection:
@@ -111,7 +111,7 @@ def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, manifest: Man
 
 
 def _check(architecture: ModelNumbers, weights: Sequence[Weight]) -> None:
-    """Refuse what a graph can say but no model can be.
+    """Refuse numbers that a graph can contain but no model can have.
 
     Raises:
         ValueError: a number is out of range.
@@ -126,7 +126,7 @@ def _check(architecture: ModelNumbers, weights: Sequence[Weight]) -> None:
                 raise ValueError(f"{weight.name} has {len(weight.shape)} dimensions")
             _check_shape(weight.name, weight.shape)
     if {weight.layer for weight in weights} - {None} != set(range(architecture.num_hidden_layers)):
-        raise ValueError(f"it has not the weights of {architecture.num_hidden_layers} layers")
+        raise ValueError(f"it does not have the weights of {architecture.num_hidden_layers} layers")
 
 
 def _check_count(name: str, number: object) -> None:
@@ -142,10 +142,10 @@ def _check_shape(name: str, shape: Sequence[int]) -> None:
 
 
 def _warnings(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
-    """About the files of weights: each must be there, and as long as the graph needs."""
+    """Yield a warning for each file of weights that is missing or too short for the graph."""
     for name, needed in files.items():
         if not (folder / name).is_file():
-            yield f"{name}, which holds weights, is not beside the graph"
+            yield f"{name}, which contains weights, is not beside the graph"
         elif (size := (folder / name).stat().st_size) < needed:
             yield f"{name} has {size:,} of the {needed:,} bytes of weights that the graph needs; export the GGUF again"
 
@@ -179,7 +179,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[_Tensor]:
 
 
 def _file_sizes(tensors: Sequence[_Tensor]) -> dict[str, int]:
-    """The bytes of each file of weights, up to the end of its last tensor."""
+    """Return the size of each file of weights, up to the end of its last tensor."""
     sizes: dict[str, int] = {}
     for tensor in tensors:
         if tensor.location is not None:
@@ -188,10 +188,10 @@ def _file_sizes(tensors: Sequence[_Tensor]) -> dict[str, int]:
 
 
 def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Weight]:
-    """The weights, without those whose bytes are another's: a head that is tied to the embedding.
+    """Yield the weights, except those that share another's bytes, such as a head tied to the embedding.
 
-    Zero points that are the same in all blocks come last, as a weight of their own that stands for no numbers: they
-    lie in the file once for all weights of a type. Blocks that have their own have a correction, too.
+    Zero points that are the same in all blocks come last, as a separate weight without numbers: the file contains them
+    once for all weights of a type. A weight with its own zero points also has a correction.
     """
     matrices = dict(_matrices(graph))
     owners: dict[tuple[str, int], str] = {}
@@ -218,7 +218,7 @@ def _weights(graph: onnx.GraphProto, tensors: Sequence[_Tensor]) -> Iterator[Wei
 
 
 def _matrices(graph: onnx.GraphProto) -> Iterator[tuple[str, _Matrix]]:
-    """The tensors that hold the numbers of a weight, or their codes, with what the nodes that read them say of them."""
+    """Yield the tensors that contain a weight's numbers or codes, with their form and shape."""
     tensors = {tensor.name: tensor for tensor in graph.initializer if _TENSOR_NAME.fullmatch(tensor.name)}
     for name, tensor in tensors.items():
         if tensor.data_type in _FLOATS and name.endswith(("weight", "bias", "scale")):
@@ -274,7 +274,7 @@ def _memory(graph: onnx.GraphProto, architecture: ModelNumbers, manifest: Manife
 
 
 def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
-    """The bytes of the copy that ONNX Runtime makes of each float weight, in the type in which it multiplies."""
+    """Yield the size of ONNX Runtime's copy of each float weight, in the type that it multiplies with."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
     for node in graph.node:
@@ -289,7 +289,7 @@ def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
 
 
 def _tokenizer(folder: Path, manifest: Manifest) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
-    """The tokenizer in the folder (tokenizer.json, or that of a GGUF beside its graph), and warnings about it."""
+    """Return the tokenizer in the folder (tokenizer.json, or that of a GGUF beside the graph), and warnings."""
     path = folder / "tokenizer.json"
     source = folder / manifest.source.parts[0].name
     if not path.is_file() and not source.is_file():

@@ -1,7 +1,7 @@
-"""What there is to know about a GGUF: its header says it all, so no weight is read.
+"""The facts about a GGUF. They are all in its header, so no weight is read.
 
-Whatever can be read has a page; that of a file which llama3-export refuses gives the reason. What a weight becomes in a
-contrib graph is asked of that graph's backend: it places every weight, and none is written.
+Every readable GGUF has a page; if llama3-export refuses the file, the page says why. The contrib backend tells what
+each weight becomes in its graph: it places every weight, but nothing is written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from llama3_exporter.inspect.inspection import (
     tokenizer_facts,
 )
 
-# Keys that nearly all architectures have, for files whose architecture may be any.
+# Keys of nearly all architectures, for files of any architecture.
 _COUNTS = {
     "block_count": "layers",
     "embedding_length": "elements",
@@ -75,7 +75,7 @@ def inspect_gguf(path: Path) -> Inspection:
 
 
 def _refused(path: Path, file: GGUFFile, tokenizer: TokenizerFacts | None, reason: str) -> Inspection:
-    """What a file says of itself that cannot be exported."""
+    """Inspect a file that cannot be exported."""
     for part in {file.path, *file.parts}:
         reason = reason.removeprefix(f"{part}: ")
     tensors: list[GGUFTensor | UnreadTensor] = [*file.tensors.values(), *file.unread.values()]
@@ -96,7 +96,7 @@ def _refused(path: Path, file: GGUFFile, tokenizer: TokenizerFacts | None, reaso
 
 
 def _says(file: GGUFFile) -> dict[str, str]:
-    """What most kinds of files say of themselves, as far as it is what it should be."""
+    """Return what most kinds of files say about themselves, except values of the wrong type."""
     keys = {"type": "general.type", "base model": "general.base_model.0.name", "model": "general.architecture"}
     said = {heading: value for heading, key in keys.items() if isinstance(value := file.metadata.get(key), str)}
     name = said.get("model")
@@ -107,7 +107,7 @@ def _says(file: GGUFFile) -> dict[str, str]:
 
 
 def architecture_of(config: Hyperparameters) -> ModelNumbers:
-    """The numbers that are shown."""
+    """Return the numbers to show."""
     return ModelNumbers(
         name=config.architecture.name,
         num_hidden_layers=config.num_hidden_layers,
@@ -152,7 +152,7 @@ def _about(file: GGUFFile) -> dict[str, str]:
 
 
 def _weights(file: GGUFFile, config: Hyperparameters, plan: _Plan) -> Iterator[Weight]:
-    """The weights in the order of the file, without the tables of old converters, which `Hyperparameters` ignores."""
+    """Yield the weights in the order of the file, without old converters' tables, which `Hyperparameters` ignores."""
     for tensor in file.tensors.values():
         parts = [name for name in config.parts_of(tensor.name) or [tensor.name] if name in plan.placed]
         if parts:
@@ -166,9 +166,9 @@ def _weights(file: GGUFFile, config: Hyperparameters, plan: _Plan) -> Iterator[W
 
 
 class _Plan(ContribBackend):
-    """What an export with the default options would place.
+    """The contrib graph that an export with the default options would write.
 
-    Positions and attention, which hold no weights, are left out, and with them what ONNX Runtime refuses of them.
+    Positions and attention are omitted: they have no weights, and ONNX Runtime's limits on them do not matter here.
     """
 
     def __init__(self, file: GGUFFile, config: Hyperparameters) -> None:
@@ -177,15 +177,15 @@ class _Plan(ContribBackend):
         DECODERS[config.architecture.name](config, self)
 
     def positions(self) -> PositionInputs:
-        """Nothing."""
+        """Return an empty module."""
         return nn.Module()
 
     def attention(self, **_: bool) -> Attention:
-        """Nothing."""
+        """Return an empty module."""
         return nn.Module()
 
     def form(self, name: str) -> str:
-        """What a tensor becomes, in words."""
+        """Describe what a tensor becomes."""
         if name not in self.quantized:
             return str(self.placed[name][0].dtype.numpy())
         weight = next(iter(self.quantized[name].values()))

@@ -1,4 +1,4 @@
-"""What `llama3-inspect` finds out about a model, whether it is a GGUF or an export of one."""
+"""The facts that `llama3-inspect` finds out about a model, whether it is a GGUF or an export."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Role = Literal["embedding", "attention", "MLP", "norms", "head", "other"]
 """The part of a model that a weight belongs to."""
 
 ITEM_BYTES = {"float16": 2, "float32": 4}
-"""Of the types in which the ops attend and multiply."""
+"""Bytes per element of the types that the ops attend and multiply in."""
 
 K = TypeVar("K", bound=Hashable)
 
-# How a GGUF and a graph call what lies outside of the layers, and the layers.
+# Names in a GGUF and in a graph: outside the layers, then inside.
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("token_embd", "embed_tokens"), "embedding"),
     **dict.fromkeys(("output_norm", "norm"), "norms"),
@@ -36,18 +36,18 @@ _IN_LAYER = re.compile(r"(?:blk|layers)\.(?P<layer>\d{1,6})\.(?P<module>.+)")
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight of a model; its bytes are those that no weight before it has.
+    """One weight of a model. Bytes that it shares with an earlier weight are not counted.
 
     Attributes:
-        name: As the file calls it; `zero_points` for those that an export's weights share.
-        layer: The block that it belongs to; None outside of the blocks.
-        role: Its part of the model.
-        form: The GGML type, or in a contrib graph what it was made.
-        shape: Rows first, [N, K] or [N]; of shared zero points [0], because they stand for no numbers.
+        name: The name in the file; `zero_points` for those that an export's weights share.
+        layer: The index of its block; None outside the blocks.
+        role: The part of the model that it belongs to.
+        form: The GGML type, or the form in a contrib graph.
+        shape: Rows first, [N, K] or [N]; [0] for shared zero points, which do not represent numbers.
         bytes: Its size in the file.
-        contrib_form: What a GGUF's weight becomes in a contrib graph; None for an export's, and in a GGUF that cannot
-            be exported.
-        contrib_bytes: And its size there, without zero points that weights share.
+        contrib_form: The form of a GGUF's weight in a contrib graph; None for an export, and for a GGUF that cannot be
+            exported.
+        contrib_bytes: Its size in a contrib graph, without shared zero points.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Weight:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it stands for."""
+        """The number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Total:
-    """Some weights together; `contrib_bytes` is None where weights have no `contrib_bytes`."""
+    """The sum of some weights; `contrib_bytes` is None if no weight has any."""
 
     tensors: int
     parameters: int
@@ -76,17 +76,17 @@ class Total:
 
     @property
     def bits(self) -> float:
-        """Bits a weight; 0 where there are none."""
+        """Bits per weight; 0 without weights."""
         return 8 * self.bytes / self.parameters if self.parameters else 0.0
 
     @property
     def contrib_bits(self) -> float | None:
-        """Bits a weight in a contrib graph."""
+        """Bits per weight in a contrib graph."""
         return None if self.contrib_bytes is None else 8 * self.contrib_bytes / max(self.parameters, 1)
 
 
 def layer_and_role(name: str) -> tuple[int | None, Role]:
-    """The layer and the role of a weight: `blk.N.attn_q.weight` and `layers.N.self_attn.q_proj` are attention's."""
+    """Return the layer and role of a weight: `blk.N.attn_q.weight` and `layers.N.self_attn.q_proj` are attention."""
     match = _IN_LAYER.fullmatch(name)
     if match is None:
         return None, _ROLES.get(name.split(".")[0], "other")
@@ -96,17 +96,17 @@ def layer_and_role(name: str) -> tuple[int | None, Role]:
 
 
 def block_form(bits: int, block_size: int) -> str:
-    """What a contrib graph holds of a part of a quantized weight, in words."""
+    """Describe a part of a quantized weight in a contrib graph."""
     return f"{bits}-bit blocks of {block_size}"
 
 
 def sum_form(form: str, *, parts: int, corrected: bool) -> str:
-    """The same for the sum of its parts, each of one form, and perhaps a correction."""
+    """Describe the sum of parts, all of the same form, and perhaps a correction."""
     return f"{'two ' * (parts > 1)}{form}{' + sums' * corrected}"
 
 
 def total(weights: Iterable[Weight]) -> Total:
-    """All of some weights."""
+    """Add up some weights."""
     weights = list(weights)
     contrib = [weight.contrib_bytes for weight in weights if weight.contrib_bytes is not None]
     return Total(
@@ -118,7 +118,7 @@ def total(weights: Iterable[Weight]) -> Total:
 
 
 def totals(weights: Iterable[Weight], key: Callable[[Weight], K]) -> dict[K, Total]:
-    """The weights of each key, in the order in which keys are met."""
+    """Add up the weights of each key, in the order in which the keys first appear."""
     groups: dict[K, list[Weight]] = {}
     for weight in weights:
         groups.setdefault(key(weight), []).append(weight)
@@ -127,7 +127,7 @@ def totals(weights: Iterable[Weight], key: Callable[[Weight], K]) -> dict[K, Tot
 
 @dataclass(frozen=True)
 class ModelNumbers:
-    """The numbers of the model, as in `Hyperparameters`; an export does not say what its rotation was made of."""
+    """The numbers of the model, as in `Hyperparameters`; `rope_theta` and `rope_scaling` are None for an export."""
 
     name: str
     num_hidden_layers: int
@@ -145,7 +145,7 @@ class ModelNumbers:
 
 @dataclass(frozen=True)
 class Memory:
-    """What it takes to run with one kind of ops, in bytes, besides ONNX Runtime's work space."""
+    """The memory needed to run with one kind of ops, in bytes, without ONNX Runtime's work space."""
 
     ops: Ops
     weights: int
@@ -153,12 +153,12 @@ class Memory:
     kv_cache_per_position: int
 
     def total(self, context: int) -> int:
-        """With a cache of so many positions."""
+        """Return the memory with a KV cache of `context` positions."""
         return self.weights + context * self.kv_cache_per_position
 
 
 def memory(architecture: ModelNumbers, ops: Ops, weights: int, kv_cache_type: str) -> Memory:
-    """`kv_cache_type` is float16 or float32."""
+    """Calculate the memory; `kv_cache_type` is float16 or float32."""
     per_layer = 2 * architecture.num_key_value_heads * architecture.head_dim * ITEM_BYTES[kv_cache_type]
     return Memory(ops, weights, kv_cache_type, architecture.num_hidden_layers * per_layer)
 
@@ -166,7 +166,10 @@ def memory(architecture: ModelNumbers, ops: Ops, weights: int, kv_cache_type: st
 def tokenizer_facts(
     vocabulary: Vocabulary | None, no_tokenizer: str | None
 ) -> tuple[TokenizerFacts | None, tuple[str, ...]]:
-    """The facts of what `read_tokenizer` gives, and warnings: what was assumed, and why llama3-run cannot use it."""
+    """Turn the result of `read_tokenizer` into facts and warnings.
+
+    Warnings say what was assumed about the tokenizer, and why llama3-run cannot use it.
+    """
     if vocabulary is None:
         return None, () if no_tokenizer is None else (no_tokenizer,)
     return TokenizerFacts.of(vocabulary), (*vocabulary.warnings, *filter(None, [why_unusable(vocabulary)]))
@@ -174,9 +177,9 @@ def tokenizer_facts(
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """A vocabulary in short. `special` counts the tokens that are found by their text; ids go with their texts.
+    """A summary of a vocabulary. `special` counts the tokens that are found by their text; ids are with their texts.
 
-    Of a byte-level one, `normalizer` says what is done to text before `pre_tokenizer` cuts it; None for nothing.
+    For byte-level BPE, `normalizer` is applied to text before `pre_tokenizer` splits it; None if there is none.
     """
 
     kind: str
@@ -191,7 +194,7 @@ class TokenizerFacts:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> TokenizerFacts:
-        """The facts of a vocabulary."""
+        """Summarize a vocabulary."""
         model, tokens = vocabulary.model, vocabulary.tokens
         byte_level = isinstance(model, ByteLevelBPE)
         return cls(
@@ -208,26 +211,26 @@ class TokenizerFacts:
 
 
 def _name_of(model: ByteLevelBPE) -> str | None:
-    """The first of the names that GGUF files have for this way to cut text."""
+    """Return the first of the names that GGUF files use for this way to split text."""
     steps = model.pre_tokenizer.steps
     return next((name for name, known in PRE_TOKENIZERS.items() if known.steps == steps), None)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is known of a model.
+    """All facts about a model.
 
     Attributes:
         path: The file or folder.
-        about: What it is and where it comes from, in words, by headings of a few letters.
-        manifest: An export's; None for a GGUF.
-        architecture: Its numbers; None where it is refused.
-        weights: Every weight, in the order of the file.
-        memory: For each kind of ops that can run it; none where it is refused.
-        tokenizer: None where there is none, or none that is supported.
-        warnings: What a user should know besides.
-        refused: Why a GGUF cannot be exported, and what to do; None for one that can, and for an export.
-        check: What was found right when all of it was read; None where that was not asked for.
+        about: Its format and origin in words, under short headings.
+        manifest: The manifest of an export; None for a GGUF.
+        architecture: The numbers of the model; None if it is refused.
+        weights: All weights, in the order of the file.
+        memory: The memory for each kind of ops that can run it; empty if it is refused.
+        tokenizer: None if it is missing or not supported.
+        warnings: Notes for the user.
+        refused: Why a GGUF cannot be exported, and what to do; otherwise None.
+        check: The result of a check in words; None without a check.
     """
 
     path: Path
@@ -243,21 +246,21 @@ class Inspection:
 
     @property
     def name(self) -> str:
-        """The file or folder without its path, for `.` and `..`, too."""
+        """The name of the file or folder, even if the path is `.` or `..`."""
         return self.path.name if self.path.name.strip(".") else self.path.resolve().name
 
     def usual_context(self, most: int) -> int:
-        """`most` positions, or all that the model has."""
+        """Return `most`, or the model's positions if it has fewer."""
         return most if self.architecture is None else min(most, self.architecture.max_position_embeddings)
 
     def check_context(self, context: int) -> None:
         """Refuse more positions than the model has.
 
         Raises:
-            Llama3Error: It has fewer.
+            Llama3Error: the model has fewer.
         """
         if self.architecture is not None and context > self.architecture.max_position_embeddings:
             raise Llama3Error(
                 f"{self.path}: has {self.architecture.max_position_embeddings:,} positions, fewer than --context "
-                f"{context:,}; give fewer"
+                f"{context:,}; reduce it"
             )

@@ -1,4 +1,4 @@
-"""A picture of a model: bits a weight in each layer, and where its bytes are. Needs matplotlib."""
+"""A picture of a model: bits per weight by layer, and where its bytes are. It needs matplotlib."""
 
 from __future__ import annotations
 
@@ -17,66 +17,63 @@ from llama3_exporter.folder import publish_file
 from llama3_exporter.inspect.inspection import Inspection, Role, Weight, total, totals
 
 _COLOURS: dict[Role, str] = {"embedding": "#4c72b0", "attention": "#dd8452", "MLP": "#55a868", "head": "#8172b3"}
-_OUTSIDE: tuple[Role, ...] = ("embedding", "head")  # of the layers; norms and the like are too small to draw
+_OUTSIDE: tuple[Role, ...] = ("embedding", "head")  # outside the layers; norms and others are too small to draw
 _GREY, _BLACK = "#9aa5b1", "#2f3640"
 _OTHERS: dict[Role, str] = {"norms": _GREY, "other": _GREY}
 _MOST_TICKS = 20
 
 
 def check_plot(path: Path) -> None:
-    """Refuse to plot without matplotlib, without a folder, or in the place of what is no plain file.
+    """Refuse to plot without matplotlib, without a folder, or in place of something that is not a plain file.
 
     Raises:
-        Llama3Error: it is not installed or does not work, `path` is a folder, a pipe or a device, or is in no folder.
+        Llama3Error: matplotlib is not installed or does not work, `path` is not a plain file, or its folder is missing.
     """
     if find_spec("matplotlib") is None:
-        raise Llama3Error("--plot needs matplotlib, which is not installed; pip install matplotlib")
+        raise Llama3Error("--plot: matplotlib is not installed; run pip install matplotlib")
     try:
         import_module("matplotlib.figure")
-    # An import runs all that matplotlib is made of and reads its settings: any of it raises errors of its own kind, and
-    # none of them is ours.
+    # The import also loads matplotlib's dependencies and settings, which may raise errors of any type.
     except Exception as error:
-        raise Llama3Error(
-            f"--plot: matplotlib does not load ({str(error)[:120]}); repair it, or leave --plot out"
-        ) from error
+        raise Llama3Error(f"--plot: matplotlib does not load ({str(error)[:120]}); repair it or omit --plot") from error
     _target(path)
 
 
 def check_weights(found: Inspection) -> None:
-    """Refuse to plot what has no weights.
+    """Refuse to plot a model without weights.
 
     Raises:
         Llama3Error: it has none.
     """
     if not found.weights:
-        raise Llama3Error(f"{found.path}: has no weights to draw; leave --plot out")
+        raise Llama3Error(f"{found.path}: has no weights to draw; omit --plot")
 
 
 def plot(found: Inspection, path: Path) -> None:
-    """Draw the picture; the ending of `path` says in which format.
+    """Draw the picture, in the format that the ending of `path` names.
 
     Raises:
         Llama3Error: the file cannot be written.
     """
     from matplotlib import rc_context
 
-    with warnings.catch_warnings(), rc_context({"text.usetex": False}):  # which needs a LaTeX
-        warnings.simplefilter("ignore")  # a name may have characters that the font has not
+    with warnings.catch_warnings(), rc_context({"text.usetex": False}):  # LaTeX may be missing
+        warnings.simplefilter("ignore")  # the font may lack characters of a name
         content = _picture(found, path.suffix[1:].lower())
     publish_file(_target(path), content, "--plot")
 
 
 def _target(path: Path) -> Path:
-    """Where the picture goes: a link stays, and leads to it.
+    """Return the file to write; a symlink stays, and its target is written.
 
     Raises:
-        Llama3Error: something is there that is no plain file, or there is no folder for it.
+        Llama3Error: it would replace something that is not a plain file, or its folder is missing.
     """
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     if os.path.lexists(target) and not target.is_file():
-        raise Llama3Error(f"{path}: not a plain file, so that no picture can take its place; give another --plot")
+        raise Llama3Error(f"{path}: not a plain file, so it is not replaced; use another path for --plot")
     if not target.parent.is_dir():
-        raise Llama3Error(f"{path}: there is no folder {target.parent}; make it, or give another --plot")
+        raise Llama3Error(f"{path}: no such folder {target.parent}; create it, or use another path for --plot")
     return target
 
 
@@ -85,25 +82,25 @@ def _picture(found: Inspection, file_format: str) -> bytes:
 
     columns = totals(found.weights, _column)
     layers = sorted(column for column in columns if isinstance(column, int))
-    # A bar for each layer, and one on either side, a little apart.
+    # One bar per layer, and one on either side, a little apart.
     sides = {"embedding": -1.5, "head": len(layers) + 0.5}
     places: dict[int | Role, float] = {role: sides[role] for role in _OUTSIDE if role in columns}
     places |= {layer: float(i) for i, layer in enumerate(layers)}
     colours: dict[Role, str] = _COLOURS
-    if not places:  # no part of a model has the names that are known
+    if not places:  # no layers, embedding or head
         places, colours = {role: float(i) for i, role in enumerate(columns) if isinstance(role, str)}, _OTHERS
     xs = list(places.values())
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     whole = total(found.weights)
-    title = f"{visible(found.name)}: {format_bytes(whole.bytes)}, {whole.bits:.2f} bits a weight"
-    figure.suptitle(title, parse_math=False)  # a file name may have dollars in it
+    title = f"{visible(found.name)}: {format_bytes(whole.bytes)}, {whole.bits:.2f} bits per weight"
+    figure.suptitle(title, parse_math=False)  # a file name may contain dollar signs
     above, below = figure.subplots(2, 1, sharex=True)
     above.bar(xs, [columns[column].bits for column in places], color=_GREY, label=_label(found))
     if whole.contrib_bits is not None:
         contrib = [columns[column].contrib_bits for column in places]
         above.plot(xs, contrib, "_", color=_BLACK, markersize=6, markeredgewidth=2, label="in a contrib graph")
-    above.set_ylabel("bits a weight")
+    above.set_ylabel("bits per weight")
 
     floor = [0.0] * len(places)
     for role, colour in colours.items():
@@ -132,5 +129,5 @@ def _label(found: Inspection) -> str:
 
 
 def _column(weight: Weight) -> int | Role:
-    """The bar that a weight belongs to."""
+    """Return the bar that a weight belongs to."""
     return weight.role if weight.layer is None else weight.layer

@@ -1,4 +1,4 @@
-"""How `llama3-inspect` shows what it found: a page of 80 columns, or one JSON object."""
+"""The output of `llama3-inspect`: a page of 80 columns, or one JSON object."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from llama3_exporter.inspect.inspection import Inspection, ModelNumbers, Tokeniz
 _HEADING_WIDTH = 12
 _BAR_WIDTH = 24
 _LAYERS_A_LINE = 50
-_LONGEST_NAME = 80  # of what a file says in a text of any length
+_LONGEST_NAME = 80  # a file's texts may have any length
 _LONGEST_ENTRY = 400
-_LONGEST_TENSOR = 32  # of the names that share a column; a longer one runs over in its own line
+_LONGEST_TENSOR = 32  # the widest that the column of names gets; longer names overflow it
 _LEVELS = "▁▂▃▄▅▆▇█"
 _BAR = "█"
 
 
 def page(found: Inspection, context: int, *, tensors: bool) -> str:
-    """The page; `context` is the positions of the KV cache, `tensors` lists every weight."""
+    """Return the page; `context` is the number of positions in the KV cache, `tensors` lists every weight."""
     sections = [[found.name, *_entries(_about(found.about))]]
     if found.refused is not None:
         sections.append(["Cannot be exported", *wrapped("  ", found.refused)])
@@ -34,7 +34,7 @@ def page(found: Inspection, context: int, *, tensors: bool) -> str:
     if found.weights:
         sections += [["Weights", *_weights(found)], ["Where the bytes are", *_roles(found.weights)]]
     if any(weight.layer is not None for weight in found.weights):
-        sections.append(["Bits a weight by layer", *_layers(found.weights)])
+        sections.append(["Bits per weight by layer", *_layers(found.weights)])
     if found.memory:
         sections.append([f"Memory for {context:,} positions", *_memory(found, context)])
     sections.append(["Tokenizer", *_entries(_tokenizer(found.tokenizer) if found.tokenizer else {"": "none"})])
@@ -48,7 +48,7 @@ def page(found: Inspection, context: int, *, tensors: bool) -> str:
 
 
 def as_json(found: Inspection, context: int, *, tensors: bool) -> dict[str, Any]:
-    """The same as data. Sizes are in bytes; `contrib_` says what a GGUF's weights become in a contrib graph."""
+    """Return the same as data. Sizes are in bytes; `contrib_` keys describe a GGUF's weights in a contrib graph."""
     data = {
         "path": str(found.path),
         "about": dict(found.about),
@@ -71,7 +71,7 @@ def as_json(found: Inspection, context: int, *, tensors: bool) -> dict[str, Any]
 
 
 def _by_form(weights: Sequence[Weight]) -> dict[tuple[str, str | None], Total]:
-    """Largest first. Of one GGML type, vectors and matrices become different things in a contrib graph."""
+    """Add up each form, largest first. In a contrib graph, vectors and matrices of one GGML type differ."""
     forms = totals(weights, lambda weight: (weight.form, weight.contrib_form))
     return dict(sorted(forms.items(), key=lambda item: -item[1].bytes))
 
@@ -109,7 +109,7 @@ def _entries(entries: Mapping[str, str]) -> Iterator[str]:
 
 
 def _architecture(numbers: ModelNumbers) -> dict[str, str]:
-    tied = "shared with the head" if numbers.tie_word_embeddings else "a head of its own"
+    tied = "shared with the head" if numbers.tie_word_embeddings else "separate from the head"
     rotation = "" if numbers.rope_theta is None else f", RoPE with base {numbers.rope_theta:,.0f}"
     scaled = "" if numbers.rope_scaling in (None, "none") else f", scaled: {numbers.rope_scaling}"
     return {
@@ -117,7 +117,7 @@ def _architecture(numbers: ModelNumbers) -> dict[str, str]:
         "layers": f"{numbers.num_hidden_layers} of {numbers.hidden_size:,} elements, "
         f"MLP of {numbers.intermediate_size:,}",
         "attention": f"{numbers.num_attention_heads} heads of {numbers.head_dim} elements, "
-        f"{numbers.num_key_value_heads} of keys and values",
+        f"{numbers.num_key_value_heads} for keys and values",
         "positions": f"{numbers.max_position_embeddings:,}{rotation}{scaled}",
         "embedding": f"{numbers.vocab_size:,} tokens, {tied}",
     }
@@ -155,7 +155,7 @@ def _roles(weights: Sequence[Weight]) -> Iterator[str]:
 
 
 def _layers(weights: Sequence[Weight]) -> Iterator[str]:
-    """A line of bars, a layer each, or a word where all layers are alike."""
+    """Yield lines of bars, one per layer, or a single figure if all layers are alike."""
     bits = [round(own.bits, 2) for own in _by_layer(weights).values()]
     low, high = min(bits), max(bits)
     if low == high:
@@ -171,7 +171,7 @@ def _layers(weights: Sequence[Weight]) -> Iterator[str]:
 
 
 def _memory(found: Inspection, context: int) -> Iterator[str]:
-    yield f"  {'ops':{_HEADING_WIDTH}}  weights   KV cache            together"
+    yield f"  {'ops':{_HEADING_WIDTH}}  weights   KV cache               total"
     for memory in found.memory:
         cache = context * memory.kv_cache_per_position
         yield (
@@ -181,20 +181,20 @@ def _memory(found: Inspection, context: int) -> Iterator[str]:
 
 
 def _tokenizer(facts: TokenizerFacts) -> dict[str, str]:
-    cut = "" if facts.pre_tokenizer is None else f", cuts text as {facts.pre_tokenizer} does"
+    cut = "" if facts.pre_tokenizer is None else f", splits text like {facts.pre_tokenizer}"
     cut += "" if facts.normalizer is None else f", after {facts.normalizer}"
-    begins = "with none"
+    begins = "with no token"
     if facts.bos is not None:
-        begins = f"with {_token(facts.bos)}" + ("" if facts.adds_bos else ", but prompts do not")
+        begins = f"with {_token(facts.bos)}" + ("" if facts.adds_bos else ", not added to prompts")
     template = "none"
     if facts.chat_template is not None:
-        tools = ", knows tools" * ("tools" in facts.chat_template)
+        tools = ", supports tools" * ("tools" in facts.chat_template)
         template = f"{len(facts.chat_template):,} characters of Jinja{tools}"
     return {
         "kind": f"{facts.kind}{cut}",
         "tokens": f"{facts.tokens:,}, {facts.special:,} of them special",
         "begins": begins,
-        "ends": "with " + (", ".join(map(_token, facts.ends)) or "none"),
+        "ends": "with " + (", ".join(map(_token, facts.ends)) or "no token"),
         "template": template,
     }
 
@@ -231,7 +231,7 @@ def _count(number: int) -> str:
 
 
 def _printable(line: str) -> str:
-    """A line that a terminal can show."""
+    """Return the line in characters that the terminal can show."""
     line = visible(line)
     try:
         line.encode(sys.stdout.encoding or "utf-8")

@@ -1,6 +1,6 @@
-"""Weights as they lie in the GGUF: external tensors that point into the file itself, and our own ops over its blocks.
+"""The native backend: external tensors that point into the GGUF itself, and our own ops over its blocks.
 
-So an export writes a graph of a few hundred kilobytes and copies nothing, and ONNX Runtime maps the GGUF.
+An export writes only a graph of a few hundred kilobytes and copies nothing; ONNX Runtime maps the GGUF.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class NativeBackend:
     Args:
         file: The GGUF.
         config: Its numbers.
-        activations: `int8` quantizes the input of a linear as llama.cpp does, and keeps a float16 KV cache; with
+        activations: `int8` quantizes the input of a linear, as in llama.cpp, and keeps a float16 KV cache; with
             `float32` both are float32.
-        adapters: LoRA adapters. ONNX Runtime takes weights from one folder alone, so their matrices lie in the graph.
-        names: Under which name the graph finds each file of the GGUF.
+        adapters: LoRA adapters. Their matrices are in the graph, as ONNX Runtime loads weights from one folder only.
+        names: The name of each file of the GGUF in the graph.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class NativeBackend:
         return adapted(linear, name, self._adapters, self)
 
     def linears(self, names: Mapping[str, str], *, high_precision: bool = False) -> Linears:
-        """See `Backend`. Together they quantize their input once."""
+        """See `Backend`. Their input is quantized only once."""
         matrices = {attribute: self._matrix(name) for attribute, name in names.items()}
         scales = {attribute: self._vector(f"{name}.scale") for attribute, name in names.items()}
         biases = {attribute: self._vector(f"{name}.bias") for attribute, name in names.items()}
@@ -118,14 +118,14 @@ class NativeBackend:
         """See `Backend`.
 
         Raises:
-            Llama3Error: the heads have a length that the op refuses.
+            Llama3Error: the op does not support the length of the heads.
         """
         head_dim, rotary_dim = self._config.head_dim, self._config.rotary_dim
         if head_dim not in NATIVE_HEADS:
             contrib_can = head_dim in CONTRIB_HEADS and rotary_dim in CONTRIB_HEADS
             raise Llama3Error(
-                f"{self._file.path}: its heads have {head_dim} elements, and native attention only computes multiples "
-                f"of 8 up to {NATIVE_HEADS[-1]}; {'use --ops contrib' if contrib_can else 'give another model'}"
+                f"{self._file.path}: its heads have {head_dim} elements, but native attention needs a multiple of 8 up "
+                f"to {NATIVE_HEADS[-1]}; {'use --ops contrib' if contrib_can else 'use another model'}"
             )
         return CachedAttention(self._config, rotary_interleaved=rotary_interleaved)
 
@@ -133,11 +133,11 @@ class NativeBackend:
         return "int8x2" if high_precision and self._activations == "int8" else self._activations
 
     def _vector(self, name: str) -> nn.Parameter | None:
-        """A scale or a bias, where the file has it."""
+        """Return a scale or a bias, if the file has it."""
         return self._float32(name) if name in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
-        """A vector: in the GGUF where it is float32 there, as by rule; else within the graph."""
+        """Return a vector: in the GGUF if it is float32 there, as is usual; otherwise stored in the graph."""
         tensor = self._tensors[name]
         if tensor.type == GGMLQuantizationType.F32:
             return parameter(self._external(tensor, FLOAT, tensor.shape))
@@ -165,5 +165,5 @@ def _matrix(tensor: GGUFTensor, blocks: ir.TensorProtocol) -> GGUFMatrix:
 
 
 def _within_graph(tensor: GGUFTensor) -> GGUFMatrix:
-    """A matrix whose bytes lie in the graph."""
+    """Return a matrix whose bytes are in the graph."""
     return _matrix(tensor, ir.tensor(tensor.data.reshape(_blocks_shape(tensor)), name=tensor.name))

@@ -1,7 +1,7 @@
-"""The modules of the native backend: our own ops over the GGUF's bytes, as they lie in the file.
+"""The modules of the native backend: our own ops over the GGUF's unchanged bytes.
 
-A weight is uint8 [N, blocks, bytes a block], of whatever type, and the op names its format. Linears that share their
-input are one op, so that it is quantized once; the KV cache is float16, and attention rotates, appends and attends.
+A weight of any type is uint8 [N, blocks, bytes per block], and the op names its format. Linears that share their input
+are one op, which quantizes it once. The KV cache is float16. Attention is one op, which also rotates and appends.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DOMAIN = "llama3"
 
 @dataclass(frozen=True)
 class GGUFMatrix:
-    """A matrix [N, K] as it lies in the GGUF."""
+    """A matrix [N, K] as it is stored in the GGUF."""
 
-    tensor: ir.TensorProtocol  # uint8 [N, blocks, bytes a block]
-    format: str  # ggml's name of the type, lower case
+    tensor: ir.TensorProtocol  # uint8 [N, blocks, bytes per block]
+    format: str  # ggml's name of the type, in lower case
     num_rows: int
     row_size: int
 
@@ -42,8 +42,8 @@ class BlockQuantizedLinear(nn.Module):
         self.activations = activations
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        """[batch, seq, K] -> [batch, seq, N]."""
-        within = self.bias if self.scale is None else None  # the op adds a bias to the product as it is
+        """Compute [batch, seq, K] -> [batch, seq, N]."""
+        within = self.bias if self.scale is None else None  # the op would add the bias before the scale
         y = op.BlockQuantizedMatMul(
             x,
             self.weight,
@@ -60,7 +60,7 @@ class BlockQuantizedLinear(nn.Module):
 
 
 class BlockQuantizedLinears(nn.Module):
-    """Several linears of one input, each weight by its own name; the module itself adds nothing to the names."""
+    """Several linears of one input. Each weight has its own name, to which the module adds nothing."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class BlockQuantizedLinears(nn.Module):
                 setattr(self, f"{name}_{what}", vector)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
-        """[batch, seq, K] -> [batch, seq, N] of each."""
+        """Compute [batch, seq, K] -> [batch, seq, N] of each."""
         outputs = op.BlockQuantizedMatMuls(
             x,
             *(getattr(self, f"{name}_weight") for name in self.matrices),
@@ -103,7 +103,7 @@ class BlockQuantizedLinears(nn.Module):
 
 
 class AddRMSNorm(RMSNorm):
-    """One pass over each row; ONNX Runtime's own op costs a token of a small model ten times as much."""
+    """One pass over each row; in a small model, ONNX Runtime's own op costs ten times as much per token."""
 
     def add_and_norm(self, op: OpBuilder, x: ir.Value, branch: ir.Value) -> tuple[ir.Value, ir.Value]:
         """See `RMSNorm`."""
@@ -117,14 +117,14 @@ class SwiGLU(nn.Module):
     """silu(gate) * up, in one pass."""
 
     def forward(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
-        """Each [batch, seq, n]."""
+        """Compute [batch, seq, n] from gate and up, both [batch, seq, n]."""
         y = op.SwiGLU(gate, up, _domain=DOMAIN)
         y.type, y.shape = gate.type, gate.shape
         return y
 
 
 class BlockQuantizedEmbedding(nn.Module):
-    """Rows of W by number."""
+    """Rows of W by id."""
 
     def __init__(self, matrix: GGUFMatrix) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class BlockQuantizedEmbedding(nn.Module):
         self.matrix = matrix
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
-        """Int64 [batch, seq] -> [batch, seq, K]."""
+        """Look up ids, int64 [batch, seq] -> [batch, seq, K]."""
         rows = op.BlockQuantizedGather(
             self.weight, ids, K=self.matrix.row_size, format=self.matrix.format, _domain=DOMAIN
         )
@@ -141,14 +141,14 @@ class BlockQuantizedEmbedding(nn.Module):
 
 
 class LengthsAndFrequencies(nn.Module):
-    """The lengths of the rows, and the angle by which each rotated pair of a head turns per position."""
+    """The lengths of the rows, and the angle per position of each rotated pair of a head."""
 
     def __init__(self, config: Hyperparameters) -> None:
         super().__init__()
         self.inverse_frequencies = parameter(ir.tensor(config.inverse_frequencies))
 
     def forward(self, op: OpBuilder, chunk: Chunk) -> Positions:
-        """The last four inputs of CachedAttention."""
+        """Compute the last four inputs of CachedAttention."""
         int32 = ir.DataType.INT32
         seqlens_k = op.Cast(op.Sub(chunk.tokens, 1), to=int32)
         total_length = op.Cast(op.Squeeze(chunk.total_length), to=int32)
@@ -156,19 +156,19 @@ class LengthsAndFrequencies(nn.Module):
 
 
 class CachedAttention(nn.Module):
-    """Rotate queries and keys, append keys and values to the cache in place, attend."""
+    """Attention that rotates queries and keys, and appends keys and values to the cache in place."""
 
     def __init__(self, config: Hyperparameters, *, rotary_interleaved: bool) -> None:
         super().__init__()
         self.rotary_interleaved = rotary_interleaved
         self.config = config
-        # The op has no factor on cosines and sines. Whole heads rotate where there is one: its square is one on scores.
+        # The op has no factor for cosines and sines. Models with one rotate whole heads, so its square is in the scale.
         self.scale = config.head_dim**-0.5 * config.attention_factor**2
 
     def forward(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, positions: Positions
     ) -> tuple[ir.Value, LayerCache]:
-        """Q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim] -> y as q."""
+        """Attend: q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim] -> y, shaped like q."""
         y, key, value = op.CachedAttention(
             q,
             k,

@@ -1,7 +1,7 @@
-"""How a native export comes to its weights without a copy: the graph beside the GGUF, or the GGUF linked to the graph.
+"""The place of a native export: its graph beside the GGUF, or a folder into which the GGUF is linked.
 
-ONNX Runtime takes weights only from the graph's own folder, and since 1.24 refuses a symlink out of it. Hard links work
-everywhere; where they do not (another file system), a reflink shares the blocks, and only then is anything copied.
+ONNX Runtime loads weights only from the graph's own folder, and since 1.24 refuses a symlink out of it. A hard link
+always works there. If it cannot be made (another file system), a reflink shares the blocks; the last resort is a copy.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _COPY_BYTES = 8 << 20
 
 
 def graph_beside(file: GGUFFile, *, force: bool) -> Path:
-    """Where the graph of `file` goes that shares its folder: NAME.onnx for NAME.gguf.
+    """Return the path of the graph beside `file`: NAME.onnx for NAME.gguf.
 
     Raises:
-        Llama3Error: that is no place for it, or something else is there.
+        Llama3Error: the graph cannot be there, or something else is.
     """
     first = file.parts[0]
     graph = first.with_suffix(".onnx")
     for part in file.parts:
         if part.is_symlink():
             raise Llama3Error(
-                f"{part}: a link, and ONNX Runtime follows none out of the graph's folder; give --output, for a folder "
-                "on the same file system if you can: the weights are then linked, not copied"
+                f"{part}: a symlink, which ONNX Runtime does not follow out of the graph's folder; use --output "
+                "FOLDER, if possible on the same file system: the GGUF is then linked, not copied"
             )
     if not os.access(graph.parent, os.W_OK | os.X_OK):
-        raise Llama3Error(f"{graph.parent}: no permission to write the graph beside the GGUF; give --output")
+        raise Llama3Error(f"{graph.parent}: no permission to write the graph beside the GGUF; use --output FOLDER")
     if graph.exists() or graph.is_symlink():
         if not _is_our_graph(graph):
-            raise Llama3Error(f"{graph}: not written by llama3-export, so it stays; give --output")
+            raise Llama3Error(f"{graph}: not written by llama3-export, so it is not replaced; use --output FOLDER")
         if not force:
-            raise Llama3Error(f"{graph}: there is an export already; --force replaces it")
+            raise Llama3Error(f"{graph}: already exists; use --force to replace it")
     return graph
 
 
@@ -55,18 +55,18 @@ def _is_our_graph(path: Path) -> bool:
 
 
 def place_gguf(source: Path, target: Path, *, copy: bool, progress: Progress | None = None) -> str | None:
-    """Make `target` have the content of `source`: by a hard link, else a reflink, else (or with `copy`) a copy.
+    """Place `source` at `target`: as a hard link, otherwise as a reflink, otherwise (or with `copy`) as a copy.
 
     Returns:
-        None for a link, otherwise a warning: what was done and why.
+        None for a hard link; otherwise a warning that says what was done, and why.
     """
     source = source.resolve()
-    reason = "as asked"
+    reason = "as requested"
     if not copy:
         try:
             os.link(source, target)
         except OSError as error:
-            reason = f"a hard link was refused: {error.strerror}"
+            reason = f"a hard link failed: {error.strerror}"
         else:
             return None
     with source.open("rb") as reader, target.open("xb") as writer:

@@ -1,6 +1,6 @@
-"""Every GGML type keeps its weights, bit for bit up to float32's rounding, in the arrays that MatMulNBits takes.
+"""Every GGML type keeps its weights, up to float32's rounding, in the arrays of MatMulNBits.
 
-The oracle is gguf.quants.dequantize; the operators' formula is written out here, apart from the code under test.
+The oracle is gguf.quants.dequantize; the operators' formula is written out here, independent of the code under test.
 """
 
 import tracemalloc
@@ -22,7 +22,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint8]:
-    """Codes along the last axis as the operators' documentation counts them: the low nibble is the even one."""
+    """Return codes along the last axis in the documented order: the low nibble is the even one."""
     if bits == 8:
         return packed
     codes = np.empty((*packed.shape[:-1], 2 * packed.shape[-1]), np.uint8)
@@ -32,7 +32,7 @@ def unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArra
 
 
 def operator_weight(packed: PackedWeight, bits: int, block_size: int) -> Float32:
-    """The weight [N, K] that MatMulNBits multiplies by, plus the correction that the graph adds."""
+    """Return the weight [N, K] that MatMulNBits multiplies by, plus the correction that the graph adds."""
     n_rows, n_blocks, _ = packed.B.shape
     q = unpacked(packed.B, bits, block_size).astype(np.float32)
     zero_points = unpacked(packed.zero_points, bits, n_blocks).astype(np.float32)
@@ -53,7 +53,7 @@ def ggml_size(fmt: Format) -> int:
 
 
 def test_every_type_that_gguf_dequantizes_has_a_row() -> None:
-    """No type of a real file is left out, and none is promised that no oracle knows."""
+    """No type of a real file is missing, and every type has an oracle."""
     known = set()
     for ggml_type, (_, n_bytes) in GGML_QUANT_SIZES.items():
         try:
@@ -67,7 +67,7 @@ def test_every_type_that_gguf_dequantizes_has_a_row() -> None:
 @every_format
 @pytest.mark.parametrize("kind", FINITE_KINDS)
 def test_each_weight_is_the_dequantized_one(fmt: Format, kind: ScaleKind) -> None:
-    """Weight by weight, also those next to 0, and without a warning."""
+    """Every weight is accurate, even next to 0, and there is no warning."""
     rows = random_rows(fmt.type, (13, 5 * ggml_size(fmt)), kind, np.random.default_rng(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -79,7 +79,7 @@ def test_each_weight_is_the_dequantized_one(fmt: Format, kind: ScaleKind) -> Non
 
 @every_format
 def test_all_zero_bytes(fmt: Format) -> None:
-    """Blocks of a pruned or blank tensor."""
+    """Blocks of a pruned or blank tensor are zero."""
     rows = np.zeros((3, 3 * GGML_QUANT_SIZES[fmt.type][1]), np.uint8)
     weight = operator_weight(pack(fmt, rows), fmt.bits, fmt.block_size)
     np.testing.assert_array_equal(weight, dequantized(rows, fmt))
@@ -87,7 +87,7 @@ def test_all_zero_bytes(fmt: Format) -> None:
 
 @every_format
 def test_arrays_have_the_documented_shapes_and_types(fmt: Format) -> None:
-    """Where an odd number of blocks pads the zero points, ORT 1.23 mistakes padding for them: all are the same then."""
+    """An odd number of blocks pads the zero points, which ORT 1.23 misreads, so all must be the same."""
     n_blocks = 3 * ggml_size(fmt) // fmt.block_size
     packed = pack(fmt, random_rows(fmt.type, (5, 3 * ggml_size(fmt)), "ordinary", np.random.default_rng(2)))
     assert packed.B.shape == (5, n_blocks, fmt.block_size * fmt.bits // 8)
@@ -105,7 +105,7 @@ def test_arrays_have_the_documented_shapes_and_types(fmt: Format) -> None:
 
 @every_format
 def test_chunks_of_rows_give_what_the_whole_gives(fmt: Format, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter streams; a chunk's border, or a cache-sized group's, must not show."""
+    """The exporter streams, so borders of chunks and of cache-sized groups must not change the result."""
     rows = random_rows(fmt.type, (11, 2 * ggml_size(fmt)), "ordinary", np.random.default_rng(3))
     whole = pack(fmt, rows)
     monkeypatch.setattr(packing, "GROUP_WEIGHTS", 3 * 2 * ggml_size(fmt))
@@ -118,9 +118,9 @@ def test_chunks_of_rows_give_what_the_whole_gives(fmt: Format, monkeypatch: pyte
 
 @every_format
 def test_memory_is_the_result_and_little_more(fmt: Format) -> None:
-    """A chunk of any size costs its packed arrays; decoding goes on in groups."""
+    """Decoding works in groups, so a chunk of any size needs little more than its packed arrays."""
     rows = random_rows(fmt.type, (2048, 4096), "ordinary", np.random.default_rng(9))
-    pack(fmt, rows[:1])  # makes the grid, which is kept
+    pack(fmt, rows[:1])  # caches the grid
     tracemalloc.start()
     packed = pack(fmt, rows)
     _, peak = tracemalloc.get_traced_memory()
@@ -130,7 +130,7 @@ def test_memory_is_the_result_and_little_more(fmt: Format) -> None:
 
 @every_format
 def test_damaged_scales_come_through_without_a_warning(fmt: Format) -> None:
-    """Infinite and NaN scales: as much of the weight is finite as gguf makes of it, and nothing crashes."""
+    """With infinite and NaN scales, the same weights are finite as in gguf, and nothing crashes."""
     rows = random_rows(fmt.type, (16, 4 * ggml_size(fmt)), "not finite", np.random.default_rng(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -146,30 +146,30 @@ def test_damaged_scales_come_through_without_a_warning(fmt: Format) -> None:
 @every_8_bit_format
 @pytest.mark.parametrize("kind", FINITE_KINDS)
 def test_eight_bits_are_two_times_four(fmt: Format, kind: ScaleKind) -> None:
-    """The sum of the two 4-bit weights is the 8-bit one, and the correction is in it once."""
+    """The sum of the two 4-bit weights is the 8-bit one, with the correction only once."""
     rows = random_rows(fmt.type, (5, 3 * ggml_size(fmt)), kind, np.random.default_rng(5))
     high, low = split_nibbles(pack(fmt, rows))
     assert high.correction is None
     weight = operator_weight(high, 4, fmt.block_size) + operator_weight(low, 4, fmt.block_size)
     expected = dequantized(rows, fmt)
-    # Two terms that partly cancel, so an error is relative to the larger of them.
+    # The two terms partly cancel, so the error is relative to the larger one.
     largest = np.abs(operator_weight(high, 4, fmt.block_size)) + np.abs(expected)
     assert np.all(np.abs(weight - expected) <= 1e-6 * largest)
 
 
 @every_format
 def test_float16_scales_are_float16(fmt: Format) -> None:
-    """Where a row of the table says so, casting the scales to float16 loses nothing; where not, it would."""
+    """Casting the scales to float16 loses nothing if the table says so; otherwise it would."""
     rows = random_rows(fmt.type, (16, 4 * ggml_size(fmt)), "ordinary", np.random.default_rng(6))
     scales = pack(fmt, rows).scales
     is_float16 = np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
-    if fmt.type.name != "MXFP4":  # a power of two, of which float16 holds 40 of 256
+    if fmt.type.name != "MXFP4":  # float16 can represent only 40 of its 256 powers of two
         assert is_float16 == fmt.scale_is_float16
 
 
 @pytest.mark.parametrize("name", ["Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K", "IQ1_S", "IQ3_S"])
 def test_correction_is_at_most_half_a_scale(name: str) -> None:
-    """The zero point is the nearest one, so that int8 activations touch nearly all of the weight."""
+    """The zero point is the nearest one, so nearly all of the weight is multiplied by int8 activations."""
     fmt = FORMATS[GGMLQuantizationType[name]]
     rows = random_rows(fmt.type, (16, 4 * ggml_size(fmt)), "mixed", np.random.default_rng(7))
     packed = pack(fmt, rows)

@@ -1,6 +1,6 @@
-"""ONNX Runtime computes with the packed arrays what the dequantized weight would give, for every GGML type.
+"""With the packed arrays, ONNX Runtime computes the same as with the dequantized weight, for every GGML type.
 
-Each case is a graph of one linear or one embedding, with the correction by block sums where a type has minima.
+Each case is a graph of one linear or one embedding, with the correction by block sums if the type has minima.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def formats(bits: int | None = None) -> pytest.MarkDecorator:
 
 
 class Graph:
-    """Collects nodes and initializers, and runs them on the CPU."""
+    """A graph of nodes and initializers that runs on the CPU."""
 
     def __init__(self) -> None:
         self.nodes: list[object] = []
@@ -56,7 +56,7 @@ class Graph:
 
 
 def linear(x: Float32, parts: list[tuple[PackedWeight, int]], block_size: int, accuracy_level: int) -> Float32:
-    """The sum of x @ W^T over packed weights, given with their bits, with their corrections."""
+    """Sum x @ W^T over packed weights (each with its bits), including their corrections."""
     graph = Graph()
     terms = []
     n_rows, n_blocks = parts[0][0].scales.shape
@@ -75,7 +75,7 @@ IDS = np.array([[8, 0, 3], [3, 7, 1]])
 
 
 def embedding(parts: list[tuple[PackedWeight, int]], block_size: int) -> Float32:
-    """The rows IDS of packed weights, given with their bits, summed, with their corrections."""
+    """Sum the rows IDS of packed weights (each with its bits), including their corrections."""
     graph = Graph()
     terms = []
     row_size = parts[0][0].scales.shape[1] * block_size
@@ -92,7 +92,10 @@ def embedding(parts: list[tuple[PackedWeight, int]], block_size: int) -> Float32
 def case(
     fmt: Format, n_rows: int, n_ggml_blocks: int, m: int, kind: ScaleKind
 ) -> tuple[npt.NDArray[np.uint8], Float32, Float64]:
-    """Rows of W [N, K], x [m, K], W. Three GGML blocks of 32: an odd number of blocks, and K no multiple of 256."""
+    """Return rows of W [N, K], x [m, K], and W.
+
+    With three GGML blocks of 32, the number of blocks is odd, and K is not a multiple of 256.
+    """
     rng = np.random.default_rng(n_rows + m)
     k = n_ggml_blocks * GGML_QUANT_SIZES[fmt.type][0]
     rows = random_rows(fmt.type, (n_rows, k), kind, rng)
@@ -112,12 +115,12 @@ def relative_error(y: Float32, expected: Float64) -> float:
 def test_linear_with_float32_activations(
     fmt: Format, kind: ScaleKind, n_rows: int, n_ggml_blocks: int, m: int, accuracy_level: int
 ) -> None:
-    """4 bits directly and 8 bits as two times 4 are exact, for one token and for several, for odd N too."""
+    """Both 4 bits and 8 bits as two times 4 are exact, for one or several tokens, and also for odd N."""
     rows, x, weight = case(fmt, n_rows, n_ggml_blocks, m, kind)
     packed = pack(fmt, rows)
     parts = [(packed, 4)] if fmt.bits == 4 else [(part, 4) for part in split_nibbles(packed)]
     error = np.abs(linear(x, parts, fmt.block_size, accuracy_level) - x @ weight.T)
-    # The deviation of an output, since x has unit variance: each row by itself, so that a large one hides no other.
+    # As x has unit variance, this is an output's deviation. Each row is separate, so a large one cannot hide another.
     assert np.all(error <= 1e-5 * np.linalg.norm(weight, axis=1))
 
 
@@ -125,14 +128,14 @@ def test_linear_with_float32_activations(
 @pytest.mark.parametrize("m", [1, 5])
 @pytest.mark.parametrize(("n_rows", "n_ggml_blocks"), [(7, 3), (64, 4)])
 def test_linear_with_int8_activations(fmt: Format, n_rows: int, n_ggml_blocks: int, m: int) -> None:
-    """Only the activations are rounded: at accuracy level 4 the error is theirs."""
+    """At accuracy level 4 only the activations are rounded, so the error is no larger than theirs."""
     rows, x, weight = case(fmt, n_rows, n_ggml_blocks, m, "ordinary")
     y = linear(x, [(pack(fmt, rows), fmt.bits)], fmt.block_size, accuracy_level=4)
     assert relative_error(y, x @ weight.T) <= INT8_ERROR
 
 
 def test_int8_activations_cost_little_through_a_minimum() -> None:
-    """Zero points near minimum / scale: with 0 instead, a Gaussian matrix loses more than twice as much."""
+    """Zero points are near minimum / scale: with 0 instead, a Gaussian matrix loses more than twice as much."""
     rng = np.random.default_rng(12)
     fmt = FORMATS[GGMLQuantizationType.Q4_1]
     rows = quants.quantize(rng.normal(size=(256, 1024)).astype(np.float32), fmt.type)
@@ -145,7 +148,7 @@ def test_int8_activations_cost_little_through_a_minimum() -> None:
 @pytest.mark.parametrize("kind", ["ordinary", "subnormal", "extreme", "mixed"])
 @pytest.mark.parametrize("n_ggml_blocks", [3, 4])
 def test_embedding(fmt: Format, n_ggml_blocks: int, kind: ScaleKind) -> None:
-    """GatherBlockQuantized reads the same arrays and gives each weight to a rounding, in two halves of 4 bits too."""
+    """GatherBlockQuantized returns each weight up to a rounding from the same arrays, and from two 4-bit halves."""
     rng = np.random.default_rng(10)
     k = n_ggml_blocks * GGML_QUANT_SIZES[fmt.type][0]
     rows = random_rows(fmt.type, (9, k), kind, rng)

@@ -1,4 +1,4 @@
-"""`llama3-inspect --cache`: what llama3-run keeps, and what of it may go. Nothing goes that no export wrote."""
+"""`llama3-inspect --cache` lists what llama3-run keeps, and removes only what exports wrote."""
 
 from __future__ import annotations
 
@@ -79,20 +79,20 @@ def test_every_entry_is_listed(model: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_link_in_one_entry_leaves_the_others_listed(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A link that leads nowhere in an export, which is somebody else's, and so keeps the entry from being removed."""
+    """A broken link in an export was not written by it, so the entry is not removed."""
     broken, whole = keep(model, "contrib"), keep(model, "native")
     (broken.export / "model.onnx").unlink()
     (broken.export / "model.onnx").symlink_to(tmp_path / "nothing")
     found = listed(capsys)
-    assert found[broken.folder.name]["old"] == "files of it are missing or damaged"
+    assert "missing or damaged" in str(found[broken.folder.name]["old"])
     assert found[whole.folder.name]["old"] is None
     assert run(capsys, "--cache", "--remove", broken.folder.name)[:2] == (1, "0 removed, 0.0 kB\n")
-    assert "holds model.onnx, which no export wrote; move it elsewhere" in caplog.text
+    assert "model.onnx, which no export wrote" in caplog.text
     assert (broken.export / "model.onnx").is_symlink()
 
 
 def test_a_use_in_a_year_that_python_does_not_know() -> None:
-    """Few file systems keep such times, so the time is given to the function itself."""
+    """Few file systems store such times, so the test calls the function itself."""
     assert cache_of._time(2.0**38)[:4] in ("1969", "1970")
     assert cache_of._time(2.0**70)[:4] in ("1969", "1970")
 
@@ -150,7 +150,7 @@ def test_what_is_old_says_why_and_can_be_removed(
 
 
 def test_a_touched_model_makes_no_contrib_entry_old(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The next run compares the content and uses the entry; one of another size cannot be the same."""
+    """The next run compares the content and uses the entry, unless the size differs."""
     entry = keep(model, "contrib")
     os.utime(model, (0, 0))
     assert listed(capsys)[entry.folder.name]["old"] is None
@@ -163,7 +163,7 @@ def test_a_touched_model_makes_no_contrib_entry_old(model: Path, capsys: pytest.
 
 
 def test_an_entry_says_its_adapters(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And is old when one of them is no longer what it was, whatever became of the entry without them."""
+    """An entry is old if one of its adapters has changed; the entry of the model alone is not."""
     one, two = (write_lora(tmp_path / name, model) for name in ("one.gguf", "two.gguf"))
     plain = keep(model, "native").folder.name
     alone = keep(model, "native", Lora(one, 0.5)).folder.name
@@ -207,7 +207,8 @@ def test_removed_by_name_by_model_and_all(model: Path, tmp_path: Path, capsys: p
     assert set(listed(capsys)) == {three.folder.name}
     status, out, err = run(capsys, "--cache", "--remove", "no such", "--json")
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "nothing there is called no such" in err
+    assert "no entry" in err
+    assert "no such" in err
     status, out, _ = run(capsys, "--cache", "--remove", "all", "--remove", three.folder.name, "--json")
     assert (status, json.loads(out)) == (0, {"removed": [three.folder.name], "kept": {}})
     assert list((tmp_path / "cache" / "exports").iterdir()) == []
@@ -217,7 +218,7 @@ def test_removed_by_name_by_model_and_all(model: Path, tmp_path: Path, capsys: p
 def test_what_is_not_the_cache_s_stays(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file in an entry or in its export, a link in the place of either, and whatever lies beside the entries."""
+    """Files in an entry or its export, links instead of either, and anything beside the entries are kept."""
     theirs = tmp_path / "photos"
     theirs.mkdir()
     (theirs / "model.onnx").write_text("theirs")
@@ -233,8 +234,8 @@ def test_what_is_not_the_cache_s_stays(
     status, out, _ = run(capsys, "--cache", "--remove", "all", "--json")
     report = json.loads(out)
     assert (status, report["removed"]) == (1, [])
-    assert "holds thesis.tex, which no export wrote" in report["kept"][inside.folder.name]
-    assert "holds notes, which no export wrote" in report["kept"][beside.folder.name]
+    assert "thesis.tex, which no export wrote" in report["kept"][inside.folder.name]
+    assert "notes, which no export wrote" in report["kept"][beside.folder.name]
     assert "a link" in report["kept"][linked.folder.name]
     assert len(caplog.records) == 3
     assert (inside.export / "thesis.tex").read_text() == "thesis"
@@ -252,7 +253,7 @@ def test_an_entry_that_is_in_use_stays(model: Path, capsys: pytest.CaptureFixtur
     with entry.locked():
         status, out, _ = run(capsys, "--cache", "--remove", "all", "--json")
         assert status == 1
-        assert "another process is using it; try again later" in json.loads(out)["kept"][entry.folder.name]
+        assert "another process is using it" in json.loads(out)["kept"][entry.folder.name]
     assert (entry.export / "model.onnx").is_file()
     assert run(capsys, "--cache", "--remove", "all")[0] == 0
 
@@ -264,7 +265,7 @@ def test_what_the_system_refuses_is_one_line(model: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied", str(entry.export))
 
     monkeypatch.setattr(cache_of, "remove_export", refuse)
-    with pytest.raises(ValueError, match=rf"^{entry.folder}: cannot be removed \(Permission denied\)$"):
+    with pytest.raises(ValueError, match=rf"^{entry.folder}: .*\(Permission denied\)$"):
         cache_of.remove(entry.folder.name)
 
 
@@ -273,8 +274,8 @@ def test_what_the_system_refuses_is_one_line(model: Path, monkeypatch: pytest.Mo
     [
         ((), "missing MODEL"),
         (("--remove", "old"), "--remove needs --cache"),
-        (("model.gguf", "--cache"), "--cache goes with --remove and --json alone"),
-        (("--cache", "--tensors"), "--cache goes with --remove and --json alone"),
+        (("model.gguf", "--cache"), "--remove and --json"),
+        (("--cache", "--tensors"), "--remove and --json"),
     ],
 )
 def test_wrong_command_lines(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], problem: str) -> None:

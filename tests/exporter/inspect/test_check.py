@@ -1,4 +1,4 @@
-"""`llama3-inspect --check` reads all of a model: every byte of an export, every weight of a GGUF."""
+"""`llama3-inspect --check` reads the whole model: every byte of an export, every weight of a GGUF."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def native(gguf: Path, tmp_path: Path) -> Path:
 
 
 def checked(capsys: pytest.CaptureFixture[str], path: Path) -> str:
-    """What is said of a model in which all is right."""
+    """Return the result for a model that is right."""
     status, out, err = run(capsys, path, "--check")
     assert (status, err) == (0, "")
     said = json.loads(run(capsys, path, "--check", "--json")[1])["check"]
@@ -47,7 +47,7 @@ def checked(capsys: pytest.CaptureFixture[str], path: Path) -> str:
 
 
 def refused(capsys: pytest.CaptureFixture[str], path: Path) -> str:
-    """The one line about a model in which something is wrong."""
+    """Return the error line for a damaged model."""
     status, out, err = run(capsys, path, "--check")
     assert (status, out, err.count("\n")) == (1, "", 1)
     return err.removeprefix("llama3-inspect: error: ").strip()
@@ -63,8 +63,8 @@ def change(path: Path, offset: int, content: bytes) -> None:
 
 
 def test_a_gguf_is_all_right(capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path) -> None:
-    assert checked(capsys, gguf) == "all 21 tensors are finite"
-    assert checked(capsys, split_gguf(gguf, tmp_path, max_tensors=8)[1]) == "all 21 tensors are finite"
+    assert "all 21 tensors" in checked(capsys, gguf)
+    assert "all 21 tensors" in checked(capsys, split_gguf(gguf, tmp_path, max_tensors=8)[1])
     assert json.loads(run(capsys, gguf, "--json")[1])["check"] is None
     assert "Check" not in run(capsys, gguf)[1]
 
@@ -76,28 +76,29 @@ def test_a_weight_of_a_gguf_that_is_not_a_number(capsys: pytest.CaptureFixture[s
         tmp_path / "model.gguf", weights=lambda name, _: nan if name == "blk.1.ffn_norm.weight" else None
     )
     message = refused(capsys, path)
-    assert message.startswith(f"{path}: tensor 'blk.1.ffn_norm.weight' (F32) holds NaN in element 7,")
+    assert message.startswith(f"{path}: tensor 'blk.1.ffn_norm.weight' (F32) ")
+    assert " NaN in element 7" in message
 
 
 def test_files_that_cannot_be_exported_are_checked_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Adapters, half of whose matrices may be zeros; a type that is not read; nothing at all."""
+    """An adapter, half of whose matrices may be zeros; an unsupported type; no tensors at all."""
     metadata: list[tuple[str | bytes, int, bytes]] = [
         ("general.architecture", STRING, string("llama")),
         ("general.type", STRING, string("adapter")),
     ]
     tensors = [RawTensor(f"blk.0.attn_{name}.weight.lora_b", (8,), offset=32 * i) for i, name in enumerate("qkv")]
     path = RawGGUF(metadata=metadata, tensors=tensors, data=bytes(96)).write(tmp_path / "lora.gguf")
-    assert checked(capsys, path) == "all 3 tensors are finite"
+    assert "all 3 tensors" in checked(capsys, path)
     path = RawGGUF(tensors=[*tensors, RawTensor("t", (32,), 31, 96)], data=bytes(256)).write(tmp_path / "old.gguf")
-    assert checked(capsys, path) == "3 of 4 tensors are finite, and the others are of types that are not read"
+    assert "3 of 4 tensors are finite" in checked(capsys, path)
     path = RawGGUF(tensors=[], data=b"").write(tmp_path / "empty.gguf")
-    assert checked(capsys, path) == "there are no tensors to check"
+    assert "no tensors" in checked(capsys, path)
 
 
 def test_an_unfinished_download_is_not_all_right(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_llama_gguf(tmp_path / "model.gguf", types=T.Q4_K)
     blank_tensors(path, "blk.1.ffn_gate.weight", "blk.1.ffn_up.weight")
-    assert "hold only zero bytes" in refused(capsys, path)
+    assert "only zero bytes" in refused(capsys, path)
 
 
 # Exports
@@ -105,7 +106,7 @@ def test_an_unfinished_download_is_not_all_right(capsys: pytest.CaptureFixture[s
 
 def test_an_export_of_repacked_weights_is_all_right(capsys: pytest.CaptureFixture[str], contrib: Path) -> None:
     said = checked(capsys, contrib)
-    assert said.startswith("the weights are, byte for byte, those that the export wrote; all ")
+    assert "byte for byte; all " in said
     assert said.endswith(" tensors are finite")
     assert checked(capsys, contrib / "model.onnx") == said
 
@@ -115,7 +116,7 @@ def test_one_byte_anywhere_is_noticed(capsys: pytest.CaptureFixture[str], contri
         for place in np.random.default_rng(0).integers(0, weights.stat().st_size, 5):
             content = weights.read_bytes()
             change(weights, int(place), bytes([content[place] ^ 1]))
-            assert refused(capsys, contrib).startswith(f"{weights}: has changed since the export; put the weights of ")
+            assert refused(capsys, contrib).startswith(f"{weights}: has changed since the export; ")
             weights.write_bytes(content)
     checked(capsys, contrib)
 
@@ -125,16 +126,16 @@ def test_files_that_are_not_the_export_s_own(capsys: pytest.CaptureFixture[str],
     size = weights.stat().st_size
     with weights.open("ab") as file:
         file.write(b"x")
-    assert f"has {size + 1:,} bytes, not {size:,}" in refused(capsys, contrib)
+    assert f" {size + 1:,} bytes, not {size:,}" in refused(capsys, contrib)
     os.truncate(weights, size - 1)
     assert "too short for" in refused(capsys, contrib)
     weights.unlink()
-    assert "is not there; export the GGUF again" in refused(capsys, contrib)
+    assert refused(capsys, contrib).startswith(f"{weights}: no such file")
 
 
 def test_a_manifest_of_another_export(capsys: pytest.CaptureFixture[str], contrib: Path) -> None:
     change_manifest(contrib, lambda manifest: manifest["options"].update(logits="all"), graph=False)
-    assert "llama3.json: of another export than model.onnx" in refused(capsys, contrib)
+    assert "llama3.json: belongs to a different export" in refused(capsys, contrib)
 
 
 def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object], *, graph: bool = True) -> None:
@@ -155,9 +156,9 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("older", "known"),
     [
-        (without("sha256"), "by their size and samples"),
-        (without("sha256", "fingerprint", "size"), "by size"),
-        (lambda manifest: manifest.pop("weights"), "by size"),
+        (without("sha256"), "in size and samples"),
+        (without("sha256", "fingerprint", "size"), "in size"),
+        (lambda manifest: manifest.pop("weights"), "in size"),
     ],
 )
 def test_an_export_without_checksums_says_what_was_compared(
@@ -165,13 +166,13 @@ def test_an_export_without_checksums_says_what_was_compared(
 ) -> None:
     change_manifest(contrib, older)
     said = checked(capsys, contrib)
-    assert said.startswith(f"the weights are those of this graph {known} (an older version wrote this export")
+    assert f" {known} (an older version" in said
     assert "export the GGUF again" in said
     norm = next(t for t in initializers(contrib) if t.name == "norm.weight")
     place = {entry.key: entry.value for entry in norm.external_data}
     change(contrib / place["location"], int(place["offset"]) + 4, np.float32(np.inf).tobytes())
     message = refused(capsys, contrib)
-    assert "'norm.weight' holds NaN or an infinite number" in message or "has changed" in message
+    assert ("'norm.weight'" in message and "NaN or infinity" in message) or "has changed" in message
 
 
 def initializers(folder: Path) -> list[onnx.TensorProto]:
@@ -179,26 +180,26 @@ def initializers(folder: Path) -> list[onnx.TensorProto]:
 
 
 def test_the_exports_of_the_first_version_are_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "(an older version wrote this export" in checked(capsys, DATA / "exports-0.1.0" / "contrib")
+    assert "(an older version" in checked(capsys, DATA / "exports-0.1.0" / "contrib")
     native = shutil.copytree(DATA / "exports-0.1.0" / "native", tmp_path / "native")
     shutil.copy(DATA / "exports-0.1.0" / "model.gguf", native)
-    assert "the GGUF is that of this graph" in checked(capsys, native)
+    assert "the GGUF matches this graph" in checked(capsys, native)
 
 
 def test_a_native_export_is_all_right(capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path) -> None:
-    expected = "the GGUF is that of this graph by its size and samples; all 21 tensors are finite"
-    assert checked(capsys, export(gguf, tmp_path / "out", ops="native").output) == expected
+    expected = "in size and samples; all 21 tensors are finite"
+    assert expected in checked(capsys, export(gguf, tmp_path / "out", ops="native").output)
     shutil.copy(gguf, tmp_path / "model.gguf")
-    assert checked(capsys, export(tmp_path / "model.gguf", ops="native").output) == expected
+    assert expected in checked(capsys, export(tmp_path / "model.gguf", ops="native").output)
 
 
 def test_a_native_export_over_another_gguf(capsys: pytest.CaptureFixture[str], native: Path) -> None:
     path = native / "model.gguf"
     content = path.read_bytes()
     change(path, len(content) - 1, bytes([content[-1] ^ 1]))
-    assert refused(capsys, native).startswith(f"{path}: has changed since the export; put the GGUF of this graph back")
+    assert refused(capsys, native).startswith(f"{path}: has changed since the export; put the GGUF ")
     path.unlink()
-    assert "the GGUF of this graph, is not there" in refused(capsys, native)
+    assert refused(capsys, native).startswith(f"{path}: no such file; put the GGUF ")
 
 
 def test_a_native_export_over_weights_that_are_not_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -208,7 +209,8 @@ def test_a_native_export_over_weights_that_are_not_numbers(capsys: pytest.Captur
     )
     out = export(path, tmp_path / "out", ops="native").output
     message = refused(capsys, out)
-    assert message.startswith(f"{out / 'model.gguf'}: tensor 'blk.0.ffn_down.weight' (F32) holds NaN in row 0, element")
+    assert message.startswith(f"{out / 'model.gguf'}: tensor 'blk.0.ffn_down.weight' (F32) ")
+    assert " NaN in row 0, element" in message
 
 
 def test_a_file_that_cannot_be_read_is_one_line(capsys: pytest.CaptureFixture[str], contrib: Path) -> None:
@@ -216,7 +218,7 @@ def test_a_file_that_cannot_be_read_is_one_line(capsys: pytest.CaptureFixture[st
     size = weights.stat().st_size
     weights.unlink()
     weights.mkdir()
-    assert "is not there" in refused(capsys, contrib)
+    assert "no such file" in refused(capsys, contrib)
     weights.rmdir()
     weights.touch()
     os.truncate(weights, size)  # zeros

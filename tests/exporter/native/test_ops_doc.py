@@ -1,4 +1,4 @@
-"""docs/native-ops.md tells the truth: with its tables as op schemas, native exports pass onnx's full check."""
+"""With the tables of docs/native-ops.md as op schemas, native exports pass onnx's full check."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ATTRIBUTES = {
 
 
 def rows(section: str, head: str) -> list[tuple[str, str, str]]:
-    """Name, `optional`, `several` or nothing, and type of each line of the table whose first column is called so."""
+    """Return name, `optional`, `several` or nothing, and type of each row of the table whose first column is `head`."""
     (table,) = re.findall(rf"^\| {head} \|.*\n\|[- |]+\n((?:\|.*\n)+)", section, re.MULTILINE) or [""]
     return re.findall(r"^\| `(\w+)`(?: \((\w+)\))? \| ([\w ]+) \|", table, re.MULTILINE)
 
@@ -47,7 +47,7 @@ def parameters(section: str, head: str) -> list[defs.OpSchema.FormalParameter]:
 
 @pytest.fixture
 def schemas() -> Iterator[set[str]]:
-    """The page's ops, known to onnx meanwhile."""
+    """Register the page's ops with onnx during a test."""
     parts = re.split(r"^## (\w+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     for name, section in sections.items():
@@ -73,7 +73,7 @@ def schemas() -> Iterator[set[str]]:
 
 @pytest.mark.parametrize("place", ["beside the GGUF", "a copy in a folder"])
 def test_exports_pass_the_full_check(place: str, schemas: set[str], tmp_path: Path) -> None:
-    """Not a folder with a hard link, which the checker refuses."""
+    """The checker refuses hard links, so the folder gets a copy."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", types=T.Q4_K, attention_bias=True)
     if place == "beside the GGUF":
         graph = export(gguf, ops="native").output
