@@ -1,9 +1,9 @@
-"""Every GGML type beside other engines: two layers in the shapes of Llama 3.1 8B, all of one type.
+"""The speed of every GGML type beside other engines, on two layers with the shapes of Llama 3.1 8B.
 
     python custom_ops/bench/formats.py FOLDER [PEERS] [TYPE ...]
 
-writes the models to FOLDER (400 MB at a time), runs `llama3-bench --compare PEERS` on each, and prints a row a type:
-tokens per second of a prompt of 512 and of 64 tokens one by one, and how many times a peer's that is.
+This writes a model of each type to FOLDER (400 MB at a time), runs `llama3-bench --compare PEERS` on it and prints a
+row: tokens per second for a prompt of 512 tokens and for 64 tokens one by one, and the ratio to each peer's speed.
 """
 
 import json
@@ -21,7 +21,7 @@ TYPES = tuple(ggml_type.name for ggml_type in (*table.FORMATS, *table.FLOAT_TYPE
 
 
 def measure(folder: Path, type_name: str, peers: str) -> dict[str, dict[str, float]]:
-    """Tokens per second by test and engine; empty for an engine that cannot load the type."""
+    """Return the tokens per second by test and engine, without engines that cannot load the type."""
     path = write_llama_gguf(
         folder / f"{type_name.lower()}.gguf",
         hidden_size=4096,
@@ -46,7 +46,7 @@ def measure(folder: Path, type_name: str, peers: str) -> dict[str, dict[str, flo
 
 
 def main() -> None:
-    """Prints the table, row by row."""
+    """Print the table, row by row."""
     folder = Path(sys.argv[1])
     peers = sys.argv[2] if len(sys.argv) > 2 else ""
     folder.mkdir(parents=True, exist_ok=True)
