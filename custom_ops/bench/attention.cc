@@ -1,7 +1,9 @@
-// How close attention comes to its limits, with 2 threads (or as many as the first argument says), 32 query heads, 8 KV
-// heads of 128. One token: bytes of the cache per second, against a plain read loop over the same memory in alternation
-// with it. A chunk of 512 tokens: useful multiply-adds per second (none for what the causal mask hides). One token of
-// each of 8 rows at a depth of 512: all rows in one call, in alternation with a call for each.
+// Measure how close attention comes to the machine's limits, with 32 query heads and 8 KV heads of 128. The argument is
+// the number of threads (default: 2).
+// - One token: bytes of the cache per second, compared with a plain read loop over other memory of the same size.
+// - A chunk of 512 tokens: useful multiply-adds per second, without those that the causal mask hides.
+// - One token of each of 8 rows at a depth of 512: all rows in one call, compared with a call per row.
+// The two sides of a comparison run in alternation.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -21,7 +23,7 @@ using namespace llama3::bench;
 
 constexpr AttentionShape kShape{
     .num_heads = 32, .kv_heads = 8, .head_dim = 128, .rope_dim = 128, .scale = 0.08838834764f};
-constexpr size_t kMemory = size_t{1100} << 20;  // more than any cache keeps: the layers are used in rotation
+constexpr size_t kMemory = size_t{1100} << 20;  // more than any cache holds: the layers are used in turn
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
@@ -63,7 +65,7 @@ class AttentionBench {
     }
     const double read = median(reads), kernel = median(kernels);
     const double gigabytes = 2e-9 * static_cast<double>(bytes);
-    std::printf("%-12s 1 token at depth %5d: %.3f ms, %.1f GB/s, of %.1f read: %.0f%%\n", std::string(name).c_str(),
+    std::printf("%-12s 1 token at depth %5d: %.3f ms, %.1f of %.1f GB/s: %.0f%%\n", std::string(name).c_str(),
                 static_cast<int>(depth), kernel * 1e3, gigabytes / kernel, gigabytes / read, 100 * read / kernel);
     std::fflush(stdout);
   }
@@ -113,7 +115,7 @@ class AttentionBench {
   }
 
  private:
-  // Row `index` of a call.
+  // Return the arguments for row `index` of a call.
   AttentionRow row(Layer& layer, int64_t length, int64_t past, int64_t capacity, size_t index = 0) {
     return {.q = inputs_.data(),
             .k = inputs_.data() + 64,
@@ -136,7 +138,7 @@ class AttentionBench {
                    scratch_.get());
   }
 
-  // Filled with halves of random numbers below 1.
+  // Return layers of this depth, filled with random float16 numbers below 1.
   std::vector<Layer>& layers_of(int64_t depth) {
     if (depth == layers_depth_) return layers_;
     const size_t count = static_cast<size_t>(8 * depth * 128);

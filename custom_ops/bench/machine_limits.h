@@ -1,4 +1,4 @@
-// What the machine can do at most, measured beside a kernel: reading memory, and multiplying int8 in registers.
+// The machine's limits, measured beside a kernel: reading memory, and multiplying int8 in registers.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Reads every byte once, each thread a contiguous part, with plain loads and prefetches.
+// Read every byte once with plain loads and prefetches, one contiguous part per thread.
 inline void read_all(const uint8_t* data, size_t bytes, Parallel& parallel) {
   static std::atomic<uint64_t> sink;
   const size_t part = bytes / parallel.width() / 256 * 256;
@@ -39,11 +39,11 @@ inline void read_all(const uint8_t* data, size_t bytes, Parallel& parallel) {
   });
 }
 
-// int8 multiply-adds in registers, in independent sums: 12 of the chosen instruction set's steps a round. In assembly,
-// so that nothing is spilled.
+// int8 multiply-adds in registers: 12 steps of the chosen instruction set per round, in independent sums. They are in
+// assembly to avoid spills.
 struct DotProducts {
   void (*round)();
-  int multiply_adds;  // of a round
+  int multiply_adds;  // per round
 };
 
 inline DotProducts dot_products(InstructionSet set) {
@@ -54,7 +54,7 @@ inline DotProducts dot_products(InstructionSet set) {
   if (set == InstructionSet::kAVX512) return {[] { LLAMA3_REPEAT("vpdpbusd %%zmm16, %%zmm17, %%zmm\\n\n"); }, 12 * 64};
   if (set == InstructionSet::kAVX2_VNNI)
     return {[] { LLAMA3_REPEAT("%{vex%} vpdpbusd %%ymm14, %%ymm15, %%ymm\\n\n"); }, 12 * 32};
-  // What stands for vpdpbusd where there is none. Sums of small products can do with less.
+  // The replacement for vpdpbusd on processors without it. Sums of small products can use fewer instructions.
   return {[] {
             LLAMA3_REPEAT(
                 "vpmaddubsw %%ymm14, %%ymm15, %%ymm12\n"
@@ -65,7 +65,7 @@ inline DotProducts dot_products(InstructionSet set) {
 #undef LLAMA3_REPEAT
 }
 
-// Returns how many multiply-adds `rounds` rounds on every thread were.
+// Run `rounds` rounds on every thread and return the number of multiply-adds.
 inline double multiply_adds_in_registers(int64_t rounds, Parallel& parallel) {
   const DotProducts products = dot_products(instruction_set());
   parallel.run(parallel.width(), [&](size_t) {

@@ -1,5 +1,5 @@
-// Times matmul on a shape, each round beside the machine's own limit with the same instruction set (LLAMA3_CPU chooses
-// one): for few rows reading the weights' bytes, for many multiplying int8 in registers. Prints medians.
+// Measure matmul on one shape, in alternation with the machine's limit for the same instruction set (LLAMA3_CPU selects
+// one): reading the weights' bytes for few rows of A, multiplying int8 in registers for many. Print medians.
 //   matmul FORMAT N K M [THREADS [SECONDS]]
 #include "kernels/matmul.h"
 
@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
   SpinningPool pool(argc > 5 ? std::strtoul(argv[5], nullptr, 10) : 2);
   const double budget = argc > 6 ? std::atof(argv[6]) : 3.0;
 
-  // Copies enough that no cache holds them where a model's own weights would not be cached either.
+  // Enough copies to exceed every cache, unless the weights are so small that a model's own would also be cached.
   const Matrix shape = {nullptr, format->format, N, K};
   const size_t bytes = shape.row_bytes() * static_cast<size_t>(N);
   const size_t total = M <= 16 ? (bytes > (4u << 20) ? size_t{1100} << 20 : 4 * bytes) : 3 * bytes;
@@ -34,7 +34,7 @@ int main(int argc, char** argv) {
       static_cast<uint8_t*>(mmap(nullptr, copies * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (data == MAP_FAILED) return 1;
   std::minstd_rand random(1);
-  // Bytes that are sane scales in every format: no NaN, no infinity, nothing subnormal.
+  // Bytes that are valid scales in every format: not NaN, infinite or subnormal.
   for (size_t i = 0; i < bytes; i++) data[i] = 0x30 | (static_cast<uint8_t>(random() >> 8) & 0x0f);
   for (size_t i = 1; i < copies; i++) std::copy_n(data, bytes, data + i * bytes);
 

@@ -10,7 +10,7 @@ namespace llama3 {
 
 inline constexpr std::string_view kAttentionKernelNames[] = {"scalar", "avx2", "avx512", "avx512_bf16", "neon"};
 
-// The tables of both cache types, or null where the processor lacks the instructions.
+// Return the tables for both cache types, or null if the processor lacks the instructions.
 inline const AttentionKernels* attention_kernels_by_name(std::string_view name) {
   if (name == "scalar") return scalar::kAttention;
 #if defined(__x86_64__)

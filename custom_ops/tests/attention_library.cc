@@ -1,4 +1,4 @@
-// The attention kernels behind a C function, for tests/custom_ops/test_attention_kernel.py.
+// The attention kernels as a C function, for tests/custom_ops/test_attention_kernel.py.
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -9,8 +9,8 @@
 
 using namespace llama3;
 
-// Attends `count` rows: their parts come as arrays. 0, or 1 where this machine cannot run these kernels, 2 where the
-// shape is refused.
+// Attend `count` rows, whose parts are passed as arrays. Return 0, or 1 if this machine cannot run the kernels, or 2 if
+// the shape is refused.
 extern "C" __attribute__((visibility("default"))) int llama3_test_attention(
     const char* kernels, int64_t num_heads, int64_t kv_heads, int64_t head_dim, int64_t rope_dim, float scale,
     int interleaved, const double* inv_freq, int float32_cache, int64_t count, const float* const* q,
@@ -30,7 +30,7 @@ extern "C" __attribute__((visibility("default"))) int llama3_test_attention(
   const size_t bytes = attention_scratch_bytes(shape, rows, pool.width());
   const std::unique_ptr<std::byte, decltype(&std::free)> scratch(static_cast<std::byte*>(std::aligned_alloc(64, bytes)),
                                                                  &std::free);
-  std::memset(scratch.get(), 0xff, bytes);  // NaN: nothing may be read that was not written
+  std::memset(scratch.get(), 0xff, bytes);  // NaN: nothing may be read before it is written
   attention_with(tables[static_cast<size_t>(type)], shape, type, inv_freq, rows, pool, scratch.get());
   return 0;
 }

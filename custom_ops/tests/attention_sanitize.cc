@@ -1,5 +1,5 @@
-// Random calls of every attention kernel against the scalar one, on buffers of exactly the size they must have: a
-// program for the sanitizers (address, undefined, thread) and for emulators. Arguments: the number of calls and a seed.
+// Compare random calls of every attention kernel with the scalar one, on buffers of exactly the required size. This
+// program is for sanitizers (address, undefined, thread) and emulators. Arguments: the number of calls and a seed.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -28,7 +28,7 @@ struct Call {
   std::vector<double> inv_freq;
   std::vector<Row> rows;
 
-  // The rows' outputs, one after another.
+  // Return the outputs of the rows, one after another.
   std::vector<float> run(std::string_view name, size_t threads) const {
     std::vector<Row> copies = rows;
     std::vector<std::vector<float>> outputs;
@@ -50,7 +50,7 @@ struct Call {
   }
 };
 
-// A large one has more rows than the kernels take through their steps together (kGroupBytes).
+// Return a random call. A large one has more rows than the kernels process together (kGroupBytes).
 Call random_call(std::mt19937& random, bool large) {
   const auto between = [&](int64_t low, int64_t high) {
     return std::uniform_int_distribution<int64_t>(low, high)(random);
@@ -81,7 +81,7 @@ Call random_call(std::mt19937& random, bool large) {
     for (std::vector<std::byte>* part : {&row.keys, &row.values}) {
       part->resize(elements * (call.type == CacheType::kFloat16 ? 2 : 4));
       for (size_t i = 0; i < elements; i++) {
-        const auto bits = static_cast<uint16_t>(random() % 0x3c00 | (random() % 2 << 15));  // a half below 1
+        const auto bits = static_cast<uint16_t>(random() % 0x3c00 | (random() % 2 << 15));  // a float16 below 1
         const float value = static_cast<float>(bits) * 0x1p-16f;
         if (call.type == CacheType::kFloat16) {
           std::memcpy(part->data() + 2 * i, &bits, 2);
@@ -116,9 +116,9 @@ int main(int argc, char** argv) {
       if (!attention_kernels_by_name(name)) continue;
       const double error = relative_error(call.run(name, threads), expected);
       if (!(error < (name == "avx512_bf16" ? 8e-3 : 1e-6))) {
-        std::printf("call %d, %s: relative error %g with %d heads of %d on %d, rows:", i, std::string(name).c_str(),
-                    error, static_cast<int>(call.shape.num_heads), static_cast<int>(call.shape.head_dim),
-                    static_cast<int>(call.shape.kv_heads));
+        std::printf("call %d, %s: relative error %g with %d heads of %d, %d KV heads, rows:", i,
+                    std::string(name).c_str(), error, static_cast<int>(call.shape.num_heads),
+                    static_cast<int>(call.shape.head_dim), static_cast<int>(call.shape.kv_heads));
         for (const Row& row : call.rows) {
           std::printf(" %d tokens after %d", static_cast<int>(row.length), static_cast<int>(row.past));
         }

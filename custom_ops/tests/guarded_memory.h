@@ -1,4 +1,4 @@
-// Memory that ends right before an unmapped page, so that a read or write past its end crashes.
+// Memory that ends right before an unmapped page, so a read or write past its end crashes.
 #pragma once
 
 #include <sys/mman.h>

@@ -10,7 +10,7 @@ namespace llama3 {
 
 inline constexpr std::string_view kMatmulKernelNames[] = {"scalar", "avx2", "avx2_vnni", "avx512", "neon"};
 
-// Null where the processor lacks the instructions.
+// Return the kernels, or null if the processor lacks the instructions.
 inline const MatmulKernels* matmul_kernels_by_name(std::string_view name) {
   if (name == "scalar") return &scalar::kMatmul;
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-// Random calls of every matmul kernel against the scalar one, on memory of exactly the size they must have: a program
-// for the sanitizers (address, undefined, thread) and for emulators. Arguments: the number of calls and a seed.
+// Compare random calls of every matmul kernel with the scalar one, on buffers of exactly the required size. This
+// program is for sanitizers (address, undefined, thread) and emulators. Arguments: the number of calls and a seed.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -24,7 +24,7 @@ int64_t between(int64_t low, int64_t high, Random& random) {
   return std::uniform_int_distribution<int64_t>(low, high)(random);
 }
 
-// Where a block keeps its float16 scale and minimum: wherever a NaN makes all of its weights NaN.
+// Return the offsets of a block's float16 scale and minimum: those where a NaN makes all of its weights NaN.
 std::vector<size_t> half_offsets(Format format) {
   std::vector<size_t> offsets;
   if (is_float(format)) return offsets;
@@ -40,7 +40,7 @@ std::vector<size_t> half_offsets(Format format) {
   return offsets;
 }
 
-// Weights of random bits, but with scales of some 0.01; one in three blocks of an odd matrix has `odd_half` instead.
+// Return weights of random bits with scales of about 0.01. With `odd_half`, one block in three has that as its scale.
 std::vector<uint8_t> random_weights(Format format, int64_t rows, int64_t cols, const uint16_t* odd_half,
                                     Random& random) {
   const FormatInfo& layout = info(format);
@@ -84,7 +84,7 @@ struct Weight {
 struct Call {
   int64_t M, K;
   Activations activations;
-  bool odd;  // scales or activations may be no numbers: only which results are numbers is compared
+  bool odd;  // scales or activations may not be finite: only compare which results are finite
   std::vector<float> A;
   std::vector<Weight> weights;
 
@@ -118,7 +118,7 @@ struct Call {
     return result;
   }
 
-  // For each output the sum of the magnitudes of what it sums, from the weights as the kernels dequantize them.
+  // Return the sum of the magnitudes of each output's terms, from the weights as the kernels dequantize them.
   std::vector<double> magnitudes(const MatmulKernels& kernels) const {
     std::vector<double> result;
     for (const Weight& weight : weights) {
@@ -156,7 +156,7 @@ Call random_call(int number, Random& random) {
   call.activations = static_cast<Activations>(number / kFormatCount % 3);
   call.odd = random() % 8 == 0;
   call.M = random() % 2 ? between(1, 12, random) : between(1, 90, random);
-  // Every format has its turn; others may come with it. K is a multiple of the longest block, or odd for mere floats.
+  // Each format has its turn, and others may be added. K is a multiple of the longest block; for floats, any number.
   std::vector<Format> formats = {static_cast<Format>(number % kFormatCount)};
   while (random() % 3 == 0) formats.push_back(static_cast<Format>(random() % kFormatCount));
   int block = 1;
@@ -197,8 +197,8 @@ int main(int argc, char** argv) {
                               ? std::isfinite(found[at]) == std::isfinite(expected[at])
                               : difference <= 1e-6 * magnitudes[at];
         if (same) continue;
-        std::printf("call %d, %s: output %zu is %g, not %g, of magnitudes %g: %s\n", i, std::string(name).c_str(), at,
-                    found[at], expected[at], magnitudes[at], call.description().c_str());
+        std::printf("call %d, %s: output %zu is %g, expected %g (magnitudes %g): %s\n", i, std::string(name).c_str(),
+                    at, found[at], expected[at], magnitudes[at], call.description().c_str());
         return 1;
       }
     }

@@ -1,5 +1,5 @@
-// The matmul kernels for tests, through plain C functions (ctypes): any instruction set by its name, on weights,
-// activations and outputs that end right before an unmapped page, so that a read or write past an end crashes.
+// The matmul kernels of any instruction set as plain C functions, for tests (ctypes). Weights, activations and outputs
+// end right before an unmapped page, so a read or write past an end crashes.
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -14,7 +14,7 @@ using namespace llama3;
 
 EXPORT int has_instruction_set(const char* name) { return matmul_kernels_by_name(name) != nullptr; }
 
-// Multiplies A [M, K] with `count` weights [rows[i], K]. Returns 0, or 1 for an unknown name.
+// Multiply A [M, K] with `count` weights [rows[i], K]. Return 0, or 1 for an unknown name.
 EXPORT int multiply(const char* instruction_set, int float32, int64_t threads, int64_t K, int64_t M, const float* A,
                     int count, const char* const* formats, const int64_t* rows, const uint8_t* const* weights,
                     const float* const* biases, float* const* outputs) {
@@ -46,7 +46,7 @@ EXPORT int multiply(const char* instruction_set, int float32, int64_t threads, i
   return 0;
 }
 
-// The weights of one row.
+// Dequantize one row. Return 0, or 1 for an unknown name.
 EXPORT int dequantize(const char* instruction_set, const char* format, int64_t count, const uint8_t* row, float* out) {
   const MatmulKernels* kernels = matmul_kernels_by_name(instruction_set);
   const FormatInfo* layout = find_format(format);

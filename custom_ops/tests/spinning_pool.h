@@ -1,5 +1,5 @@
-// A pool of threads for tests and benchmarks, in place of the host's. Its threads spin between jobs, as ONNX Runtime's
-// do, so that a benchmark does not measure how fast the operating system wakes them.
+// A thread pool for tests and benchmarks, in place of the host's. Its threads spin between jobs, like ONNX Runtime's,
+// so a benchmark does not measure how fast the operating system wakes them.
 #pragma once
 
 #include <atomic>
@@ -33,7 +33,7 @@ class SpinningPool : public Parallel {
   size_t width() const override { return width_; }
 
  private:
-  // More threads than processors, or another program on this one: yield after a while.
+  // Yield after a while: there may be more threads than processors, or other programs.
   static void rest(uint32_t& spins) {
     if (++spins % 4096 == 0) std::this_thread::yield();
   }

@@ -1,11 +1,11 @@
-// What the formats with blocks of 32 weights share: eight blocks make a super-block, the last of a row may have fewer.
+// Helpers for formats with blocks of 32 weights. Eight blocks make a super-block; the last one of a row may have fewer.
 #pragma once
 
 #include "kernels/avx2/super_block.h"
 
 namespace llama3::avx2 {
 
-// Word i of `first` is what block i begins with, of `second` what comes after it; zeros past the last block.
+// Word i of `first` is block i's first 16-bit word, and word i of `second` its second one. Zeros past the last block.
 struct BlockHeads {
   __m128i first, second;  // eight words of 16 bits each
 };
@@ -21,12 +21,12 @@ LLAMA3_INLINE BlockHeads block_heads(const uint8_t* blocks, int count) {
   return {_mm_unpacklo_epi64(low, high), _mm_unpackhi_epi64(low, high)};
 }
 
-// Blocks that begin with a scale,
+// Load the scales of blocks that begin with a scale.
 template <class F, bool kTail>
 LLAMA3_INLINE void load_scales(const uint8_t* blocks, int count, FloatScales& out) {
   out.scale[0] = _mm256_cvtph_ps(block_heads<F, kTail>(blocks, count).first);
 }
-// and with what is added to each weight besides.
+// Load the scales and minima of blocks that begin with a scale and a number to add, which is the minimum, negated.
 template <class F, bool kTail>
 LLAMA3_INLINE void load_scales_and_minima(const uint8_t* blocks, int count, FloatScales& out) {
   const BlockHeads heads = block_heads<F, kTail>(blocks, count);
@@ -34,7 +34,7 @@ LLAMA3_INLINE void load_scales_and_minima(const uint8_t* blocks, int count, Floa
   out.min = _mm256_xor_ps(_mm256_cvtph_ps(heads.second), _mm256_set1_ps(-0.0f));
 }
 
-// The nibbles of eight blocks, to the order of kHalves; the first ones begin `offset` bytes into the first block.
+// Load the nibbles of eight blocks in the order of kHalves. They begin `offset` bytes into each block.
 template <class F, bool kTail>
 LLAMA3_INLINE void load_nibbles(const uint8_t* blocks, int offset, int count, __m256i* q) {
   const auto bytes = [&](int i) {
@@ -48,7 +48,7 @@ LLAMA3_INLINE void load_nibbles(const uint8_t* blocks, int offset, int count, __
   }
 }
 
-// Adds 16 where a weight's fifth bit is set; the 32 bits of the first block stand at `bits`.
+// Add 16 where a weight's fifth bit is set. `bits` points to the 32 bits of the first block.
 template <class F, bool kTail>
 LLAMA3_INLINE void add_fifth_bits(const uint8_t* bits, int count, __m256i* q) {
   const auto word = [&](int i) {

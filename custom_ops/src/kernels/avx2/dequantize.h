@@ -5,7 +5,7 @@
 
 namespace llama3::avx2 {
 
-// The scale and the minimum of each sub-block in order.
+// Store the scale and the minimum of each sub-block, in order.
 template <class F>
 LLAMA3_INLINE void store_scales(const FloatScales& w, float* scale, float* min) {
   if constexpr (F::kSubBlock == 32) {
@@ -44,7 +44,7 @@ LLAMA3_INLINE void store_floats(const __m256i* q, const typename F::Scales& scal
   }
 }
 
-// A format's Dequantize.
+// Dequantize a row: the `Dequantize` of format F.
 template <class F>
 void dequantize_row(const uint8_t* row, int64_t count, float* out) {
   const int64_t whole = count / kSuperBlock;

@@ -1,4 +1,4 @@
-// The kernels of one format, as its family's file makes them and the driver takes them.
+// The kernels of one format, built in the file of its family and called by the driver.
 #pragma once
 
 #include "kernels/avx2/dequantize.h"
@@ -10,8 +10,8 @@
 namespace llama3::avx2 {
 
 using FormatKernels = llama3::FormatKernels<GemvActivations, Tile, GemmActivations>;
-// With AVX-VNNI tiles are multiplied by other instructions, and packed for them. Few rows of A are not: there reading
-// the weights takes the time.
+// AVX-VNNI changes how tiles are packed and multiplied. Products with few rows of A do not use it, because most of
+// their time goes into reading the weights.
 template <class F>
 FormatKernels kernels_of(bool vnni) {
   return {dequantize_row<F>,
@@ -22,7 +22,7 @@ FormatKernels kernels_of(bool vnni) {
                                                                       : offsetof(GemmActivations, words))};
 }
 
-// Of each format: defined in the file of the format's family, without which the library does not link.
+// Each format defines this in the file of its family; if one is missing, the library does not link.
 template <Format format>
 FormatKernels kernels_for(bool vnni);
 #define LLAMA3_KERNELS_FOR(id, ...) \

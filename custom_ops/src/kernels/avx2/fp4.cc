@@ -1,4 +1,4 @@
-// mxfp4 and nvfp4: four bits that index the code book of E2M1, with small floating-point scales.
+// mxfp4 and nvfp4: four-bit indices into the codebook of E2M1, with small floating-point scales.
 #include "kernels/avx2/blocks_of_32.h"
 #include "kernels/avx2/format_kernels.h"
 #include "kernels/codebooks.h"
@@ -6,7 +6,7 @@
 namespace llama3::avx2 {
 namespace {
 
-// mxfp4: a power of two as the scale, 16 bytes of nibbles that index a code book.
+// mxfp4: a power of two as the scale, then 16 bytes of nibbles that index a codebook.
 struct MXFP4 {
   static constexpr Format kFormat = Format::kMXFP4;
   using Scales = FloatScales;
@@ -17,7 +17,7 @@ struct MXFP4 {
 
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* blocks, int count, __m256i* q, FloatScales& out) {
-    // Half of 2^(e - 127): below an exponent of 2 that is one of two subnormal numbers.
+    // Half of 2^(e - 127). If e is below 2, that is one of two subnormal numbers.
     const __m256i words = _mm256_cvtepu16_epi32(block_heads<MXFP4, kTail>(blocks, count).first);
     const __m256i exponents = _mm256_and_si256(words, _mm256_set1_epi32(255));
     const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(exponents, _mm256_set1_epi32(1)), 23);
@@ -31,7 +31,7 @@ struct MXFP4 {
   }
 };
 
-// nvfp4: four E4M3 scales, then for each 16 weights eight bytes of nibbles that index a code book.
+// nvfp4: four E4M3 scales, then per 16 weights eight bytes of nibbles that index a codebook.
 struct NVFP4 {
   static constexpr Format kFormat = Format::kNVFP4;
   using Scales = FloatScales;
@@ -53,10 +53,11 @@ struct NVFP4 {
         continue;
       }
       const __m256i bytes = _mm256_castsi128_si256(load_16(blocks + kBlockBytes<NVFP4> * (k / 2) + 4 + 16 * (k % 2)));
-      const __m256i twice = _mm256_permute4x64_epi64(bytes, 0x50);  // each eight
+      const __m256i twice = _mm256_permute4x64_epi64(bytes, 0x50);  // each eight bytes
       q[k] = _mm256_shuffle_epi8(codebook, low_nibbles(_mm256_srlv_epi64(twice, _mm256_setr_epi64x(0, 4, 0, 4))));
     }
-    // Exponent and mantissa are those of a float16 of 2^-8 the value, of which half counts; 0x7f is 0 in ggml.
+    // Read as a float16, exponent and mantissa are 2^-8 times the scale. The codebook is doubled, so the scale is
+    // halved. 0x7f is 0 in ggml.
     const __m128i scales = _mm_setr_epi32(codes[0], codes[1], codes[2], codes[3]);
     const __m128i zeros = _mm_cmpeq_epi8(scales, _mm_set1_epi8(0x7f));
     const __m128i magnitudes = _mm_andnot_si128(zeros, _mm_and_si128(scales, _mm_set1_epi8(0x7f)));

@@ -1,5 +1,5 @@
-// Many rows of A: 8 weight rows x 256 are unpacked and interleaved once into a tile that stays in the first-level
-// cache, and every row of A is multiplied with it. A register holds four consecutive weights of 8 rows, or two as
+// Products with many rows of A. A tile of 8 weight rows x 256 is unpacked and interleaved once, stays in the
+// first-level cache and is multiplied by every row of A. A register holds four consecutive weights of 8 rows, or two as
 // int16.
 #pragma once
 
@@ -18,25 +18,26 @@ inline constexpr int kMaxGemmM = 3;  // rows of A at once: 2 x 3 integer and 2 x
 
 // How integers are multiplied.
 enum class Dot {
-  // vpmaddubsw, bytes to pairs of int16, and vpaddw over a run of weights. One operand is unsigned: weights that may be
-  // below zero are passed as w + 32, and sums start at -32 times those of A's integers. Sums may pass 32,767 on their
-  // way, since vpaddw wraps, but a run is short enough for their ends to be right.
+  // vpmaddubsw multiplies bytes and adds pairs of products to int16; vpaddw adds these over a run of weights. One
+  // operand is unsigned, so weights that may be negative are passed as w + 32, and sums start at -32 times the sum of
+  // A's integers. A sum may wrap on the way, but a run is short enough for the final sum to fit.
   kPairs,
-  // vpmaddwd, pairs of int16 to int32: for int8 weights, whose products by vpmaddubsw nothing could be added to.
+  // vpmaddwd multiplies int16 and adds pairs of products to int32. It is for int8 weights, whose vpmaddubsw products
+  // are too large to add up.
   kWords,
-  // vpdpbusd, bytes to int32. Weights that may be below zero are passed as w + 128, and sums start at -128 times those
-  // of A's integers.
+  // vpdpbusd multiplies bytes and adds the products to int32. Weights that may be negative are passed as w + 128, and
+  // sums start at -128 times the sum of A's integers.
   kVNNI,
 };
 
 enum class Minima { kNone, kIntegers, kFloats };
 
-// What decides a kernel, apart from the number of rows of A.
+// The properties that select a format's kernels, one for each number of rows of A.
 struct GemmTraits {
   Dot dot;
   int sub_block;
   int run;                      // weights that are summed before they are scaled
-  bool shifted = false;         // weights below zero in unsigned bytes
+  bool shifted = false;         // negative weights, shifted into unsigned bytes
   bool integer_scales = false;  // sums are scaled as integers
   Minima minima = Minima::kNone;
   bool per_32 = false;
@@ -59,47 +60,46 @@ inline constexpr GemmTraits kTraits = [] {
   traits.dot = kInt8<F> ? Dot::kWords : Dot::kPairs;
   traits.shifted = F::kZero != 0;
   traits.integer_scales = kHasIntegers<F> && !kInt8<F>;
-  if constexpr (!kInt8<F>)  // an int16 is the sum of every other product of a run
+  if constexpr (!kInt8<F>)  // an int16 sums half the products of a run
     if (traits.run / 2 * F::kLargest * 127 > 32767) traits.run = 16;
   return traits;
 }();
 
-// Two tiles of one kind are multiplied at once.
 struct alignas(64) Tile {
-  uint8_t q[128][32];  // [step][row]: four bytes or two int16 of each row
+  uint8_t q[128][32];  // [step][row]: four bytes or two int16 per row
   union {
     float scale[16][8];          // [sub-block][row]
-    int32_t scale_pairs[16][8];  // likewise, an int16 twice
+    int32_t scale_pairs[16][8];  // [sub-block][row], each int16 twice
   };
-  float min[8][8];          // likewise
-  int32_t min_codes[8][8];  // pairs of int16 of neighbouring sub-blocks
+  float min[8][8];          // [sub-block][row]
+  int32_t min_codes[8][8];  // pairs of int16 from neighboring sub-blocks
   float factor[8], min_factor[8];
 };
 
-// Packed activations, 256 values of one row of A, as gemm reads them: 32 bits at a time.
+// Packed activations: 256 values of one row of A, laid out for gemm, which reads 32 bits at a time.
 struct alignas(64) GemmActivations {
   int32_t q[64];                   // four int8 each
   float scale[8];                  // of each 32 values
   float scaled_sums[8];            // scale times the sum of 32 integers
   int32_t pairs_16[8];             // the sums of 16 integers, two int16 each
   int32_t start_16[16];            // for Dot::kPairs: -32 times the sums of 8 integers, two int16 each
-  int32_t start_32[8];             // of 16
+  int32_t start_32[8];             // the same for 16
   int32_t offset_16[16];           // for Dot::kVNNI: -128 times the sum of 16 integers
-  int32_t offset_32[8];            // of 32
-  int32_t pairs_32[4];             // as pairs_16, of 32
+  int32_t offset_32[8];            // the same for 32
+  int32_t pairs_32[4];             // the same as pairs_16, for 32
   alignas(64) int32_t words[128];  // for Dot::kWords: two int16 each
 };
 
 using GemmCall = llama3::GemmCall<Tile, GemmActivations>;
 using GemmKernel = void(const GemmCall& call);
 
-// The kernels for 1, 2, ... kMaxGemmM rows of A. Formats of the same traits share them: gemm.cc and gemm_vnni.cc
-// compile them for the traits that there are, and others do not link.
+// Return the kernels for 1, 2, ... kMaxGemmM rows of A. Formats with the same traits share them. gemm.cc and
+// gemm_vnni.cc compile them for the traits in use; others do not link.
 template <GemmTraits T>
 GemmKernel* const* gemm_kernels();
 
-// A load into a register of its own for each use: gcc would rather load once and copy, or load again for each
-// multiplication, and both cost more here than the load.
+// Load into a separate register for each use. Otherwise gcc loads once and copies, or loads again for each
+// multiplication, and both cost more here.
 LLAMA3_INLINE __m256i own_broadcast(const int32_t* word) {
   __m256i value;
   __asm__ volatile("vpbroadcastd %1, %0" : "=x"(value) : "m"(*word));
@@ -119,11 +119,11 @@ LLAMA3_INLINE __m256i multiply_add(__m256i sum, __m256i weights, __m256i values)
   if constexpr (dot == Dot::kPairs) sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, values));
   if constexpr (dot == Dot::kWords) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(weights, values));
   if constexpr (dot == Dot::kVNNI) sum = _mm256_dpbusd_avx_epi32(sum, weights, values);
-  __asm__("" : "+x"(sum));  // now, for gcc would keep the products of a whole run in memory and add them up at its end
+  __asm__("" : "+x"(sum));  // now: gcc would keep the products of a whole run in memory and add them at its end
   return sum;
 }
 
-// Where the sums of a run start.
+// Return the value at which the sums of a run start.
 template <GemmTraits T>
 LLAMA3_INLINE __m256i start_of_run(const GemmActivations& packed, int run) {
   if constexpr (!T.shifted)
@@ -134,7 +134,7 @@ LLAMA3_INLINE __m256i start_of_run(const GemmActivations& packed, int run) {
     return own_broadcast(T.run == 32 ? &packed.start_32[run] : &packed.start_16[run]);
 }
 
-// The minima's share of the sums over one tile; those that are integers before A's scale.
+// Return the minima's share of the sums over one tile; if they are integers, before it is multiplied by A's scale.
 template <GemmTraits T>
 LLAMA3_INLINE __m256 sum_of_minima(const Tile& tile, const GemmActivations& packed) {
   if constexpr (T.minima == Minima::kFloats) {
@@ -162,8 +162,8 @@ void gemm(const GemmCall& call) {
   constexpr int kSteps = T.run / (T.dot == Dot::kWords ? 2 : 4);
   const Tile* tiles = call.tiles;
   const GemmActivations* activations = call.activations;
-  __m256 sums[kGroups][kM];     // of floats,
-  __m256i totals[kGroups][kM];  // or of integers
+  __m256 sums[kGroups][kM];     // for float scales
+  __m256i totals[kGroups][kM];  // for integer scales
 #pragma GCC unroll 2
   for (int g = 0; g < kGroups; g++)
 #pragma GCC unroll 3
@@ -223,7 +223,7 @@ void gemm(const GemmCall& call) {
     }
 }
 
-// Transposes `words` words (a multiple of 4) of 8 rows in a buffer to a tile's rows of 8 words.
+// Transpose `words` words (a multiple of 4) of 8 rows in a buffer into a tile's rows of 8 words.
 LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, void* out) {
   const auto* from = static_cast<const uint8_t*>(rows);
   auto* to = static_cast<__m256i*>(out);
@@ -235,7 +235,7 @@ LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, v
   }
 }
 
-// One row's weights as the operands of gemm.
+// Store one row's weights as operands of gemm.
 template <class F, GemmTraits T>
 LLAMA3_INLINE void store_operands(__m256i* q, uint8_t* out) {
   if constexpr (T.dot == Dot::kWords) {
@@ -254,7 +254,7 @@ LLAMA3_INLINE void store_operands(__m256i* q, uint8_t* out) {
   store_in_order<F>(q, out);
 }
 
-// Two int16 of the same value in each lane, for 16 values.
+// Store 16 int16 codes, each twice in a 32-bit lane.
 LLAMA3_INLINE void store_pairs(__m256i codes, int32_t* out) {
   const auto double_up = [](__m128i words) {
     const __m256i wide = _mm256_cvtepu16_epi32(words);
@@ -265,10 +265,10 @@ LLAMA3_INLINE void store_pairs(__m256i codes, int32_t* out) {
   _mm256_store_si256(to + 1, double_up(_mm256_extracti128_si256(codes, 1)));
 }
 
-// Fills a tile with 8 rows, row by row through the format's `load`.
+// Fill a tile with 8 rows, each loaded by the format's `load`.
 template <class F, GemmTraits T>
 void pack_tile(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile) {
-  constexpr int kWidth = T.dot == Dot::kWords ? 2 : 1;  // bytes a weight
+  constexpr int kWidth = T.dot == Dot::kWords ? 2 : 1;  // bytes per weight
   constexpr int kSubBlocks = kSuperBlock / T.sub_block;
   alignas(64) uint8_t q[kTileRows][kWidth * kSuperBlock];
   alignas(64) float scale[kTileRows][16], min[kTileRows][16];

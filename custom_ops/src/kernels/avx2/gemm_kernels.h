@@ -1,4 +1,4 @@
-// What gemm.cc and gemm_vnni.cc instantiate.
+// The template that gemm.cc and gemm_vnni.cc instantiate.
 #pragma once
 
 #include "kernels/avx2/gemm.h"

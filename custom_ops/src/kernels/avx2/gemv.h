@@ -1,4 +1,4 @@
-// Products with few rows of A (see kernels/gemv.h): 256 weights of a row, unpacked in registers, times each of them.
+// Products with few rows of A (see kernels/gemv.h): 256 weights are unpacked in registers and multiplied by each row.
 #pragma once
 
 #include "kernels/avx2/simd.h"
@@ -6,20 +6,20 @@
 
 namespace llama3::avx2 {
 
-// Packed activations, 256 values of one row of A, as gemv reads them.
+// Packed activations: 256 values of one row of A, laid out for gemv.
 struct alignas(64) GemvActivations {
   int8_t q[kSuperBlock];       // in order
   int8_t halves[kSuperBlock];  // in the order of kHalves
-  int32_t offset[32];          // -128 times the sum of those that meet in a lane there: twice four
+  int32_t offset[32];          // -128 times the sum of the eight values of `halves` that meet in a lane
   int16_t sums_16[16];         // the sum of each 16 integers
   int16_t sums_32[16];         // of each 32; only 8 are used, the rest is 0
   float scaled_sums[8];        // scale times the sum of each 32
   float scale[8];              // of each 32 values
 };
 
-// Sums of two neighbouring products, as int16. vpmaddubsw takes one unsigned operand and saturates at 32,767: unsigned
-// bytes are at most 63, and 2 * 63 * 127 is far below; int8 weights give their sign to A, which holds no -128, and
-// 2 * 128 * 127 = 32,512.
+// Return the sums of neighboring products, as int16. vpmaddubsw needs one unsigned operand and saturates at 32,767.
+// Unsigned bytes are at most 63, and 2 * 63 * 127 is far below that. The sign of int8 weights moves to A, which is
+// never -128, and 2 * 128 * 127 is 32,512.
 template <class F>
 LLAMA3_INLINE __m256i multiply_pairs(__m256i q, const int8_t* values) {
   const __m256i a = load_32(values);
@@ -28,9 +28,9 @@ LLAMA3_INLINE __m256i multiply_pairs(__m256i q, const int8_t* values) {
 }
 LLAMA3_INLINE __m256i sum_pairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
-// sums[m] += 256 weights times block a[m * stride], spread over the lanes. The first `count` weights count.
+// sums[m] += 256 weights times block a[m * stride], spread over the lanes. Only the first `count` weights are used.
 //
-// Blocks of 32 in the order of kHalves, two at a time. Four products of 31 * 127 and less are summed as int16.
+// For blocks of 32 in the order of kHalves, two at a time. Four products of at most 31 * 127 are summed as int16.
 template <class F, int kM>
 LLAMA3_INLINE void accumulate_halves(const __m256i* q, const FloatScales& w, int count, const GemvActivations* a,
                                      int64_t stride, __m256* sums) {
@@ -38,10 +38,10 @@ LLAMA3_INLINE void accumulate_halves(const __m256i* q, const FloatScales& w, int
   for (int m = 0; m < kM; m++) {
     const GemvActivations& block = a[m * stride];
     const __m256 scales = _mm256_mul_ps(w.scale[0], _mm256_load_ps(block.scale));
-    __m256 part = _mm256_setzero_ps();  // of its own, so that super-blocks do not wait for each other
+    __m256 part = _mm256_setzero_ps();  // a separate sum, so super-blocks do not wait for each other
 #pragma GCC unroll 4
     for (int k = 0; k < kParts; k += 2) {
-      if (32 * k >= count) break;  // known when this is compiled, but for a row's end
+      if (32 * k >= count) break;  // known at compile time, except at a row's end
       __m256i dot = sum_pairs(_mm256_add_epi16(multiply_pairs<F>(q[k], block.halves + 32 * k),
                                                multiply_pairs<F>(q[k + 1], block.halves + 32 * k + 32)));
       if constexpr (F::kZero != 0)
@@ -54,7 +54,7 @@ LLAMA3_INLINE void accumulate_halves(const __m256i* q, const FloatScales& w, int
   }
 }
 
-// Weights in order. A register has one scale, or two.
+// For weights in order, with one or two scales per register.
 template <class F, int kM>
 LLAMA3_INLINE void accumulate_in_order(const __m256i* q, const FloatScales& w, int count, const GemvActivations* a,
                                        int64_t stride, __m256* sums) {
@@ -88,8 +88,8 @@ LLAMA3_INLINE void accumulate(const __m256i* q, const FloatScales& w, int count,
     accumulate_in_order<F, kM>(q, w, count, a, stride, sums);
 }
 
-// The integer scales of sub-blocks, sorted for scale_codes_of_part: those of first halves of registers in the lower
-// half, of second halves in the upper.
+// Sort the integer scales of sub-blocks for scale_codes_of_part: those of first halves of registers go to the lower
+// half, those of second halves to the upper.
 template <class F>
 LLAMA3_INLINE __m256i sort_scale_codes(__m256i codes) {
   if constexpr (F::kSubBlock == 32) return _mm256_permute2x128_si256(codes, codes, 0);
@@ -133,7 +133,7 @@ LLAMA3_INLINE void accumulate(const __m256i* q, const IntegerScales& w, int, con
   }
 }
 
-// A format's Dot for kernels/gemv.h.
+// The `Dot` of format F for kernels/gemv.h.
 template <class F>
 struct GemvDot {
   using Simd = avx2::Simd;

@@ -1,5 +1,5 @@
-// iq1_s to iq3_s, whose weights come from a grid by an index, four or eight at once, most with signs beside it, and
-// iq4_xs, whose four bits index a code book.
+// iq1_s to iq3_s: each index selects four or eight weights from a grid, and most formats store signs separately.
+// iq4_xs: four-bit indices into a codebook.
 #include "kernels/avx2/format_kernels.h"
 #include "kernels/codebooks.h"
 #include "kernels/scalar/grids.h"
@@ -7,7 +7,7 @@
 namespace llama3::avx2 {
 namespace {
 
-// All of them have int8 weights and integer scales.
+// A format with a grid: int8 weights and integer scales.
 template <Format format, int sub_block>
 struct GridFormat {
   static constexpr Format kFormat = format;
@@ -17,7 +17,7 @@ struct GridFormat {
   static constexpr bool kMinima = false;
 };
 
-const scalar::Grids* grid;  // set before the first kernel is handed out
+const scalar::Grids* grid;  // set before the first kernel is returned
 
 template <class F>
 FormatKernels grid_kernels_of(bool vnni) {
@@ -25,7 +25,7 @@ FormatKernels grid_kernels_of(bool vnni) {
   return kernels_of<F>(vnni);
 }
 
-// 32 weights: the grid's entries number index(0), index(1), ... Loads, and no gather, which is slow on many processors.
+// Return 32 weights: the grid's entries index(0), index(1), ... Plain loads, because gather is slow on many processors.
 template <class Index>
 LLAMA3_INLINE __m256i look_up(const int8_t (*grid)[8], Index&& index) {
   const auto entry = [&](int i) { return load_number<long long>(grid[index(i)]); };
@@ -40,22 +40,22 @@ LLAMA3_INLINE __m256i look_up(const int8_t (*grid)[4], Index&& index) {
   return _mm256_setr_epi64x(two(0), two(2), two(4), two(6));
 }
 
-// The seven low bits of each byte, completed to eight: an even number of them is set.
+// Set the top bit of each byte where an odd number of the other seven is set.
 LLAMA3_INLINE __m256i complete_signs(__m256i sevens) {
-  // What a shift brings from a word's upper byte into its lower one stays above the bits that are used.
+  // Bits that a shift moves from a word's upper byte into its lower one stay above the bits that are used.
   __m256i parity = _mm256_xor_si256(sevens, _mm256_srli_epi16(sevens, 4));
   parity = _mm256_xor_si256(parity, _mm256_srli_epi16(parity, 2));
   parity = _mm256_xor_si256(parity, _mm256_srli_epi16(parity, 1));
   return _mm256_or_si256(sevens, _mm256_slli_epi16(_mm256_and_si256(parity, _mm256_set1_epi8(1)), 7));
 }
 
-// The signs of eight times 32 weights.
+// The signs of 8 x 32 weights, one bit each.
 struct Signs {
   alignas(32) uint32_t of_part[kParts];
   explicit Signs(__m256i words) { _mm256_store_si256(reinterpret_cast<__m256i*>(of_part), words); }
 };
 
-// Four times seven sign bits at the lower end of each of eight words.
+// Return the signs in eight words: four times seven bits at the low end of each.
 LLAMA3_INLINE Signs signs_of_words(__m256i words) {
   __m256i sevens = _mm256_and_si256(words, _mm256_set1_epi32(0x7f));
 #pragma GCC unroll 3
@@ -64,16 +64,16 @@ LLAMA3_INLINE Signs signs_of_words(__m256i words) {
   return Signs(complete_signs(sevens));
 }
 
-// Weights above zero, negated where a bit is set.
+// Negate the weights, which are positive, where a bit is set.
 LLAMA3_INLINE __m256i apply_signs(__m256i values, uint32_t negative) {
   const __m256i mask = spread_bits(negative);
   return _mm256_sub_epi8(_mm256_xor_si256(values, mask), mask);
 }
 
-// 2 n + 1: most scales are odd numbers.
+// Return 2 n + 1: most scales are odd numbers.
 LLAMA3_INLINE __m256i odd_words(__m256i n) { return _mm256_or_si256(_mm256_slli_epi16(n, 1), _mm256_set1_epi16(1)); }
 
-// The nibbles of eight bytes as 16 words, the low ones first.
+// Return the nibbles of eight bytes as 16 words, the low nibble of each byte first.
 LLAMA3_INLINE __m256i nibbles_to_words(const uint8_t* bytes) {
   const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
   const __m128i low = _mm_and_si128(eight, _mm_set1_epi8(15));
@@ -81,15 +81,15 @@ LLAMA3_INLINE __m256i nibbles_to_words(const uint8_t* bytes) {
   return _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(low, high));
 }
 
-// ---- iq1_s and iq1_m: eight weights of -1, 0 or 1 an index, plus or minus an eighth; so eight times that is whole.
+// ---- iq1_s and iq1_m: eight weights of -1, 0 or 1 per index, plus or minus 1/8. Eight times a weight is an integer.
 
-// 8 w - 1 where a byte of `minus` is 255, and 8 w + 1 where it is 0.
+// Return 8 w - 1 where a byte of `minus` is 255, and 8 w + 1 where it is 0.
 LLAMA3_INLINE __m256i shifted(__m256i weights, __m256i minus) {
   const __m256i eightfold = _mm256_and_si256(_mm256_slli_epi16(weights, 3), _mm256_set1_epi8(-8));
   return _mm256_add_epi8(eightfold, _mm256_or_si256(minus, _mm256_set1_epi8(1)));
 }
 
-// A float16 and low bytes of the indices; for each 32 weights twelve high bits, a scale and which way they shift.
+// A float16 and the low bytes of the indices; per 32 weights, twelve high bits, a scale and the sign of the 1/8.
 struct IQ1_S : GridFormat<Format::kIQ1_S, 32> {
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
@@ -106,19 +106,19 @@ struct IQ1_S : GridFormat<Format::kIQ1_S, 32> {
   }
 };
 
-// Low bytes of the indices; nibbles of three high bits and of which way the eight shift; three-bit scales in words
-// whose top nibbles make up the float16.
+// The low bytes of the indices; per index, a nibble with three high bits and the sign of the 1/8; three-bit scales in
+// words whose top nibbles form the float16.
 struct IQ1_M : GridFormat<Format::kIQ1_M, 16> {
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
     const auto words = load_number<uint64_t>(block + 48);
     const uint64_t tops = words >> 12 & 0x000f000f000f000f;
     out.factor = _cvtsh_ss(static_cast<uint16_t>(tops | tops >> 12 | tops >> 24 | tops >> 36)) * 0.125f;
-    // Word i of the scales four times, for its three-bit numbers 0 to 3.
+    // Each word of the scales four times, for its three-bit numbers 0 to 3.
     const __m256i fourfold = _mm256_shuffle_epi8(_mm256_set1_epi64x(static_cast<long long>(words)),
                                                  _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 4, 5,
                                                                   4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7));
-    // Times 2^(13 - 3 i), so that the number is at the top; twice that and one counts.
+    // Times 2^(13 - 3 i) moves number i to the top. The scale is twice the number plus one.
     const __m256i tops_of_words = _mm256_mullo_epi16(fourfold, _mm256_set1_epi64x(0x0010'0080'0400'2000));
     out.codes = odd_words(_mm256_srli_epi16(tops_of_words, 13));
 #pragma GCC unroll 8
@@ -132,9 +132,9 @@ struct IQ1_M : GridFormat<Format::kIQ1_M, 16> {
   }
 };
 
-// ---- iq2_xxs, iq2_xs and iq2_s: eight weights an index.
+// ---- iq2_xxs, iq2_xs and iq2_s: eight weights per index.
 
-// A float16; then for each 32 weights four indices and a word of 28 sign bits and a scale.
+// A float16; per 32 weights, four indices and a word with 28 sign bits and a scale.
 struct IQ2_XXS : GridFormat<Format::kIQ2_XXS, 32> {
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
@@ -150,7 +150,7 @@ struct IQ2_XXS : GridFormat<Format::kIQ2_XXS, 32> {
   }
 };
 
-// A float16; for each eight weights nine bits of index and seven of signs; nibbles of scales.
+// A float16; per eight weights, nine bits of an index and seven of signs; scales in nibbles.
 struct IQ2_XS : GridFormat<Format::kIQ2_XS, 16> {
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
@@ -165,7 +165,7 @@ struct IQ2_XS : GridFormat<Format::kIQ2_XS, 16> {
   }
 };
 
-// A float16; low bytes of the indices, signs, pairs of high bits, nibbles of scales.
+// A float16, the low bytes of the indices, signs, pairs of high bits, scales in nibbles.
 struct IQ2_S : GridFormat<Format::kIQ2_S, 16> {
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
@@ -179,9 +179,9 @@ struct IQ2_S : GridFormat<Format::kIQ2_S, 16> {
   }
 };
 
-// ---- iq3_xxs and iq3_s: four weights an index.
+// ---- iq3_xxs and iq3_s: four weights per index.
 
-// A float16, indices, and for each 32 weights a word of 28 sign bits and a scale.
+// A float16, the indices, and per 32 weights a word with 28 sign bits and a scale.
 struct IQ3_XXS : GridFormat<Format::kIQ3_XXS, 32> {
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
@@ -195,7 +195,7 @@ struct IQ3_XXS : GridFormat<Format::kIQ3_XXS, 32> {
   }
 };
 
-// A float16, low bytes of the indices, their ninth bits, signs, nibbles of scales.
+// A float16, the low bytes of the indices, their ninth bits, signs, scales in nibbles.
 struct IQ3_S : GridFormat<Format::kIQ3_S, 32> {
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
@@ -211,7 +211,7 @@ struct IQ3_S : GridFormat<Format::kIQ3_S, 32> {
   }
 };
 
-// iq4_xs: eight sub-blocks of 32 nibbles that index a code book, with 6-bit scales.
+// iq4_xs: eight sub-blocks of 32 nibbles that index a codebook, with 6-bit scales.
 struct IQ4_XS {
   static constexpr Format kFormat = Format::kIQ4_XS;
   using Scales = IntegerScales;
@@ -221,7 +221,7 @@ struct IQ4_XS {
 
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
-    // Scales: a nibble in bytes 4 to 7, a pair of bits in bytes 2 and 3; they mean themselves less 32.
+    // Each scale is a nibble in bytes 4 to 7 and a bit pair in bytes 2 and 3, minus 32.
     const __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32(load_number<int32_t>(block + 4)),
                                           _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
     const __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(load_number<uint16_t>(block + 2)),

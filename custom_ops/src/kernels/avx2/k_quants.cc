@@ -1,12 +1,13 @@
-// q2_k to q6_k: 256 weights in sub-blocks of 16 or 32, whose small integer scales (and minima) a float16 multiplies.
+// q2_k to q6_k: 256 weights in sub-blocks of 16 or 32 with small integer scales (and minima), times a float16.
 #include "kernels/avx2/format_kernels.h"
 #include "kernels/avx2/super_block.h"
 
 namespace llama3::avx2 {
 namespace {
 
-// Fills the scales and minima from the first 16 bytes of a block. Bytes 4 to 7 hold four scales in their low six bits,
-// 8 to 11 four minima; bytes 12 to 15 hold the nibbles of four more of both, completed by the top bits.
+// Load the scales and minima from the first 16 bytes of a block. The low six bits of bytes 4 to 7 are four scales,
+// those of bytes 8 to 11 four minima. Bytes 12 to 15 hold the low nibbles of four more of each, whose upper two bits
+// are the top bits of bytes 4 to 11.
 LLAMA3_INLINE void load_k_scales(const uint8_t* block, IntegerScales& out) {
   const auto scales = load_number<uint32_t>(block + 4), minima = load_number<uint32_t>(block + 8),
              nibbles = load_number<uint32_t>(block + 12);
@@ -21,7 +22,7 @@ LLAMA3_INLINE void load_k_scales(const uint8_t* block, IntegerScales& out) {
   out.min_factor = load_half(block + 2);
 }
 
-// q2_k: 16 sub-blocks of 16 weights of two bits; 32 bytes hold 128 weights.
+// q2_k: 16 sub-blocks of 16 two-bit weights; 32 bytes hold 128 weights.
 struct Q2_K {
   static constexpr Format kFormat = Format::kQ2_K;
   using Scales = IntegerScales;
@@ -45,7 +46,7 @@ struct Q2_K {
   }
 };
 
-// q3_k: as q2_k without minima, with a third bit of each weight in the first 32 bytes and 6-bit scales.
+// q3_k: like q2_k without minima, with a third bit of each weight in the first 32 bytes and 6-bit scales.
 struct Q3_K {
   static constexpr Format kFormat = Format::kQ3_K;
   using Scales = IntegerScales;
@@ -56,8 +57,8 @@ struct Q3_K {
 
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, __m256i* q, IntegerScales& out) {
-    // Sixteen scales: nibbles in 8 bytes, bit pairs in 4; they mean themselves less 32.
-    const __m128i packed = load_16(block + 94);  // from byte 2 on
+    // Each of the 16 scales is a nibble in 8 bytes and a bit pair in 4 bytes, minus 32.
+    const __m128i packed = load_16(block + 94);  // scales in bytes 2 to 13
     const __m128i low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
     const __m128i high =
         _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
@@ -97,7 +98,7 @@ struct Q4_K {
   }
 };
 
-// q5_k: as q4_k, with a fifth bit of each weight in 32 bytes before the nibbles; bit j belongs to sub-block j.
+// q5_k: like q4_k, with a fifth bit of each weight in 32 bytes before the nibbles; bit j belongs to sub-block j.
 struct Q5_K {
   static constexpr Format kFormat = Format::kQ5_K;
   using Scales = IntegerScales;

@@ -1,4 +1,4 @@
-// The products with AVX2, and the same with AVX-VNNI besides.
+// Matrix products with AVX2, with and without AVX-VNNI.
 #include "kernels/avx2/format_kernels.h"
 #include "kernels/avx2/quantize.h"
 #include "kernels/avx2/simd.h"
@@ -16,7 +16,7 @@ struct Set {
   static constexpr int kTileRows = avx2::kTileRows;
   static constexpr int kGroups = avx2::kGroups;
   static constexpr int kMaxGemmM = avx2::kMaxGemmM;
-  static constexpr int kStripTiles = 8;  // 25 KB, or 41 KB where weights are int16
+  static constexpr int kStripTiles = 8;  // 25 KB, or 41 KB if weights are int16
   static constexpr auto* quantize_for_gemv = avx2::quantize_for_gemv;
   static constexpr auto* quantize_for_gemm = avx2::quantize_for_gemm;
   template <Format format>

@@ -5,7 +5,7 @@
 namespace llama3::avx2 {
 namespace {
 
-// Every other lane of two registers: in each half those of `a` before those of `b`.
+// Return every other lane of two registers: in each half, those of `a` before those of `b`.
 LLAMA3_INLINE __m256i even_lanes(__m256i a, __m256i b) {
   return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88));
 }
@@ -13,7 +13,7 @@ LLAMA3_INLINE __m256i odd_lanes(__m256i a, __m256i b) {
   return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0xdd));
 }
 
-// Sums, with `add`, of the four lanes in each half of each of eight registers: 16 lanes in order.
+// Sum, with `add`, the four lanes in each half of eight registers: 16 sums in order.
 template <class Add>
 LLAMA3_INLINE void sum_halves(const __m256i* v, __m256i* sums, Add&& add) {
   const auto two = [&](int i) {
@@ -27,7 +27,7 @@ LLAMA3_INLINE void sum_halves(const __m256i* v, __m256i* sums, Add&& add) {
   }
 }
 
-// Sums of the neighbouring lanes of two registers, in order.
+// Return the sums of neighboring lanes of two registers, in order.
 template <class Add>
 LLAMA3_INLINE __m256i sum_neighbours(const __m256i* v, Add&& add) {
   return _mm256_permute4x64_epi64(add(even_lanes(v[0], v[1]), odd_lanes(v[0], v[1])), 0xd8);
@@ -38,12 +38,12 @@ LLAMA3_INLINE __m256i add_16(__m256i a, __m256i b) { return _mm256_add_epi16(a, 
 
 LLAMA3_INLINE void store_32(void* to, __m256i lanes) { _mm256_store_si256(static_cast<__m256i*>(to), lanes); }
 
-// 16 lanes of two registers as int16, in order.
+// Return the 16 lanes of two registers as int16, in order.
 LLAMA3_INLINE __m256i pack_words(__m256i low, __m256i high) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
 }
 
-// What both kinds of kernels need.
+// Quantized activations and the sums that gemv and gemm need.
 struct Quantized {
   __m256i q[8];         // 256 integers
   __m256i fours[8];     // the sum of each four
@@ -74,7 +74,7 @@ LLAMA3_INLINE Quantized quantize(const float* values, bool per_32) {
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++)
       integers[k] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + 32 * i + 8 * k), inverse));
-    // What is not finite becomes some integer; its scale is NaN.
+    // A value that is not finite becomes an arbitrary integer; its scale is NaN.
     const __m256i bytes =
         _mm256_packs_epi16(_mm256_packs_epi32(integers[0], integers[1]), _mm256_packs_epi32(integers[2], integers[3]));
     result.q[i] = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
@@ -123,7 +123,7 @@ void quantize_for_gemm(const float* values, bool per_32, GemmActivations& packed
     store_32(packed.q + 8 * i, quantized.q[i]);
     store_32(packed.words + 16 * i, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(quantized.q[i])));
     store_32(packed.words + 16 * i + 8, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(quantized.q[i], 1)));
-    // 32 times each sum of two; vpaddw sums these as well, and wraps like the sums that start so.
+    // 32 times the sum of each two. Adding these up may wrap, like the sums that start from them.
     const __m256i products = _mm256_maddubs_epi16(_mm256_set1_epi8(32), quantized.q[i]);
     starts[i] = _mm256_sub_epi16(_mm256_setzero_si256(), products);
   }

@@ -1,4 +1,4 @@
-// Quantizing activations, as kernels/activations.h says it, for the two kinds of kernels.
+// Quantize activations for gemv and gemm, as described in kernels/activations.h.
 #pragma once
 
 #include "kernels/avx2/gemm.h"
@@ -6,7 +6,7 @@
 
 namespace llama3::avx2 {
 
-// 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
+// Quantize 256 values of a row of A to the same integers and scales as llama3::quantize_activations.
 void quantize_for_gemv(const float* values, bool per_32, GemvActivations& block);
 void quantize_for_gemm(const float* values, bool per_32, GemmActivations& packed);
 

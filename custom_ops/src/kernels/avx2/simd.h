@@ -14,9 +14,9 @@ namespace {
 struct Simd {
   using Vector = __m256;
   static constexpr int kWidth = 8;
-  static constexpr int kRowsAtOnce = 2;     // rows of queries x 4 vectors, and 4 of keys or values: 14 registers
-  static constexpr int kTileVectors = 2;    // of 6 rows, and as many operands: 15 registers
-  static constexpr int kWeightVectors = 2;  // likewise, times 6 rows of A
+  static constexpr int kRowsAtOnce = 2;     // query rows x 4 vectors, and 4 of keys or values: 14 registers
+  static constexpr int kTileVectors = 2;    // x 6 rows, and as many operands: 15 registers
+  static constexpr int kWeightVectors = 2;  // x 6 rows of A, and as many operands: 15 registers
 
   static Vector zero() { return _mm256_setzero_ps(); }
   static Vector broadcast(float value) { return _mm256_set1_ps(value); }
@@ -37,10 +37,10 @@ struct Simd {
   static Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
   static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
-  // Where one is NaN, the second.
+  // If one operand is NaN, return the second.
   static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
 
-  // The first `count` values (none if it is negative), and `other` in place of the rest.
+  // Keep the first `count` values (none if it is negative) and replace the rest with `other`.
   static Vector keep_first(Vector v, int64_t count, float other) {
     const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i kept = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(std::max<int64_t>(count, 0))), index);
@@ -64,7 +64,7 @@ struct Simd {
     _mm_storeu_ps(target, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
   }
 
-  // 2^x for x <= 0, 0 below -125 (a subnormal result would cost hundreds of cycles), NaN for NaN.
+  // Return 2^x for x <= 0, 0 below -125 (a subnormal result would cost hundreds of cycles), NaN for NaN.
   static Vector exp2(Vector x) {
     const Vector least = _mm256_set1_ps(-125.0f);
     const Vector vanishes = _mm256_cmp_ps(x, least, _CMP_LT_OQ);
@@ -96,7 +96,7 @@ struct Simd {
       rows[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
     }
   }
-  // columns[i] = value i of each of the rows, which are `stride` values apart, for 4 values.
+  // columns[i] = value i of each row, for 4 values. Rows are `stride` values apart.
   static void transpose_4(const float* rows, int64_t stride, Vector* columns) {
     __m256i words[4];
     transpose_4_words(reinterpret_cast<const uint8_t*>(rows), static_cast<size_t>(stride) * sizeof(float), words);

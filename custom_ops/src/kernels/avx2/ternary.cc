@@ -1,11 +1,12 @@
-// tq1_0 and tq2_0: three values, -1, 0 and 1, with one float16 behind them.
+// tq1_0 and tq2_0: the values -1, 0 and 1, followed by one float16 scale.
 #include "kernels/avx2/format_kernels.h"
 
 namespace llama3::avx2 {
 namespace {
 
-// A byte holds five digits of base 3 as a fraction of 256: times a power of 3, the next digit is the product's carry.
-// 32 bytes hold 160 weights, digit by digit, then 16 bytes 80, and the last 4, with four digits each, 16.
+// A byte holds five base-3 digits as a fraction of 256: multiplied by a power of 3, its next digit is the carry of
+// another multiplication by 3. 32 bytes hold 160 weights, digit by digit; the next 16 bytes hold 80, and the last 4
+// bytes, with four digits each, hold 16.
 struct TQ1_0 {
   static constexpr Format kFormat = Format::kTQ1_0;
   using Scales = IntegerScales;
@@ -28,7 +29,7 @@ struct TQ1_0 {
       y = times_3(y);
       z = times_3(z);
     }
-    // The last four bytes times 1, 3, 9 and 27: one by one, since a product of bytes stays in 16 bits.
+    // The last four bytes times 1, 3, 9 and 27: even and odd bytes separately, because a product needs 16 bits.
     const __m128i last = _mm_set1_epi32(load_number<int32_t>(block + 48));
     const __m128i even = _mm_and_si128(last, _mm_set1_epi16(255)), odd = _mm_srli_epi16(last, 8);
     const __m128i powers = _mm_setr_epi16(1, 1, 3, 3, 9, 9, 27, 27);
@@ -39,7 +40,7 @@ struct TQ1_0 {
     for (int i = 0; i < 3; i++) q[5 + i] = _mm256_setr_m128i(sixteens[2 * i], sixteens[2 * i + 1]);
   }
 
-  // floor(3 x / 256)
+  // Return floor(3 x / 256).
   LLAMA3_INLINE __m256i digits(__m256i x) {
     const auto at_least = [&](int least) {
       return _mm256_cmpeq_epi8(x, _mm256_max_epu8(x, _mm256_set1_epi8(static_cast<char>(least))));

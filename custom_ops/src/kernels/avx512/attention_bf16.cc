@@ -1,5 +1,5 @@
-// Attention with AVX-512 where tiles over a float16 cache multiply pairs of bfloat16 (vdpbf16ps), twice the work of a
-// float32 instruction on AMD's processors. Everything else is as in attention.cc.
+// Attention with AVX-512. Tiles over a float16 cache multiply pairs of bfloat16 (vdpbf16ps), which does twice the work
+// of a float32 instruction on AMD's processors. Everything else is the same as in attention.cc.
 #include "kernels/attention_kernels.h"
 #include "kernels/attention_rows.h"
 #include "kernels/attention_steps.h"

@@ -1,11 +1,11 @@
-// What the formats with blocks of 32 weights share: eight blocks make a super-block, the last of a row may have fewer.
+// Helpers for formats with blocks of 32 weights. Eight blocks make a super-block; the last one of a row may have fewer.
 #pragma once
 
 #include "kernels/avx512/super_block.h"
 
 namespace llama3::avx512 {
 
-// The first four bytes of each block, where its scale (and minimum) stand, one block a lane.
+// Return the first four bytes of each block, which contain its scale (and minimum), one block per lane.
 template <class F, bool kTail>
 LLAMA3_INLINE __m256i block_heads(const uint8_t* blocks, int count) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -15,13 +15,14 @@ LLAMA3_INLINE __m256i block_heads(const uint8_t* blocks, int count) {
   return _mm256_mask_i32gather_epi32(_mm256_setzero_si256(), reinterpret_cast<const int*>(blocks), offsets, valid, 1);
 }
 
-// Block i; past the last one the first, whose weights then meet a scale of 0 and activations of 0.
+// Return block i. Past the last one, return the first, whose weights are then multiplied by a scale of 0 and
+// activations of 0.
 template <class F, bool kTail>
 LLAMA3_INLINE const uint8_t* block_at(const uint8_t* blocks, int count, int i) {
   return blocks + (kTail && 32 * i >= count ? 0 : i * kBlockBytes<F>);
 }
 
-// 64 bytes, or in a tail those that are left, with zeros behind.
+// Load 64 bytes, or in a tail those that are left, followed by zeros.
 template <bool kTail>
 LLAMA3_INLINE __m512i load_bytes(const uint8_t* at, int left) {
   if constexpr (!kTail) return _mm512_loadu_si512(at);
@@ -29,8 +30,8 @@ LLAMA3_INLINE __m512i load_bytes(const uint8_t* at, int left) {
   return _mm512_maskz_loadu_epi8(_cvtu64_mask64(valid), at);
 }
 
-// Where the first four bytes of four blocks go so that a float16 of all of them stands together: bytes 0 to 15 of the
-// result for the first float16 of eight blocks, 16 to 31 for the second.
+// Return indices that gather the first four bytes of four blocks: bytes 0 to 15 of the result are for the first float16
+// of eight blocks, 16 to 31 for the second.
 template <class F>
 LLAMA3_INLINE __m512i head_indices() {
   alignas(64) int8_t indices[64] = {};
@@ -39,10 +40,10 @@ LLAMA3_INLINE __m512i head_indices() {
   return _mm512_load_si512(indices);
 }
 
-// Word i: the two bytes that block i begins with; word 8 + i: the two after them.
+// Return the first two bytes of block i as word i, and the next two as word 8 + i.
 template <class F, bool kTail>
 LLAMA3_INLINE __m256i head_words(const uint8_t* blocks, int count) {
-  if constexpr (3 * kBlockBytes<F> + 4 <= 64) {  // a load has four blocks' heads
+  if constexpr (3 * kBlockBytes<F> + 4 <= 64) {  // one load covers the heads of four blocks
     const int bytes = count / 32 * kBlockBytes<F>;
     const __m512i first = load_bytes<kTail>(blocks, bytes);
     const __m512i second = load_bytes<kTail>(blocks + 4 * kBlockBytes<F>, bytes - 4 * kBlockBytes<F>);
@@ -54,13 +55,13 @@ LLAMA3_INLINE __m256i head_words(const uint8_t* blocks, int count) {
   return _mm256_setr_m128i(_mm256_cvtepi32_epi16(heads), _mm256_cvtepi32_epi16(_mm256_srli_epi32(heads, 16)));
 }
 
-// The same as float16: scales in the lower eight lanes, minima (or nothing of use) in the upper.
+// Return these float16 as floats: scales in the lower eight lanes, minima (or unused values) in the upper.
 template <class F, bool kTail>
 LLAMA3_INLINE __m512 head_halves(const uint8_t* blocks, int count) {
   return _mm512_cvtph_ps(head_words<F, kTail>(blocks, count));
 }
 
-// The upper eight lanes, negated, with zeros above.
+// Return the upper eight lanes, negated, in the lower half, with zeros above.
 LLAMA3_INLINE __m512 negated_upper_half(__m512 lanes) {
   const __m512 upper = _mm512_zextps256_ps512(_mm512_extractf32x8_ps(lanes, 1));
   return _mm512_xor_ps(upper, _mm512_set1_ps(-0.0f));
@@ -74,18 +75,18 @@ LLAMA3_INLINE __m512i quarter_indices() {
   return _mm512_load_si512(indices);
 }
 
-// 16 bytes each of four blocks, whose first ones begin at `bytes`: of block i to quarter i. A tail has `left` bytes
-// there, at least a block's.
+// Load 16 bytes of each of four blocks, block i into quarter i. Those of the first block are at `bytes`. A tail has
+// `left` bytes there, at least those of one block.
 template <class F, bool kTail>
 LLAMA3_INLINE __m512i four_quarters(const uint8_t* bytes, int left) {
-  // One load has three of them and ends before the fourth does.
+  // One load covers three of them and ends before the end of the fourth.
   static_assert(2 * kBlockBytes<F> + 16 <= 64 && 64 < 3 * kBlockBytes<F> + 16);
   const __m512i three = _mm512_permutexvar_epi8(quarter_indices<F>(), load_bytes<kTail>(bytes, left));
   const uint8_t* fourth = bytes + (kTail && left < 3 * kBlockBytes<F> + 16 ? 0 : 3 * kBlockBytes<F>);
   return _mm512_mask_broadcast_i32x4(three, 0xf000, _mm_loadu_si128(reinterpret_cast<const __m128i*>(fourth)));
 }
 
-// The nibbles of eight blocks to the order of SuperBlock; the first ones begin `offset` bytes into the first block.
+// Load the nibbles of eight blocks in the order of SuperBlock. They begin `offset` bytes into each block.
 template <class F, bool kTail>
 LLAMA3_INLINE void load_nibbles(const uint8_t* blocks, int offset, int count, __m512i* q) {
   const __m512i low_bits = _mm512_set1_epi8(15);
@@ -98,7 +99,7 @@ LLAMA3_INLINE void load_nibbles(const uint8_t* blocks, int offset, int count, __
   }
 }
 
-// Adds 16 where a weight's fifth bit is set; the 32 bits of the first block stand at `bits`.
+// Add 16 where a weight's fifth bit is set. `bits` points to the 32 bits of the first block.
 template <class F, bool kTail>
 LLAMA3_INLINE void add_fifth_bits(const uint8_t* bits, int count, __m512i* q) {
 #pragma GCC unroll 4

@@ -20,7 +20,7 @@ LLAMA3_INLINE void store_floats(const SuperBlock& w, float* out) {
   }
 }
 
-// A format's Dequantize.
+// Dequantize a row: the `Dequantize` of format F.
 template <class F>
 void dequantize_row(const uint8_t* row, int64_t count, float* out) {
   const int64_t whole = count / kSuperBlock;

@@ -1,4 +1,4 @@
-// The kernels of one format, as its family's file makes them and the driver takes them.
+// The kernels of one format, built in the file of its family and called by the driver.
 #pragma once
 
 #include "kernels/avx512/dequantize.h"
@@ -21,7 +21,7 @@ FormatKernels kernels_of() {
           sizeof(GemmActivations)};
 }
 
-// Of each format: defined in the file of the format's family, without which the library does not link.
+// Each format defines this in the file of its family; if one is missing, the library does not link.
 template <Format format>
 FormatKernels kernels_for();
 #define LLAMA3_KERNELS_FOR(id, ...) \

@@ -1,4 +1,4 @@
-// mxfp4 and nvfp4: four bits that index the code book of E2M1, with small floating-point scales.
+// mxfp4 and nvfp4: four-bit indices into the codebook of E2M1, with small floating-point scales.
 #include "kernels/avx512/blocks_of_32.h"
 #include "kernels/avx512/format_kernels.h"
 #include "kernels/codebooks.h"
@@ -6,7 +6,7 @@
 namespace llama3::avx512 {
 namespace {
 
-// mxfp4: a power of two as the scale, 16 bytes of nibbles that index a code book.
+// mxfp4: a power of two as the scale, then 16 bytes of nibbles that index a codebook.
 struct MXFP4 {
   static constexpr Format kFormat = Format::kMXFP4;
   static constexpr int kSubBlock = 32;
@@ -15,7 +15,7 @@ struct MXFP4 {
 
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* blocks, int count, SuperBlock& out) {
-    // Half of 2^(e - 127): below an exponent of 2 that is one of two subnormal numbers.
+    // Half of 2^(e - 127). If e is below 2, that is one of two subnormal numbers.
     const __m256i exponents = _mm256_and_si256(
         _mm256_cvtepu16_epi32(_mm256_castsi256_si128(head_words<MXFP4, kTail>(blocks, count))), _mm256_set1_epi32(255));
     const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(exponents, _mm256_set1_epi32(1)), 23);
@@ -29,7 +29,7 @@ struct MXFP4 {
   }
 };
 
-// nvfp4: four E4M3 scales, then for each 16 weights eight bytes of nibbles that index a code book.
+// nvfp4: four E4M3 scales, then per 16 weights eight bytes of nibbles that index a codebook.
 struct NVFP4 {
   static constexpr Format kFormat = Format::kNVFP4;
   static constexpr int kSubBlock = 16;
@@ -43,7 +43,7 @@ struct NVFP4 {
     alignas(16) int codes[4];
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
-      // Past the last block the first, whose weights then meet activations of 0.
+      // Past the last block, use the first, whose weights are then multiplied by activations of 0.
       const uint8_t* block = blocks + (kTail && 64 * k >= count ? 0 : kBlockBytes<NVFP4> * k);
       __builtin_memcpy(&codes[k], block, sizeof codes[k]);
       const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 4));
@@ -53,7 +53,8 @@ struct NVFP4 {
     }
     to_even_and_odd(q[0], q[1], out.q[0], out.q[1]);
     to_even_and_odd(q[2], q[3], out.q[2], out.q[3]);
-    // Exponent and mantissa are those of a float16 of 2^-8 the value, of which half counts; 0x7f is 0 in ggml.
+    // Read as a float16, exponent and mantissa are 2^-8 times the scale. The codebook is doubled, so the scale is
+    // halved. 0x7f is 0 in ggml.
     const __m128i scales = _mm_load_si128(reinterpret_cast<const __m128i*>(codes));
     const __mmask16 nonzero = _mm_cmpneq_epi8_mask(scales, _mm_set1_epi8(0x7f));
     const __m256i magnitudes = _mm256_cvtepu8_epi16(_mm_and_si128(scales, _mm_set1_epi8(0x7f)));

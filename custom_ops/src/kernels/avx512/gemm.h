@@ -1,5 +1,5 @@
-// Many rows of A: 16 weight rows x 256 are unpacked and interleaved once into a tile that stays in the first-level
-// cache, and every row of A is multiplied with it. A register holds four consecutive weights of 16 rows.
+// Products with many rows of A. A tile of 16 weight rows x 256 is unpacked and interleaved once, stays in the
+// first-level cache and is multiplied by every row of A. A register holds four consecutive weights of 16 rows.
 #pragma once
 
 #include "kernels/avx512/super_block.h"
@@ -15,25 +15,25 @@ inline constexpr int kMaxGemmM = 6;  // rows of A at once: 2 x 6 integer and 2 x
 struct alignas(64) Tile {
   uint8_t q[64][64];         // [weight / 4][row][weight % 4]
   float scale[16][16];       // [sub-block][row]
-  float min[8][16];          // likewise, for Minima::kFloat
-  int32_t min_codes[8][16];  // pairs of int16 of neighbouring sub-blocks, for Minima::kInteger
+  float min[8][16];          // [sub-block][row], for Minima::kFloat
+  int32_t min_codes[8][16];  // pairs of int16 from neighboring sub-blocks, for Minima::kInteger
   float min_factor[16];
 };
 
-// Packed activations, 256 values of one row of A, as gemm reads them: 32 bits at a time.
+// Packed activations: 256 values of one row of A, laid out for gemm, which reads 32 bits at a time.
 struct alignas(64) GemmActivations {
   int32_t q[64];          // four int8 each
   int32_t offset_16[16];  // -128 times the sum of each 16 integers, see ActivationBlock::offset
-  int32_t offset_32[8];   // of each 32
+  int32_t offset_32[8];   // the same for each 32
   int32_t pairs_16[8];    // the sums of 16 integers, two int16 each
-  int32_t pairs_32[4];    // of 32
+  int32_t pairs_32[4];    // the same for 32
   float sums_32[8];       // scale times the sum of 32
   float scale[8];         // of each 32 values
 };
 
 using GemmCall = llama3::GemmCall<Tile, GemmActivations>;
 
-// What decides a kernel, apart from the number of rows of A.
+// The properties that select a format's kernels, one for each number of rows of A.
 struct GemmTraits {
   int sub_block;
   bool is_signed = false;
@@ -43,13 +43,13 @@ struct GemmTraits {
 
 using GemmKernel = void(const GemmCall& call);
 
-// The kernels for 1, 2, ... kMaxGemmM rows of A. Formats of the same traits share them: gemm.cc compiles them
-// for the traits that there are, and others do not link.
+// Return the kernels for 1, 2, ... kMaxGemmM rows of A. Formats with the same traits share them. gemm.cc compiles them
+// for the traits in use; others do not link.
 template <GemmTraits T>
 GemmKernel* const* gemm_kernels();
 
-// A load into a register of its own for each use: gcc would rather load once and copy, or load again for each
-// multiplication, and both cost more here than the load.
+// Load into a separate register for each use. Otherwise gcc loads once and copies, or loads again for each
+// multiplication, and both cost more here.
 LLAMA3_INLINE __m512i own_broadcast(const int32_t* word) {
   __m512i value;
   __asm__ volatile("vpbroadcastd %1, %0" : "=v"(value) : "m"(*word));
@@ -61,7 +61,7 @@ LLAMA3_INLINE __m512i own_load(const uint8_t* words) {
   return value;
 }
 
-// The minima's share of a sum over one tile, before A's scale.
+// Return the minima's share of a sum over one tile, before it is multiplied by A's scale.
 template <GemmTraits T>
 LLAMA3_INLINE __m512 start_of_sum(const Tile& tile, const GemmActivations& packed) {
   if constexpr (T.minima != Minima::kInteger) return _mm512_setzero_ps();
@@ -133,8 +133,8 @@ void gemm(const GemmCall& call) {
     }
 }
 
-// Transposes `words` words (a multiple of 4) of 16 rows in a buffer to a tile's rows of 16 words. Four words come from
-// where `place` says that the buffer has them.
+// Transpose `words` words (a multiple of 4) of 16 rows in a buffer into a tile's rows of 16 words. `place` returns
+// where the buffer has a group of four words.
 template <class Place>
 LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, void* out, Place&& place) {
   const auto* from = static_cast<const uint8_t*>(rows);
@@ -150,7 +150,7 @@ LLAMA3_INLINE void transpose_words(const void* rows, size_t stride, int words, v
   transpose_words(rows, stride, words, out, [](int i) { return i; });
 }
 
-// Fills a tile with 16 rows, row by row through the format's `load`.
+// Fill a tile with 16 rows, each loaded by the format's `load`.
 template <class F>
 void pack_tile(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile) {
   alignas(64) uint8_t q[16][256];

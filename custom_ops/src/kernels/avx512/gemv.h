@@ -1,4 +1,4 @@
-// Products with few rows of A (see kernels/gemv.h): 256 weights of a row, unpacked in registers, times each of them.
+// Products with few rows of A (see kernels/gemv.h): 256 weights are unpacked in registers and multiplied by each row.
 #pragma once
 
 #include "kernels/avx512/simd.h"
@@ -21,7 +21,7 @@ inline constexpr LaneTable kLanes = [] {
   return table;
 }();
 
-// Each lane's scale, from those of the sub-blocks.
+// Return the scale of each lane from the scales of the sub-blocks.
 template <class F>
 LLAMA3_INLINE __m512 scales_of_part(__m512 scales, int k) {
   return _mm512_permutexvar_ps(_mm512_load_si512(kLanes<F>.sub_block[k]), scales);
@@ -36,7 +36,7 @@ LLAMA3_INLINE __m512 dot_of_part(const SuperBlock& w, const ActivationBlock& a, 
   return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(start, unsigned_operand<F>(w.q[k]), load_q(a, k)));
 }
 
-// The even and the odd part of 128 weights in blocks of 32 together.
+// Multiply the even and the odd part of 128 weights in blocks of 32, and add the products.
 template <class F>
 LLAMA3_INLINE __m512 dot_of_two_parts(const SuperBlock& w, const ActivationBlock& a, int k) {
   __m512i dot = kSigned<F> ? _mm512_add_epi32(load_offset(a, k), load_offset(a, k + 1)) : _mm512_setzero_si512();
@@ -44,7 +44,7 @@ LLAMA3_INLINE __m512 dot_of_two_parts(const SuperBlock& w, const ActivationBlock
   return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(dot, unsigned_operand<F>(w.q[k + 1]), load_q(a, k + 1)));
 }
 
-// The scales of A, lane by lane those of the format's sub-blocks.
+// Return the scales of A, one lane per sub-block of the format.
 template <class F>
 LLAMA3_INLINE __m512 activation_scales(const ActivationBlock& a) {
   const __m512 scales = _mm512_load_ps(a.scale);
@@ -54,7 +54,7 @@ LLAMA3_INLINE __m512 activation_scales(const ActivationBlock& a) {
 
 // sums[m] += 256 weights times block a[m * stride], spread over the lanes.
 //
-// Blocks of 32, each with scales of its own in both operands. The first `count` weights count.
+// For blocks of 32, which have their own scale in both operands. Only the first `count` weights are used.
 template <class F, int kM>
 LLAMA3_INLINE void accumulate_per_32(const SuperBlock& w, int count, const ActivationBlock* a, int64_t stride,
                                      __m512* sums) {
@@ -65,7 +65,7 @@ LLAMA3_INLINE void accumulate_per_32(const SuperBlock& w, int count, const Activ
     const __m512 products = _mm512_mul_ps(w.scale, activation_scales<F>(block));
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k += kTogether ? 2 : 1) {
-      if (k / 2 * 128 >= count) break;  // known when this is compiled, but for a row's end
+      if (k / 2 * 128 >= count) break;  // known at compile time, except at a row's end
       const __m512 dot = kTogether ? dot_of_two_parts<F>(w, block, k) : dot_of_part<F>(w, block, k);
       sums[m] = _mm512_fmadd_ps(dot, scales_of_part<F>(products, k), sums[m]);
     }
@@ -74,7 +74,7 @@ LLAMA3_INLINE void accumulate_per_32(const SuperBlock& w, int count, const Activ
   }
 }
 
-// Super-blocks: sub-blocks with scales, and one scale of A.
+// For super-blocks, with one scale per sub-block and one scale of A.
 template <class F, int kM>
 LLAMA3_INLINE void accumulate_per_256(const SuperBlock& w, const ActivationBlock* a, int64_t stride, __m512* sums) {
   __m512 scales[4];
@@ -92,7 +92,7 @@ LLAMA3_INLINE void accumulate_per_256(const SuperBlock& w, const ActivationBlock
   }
 }
 
-// A format's Dot for kernels/gemv.h.
+// The `Dot` of format F for kernels/gemv.h.
 template <class F>
 struct GemvDot {
   using Simd = avx512::Simd;

@@ -1,5 +1,5 @@
-// iq1_s to iq3_s, whose weights come from a grid by an index, four or eight at once, most with signs beside it, and
-// iq4_xs, whose four bits index a code book.
+// iq1_s to iq3_s: each index selects four or eight weights from a grid, and most formats store signs separately.
+// iq4_xs: four-bit indices into a codebook.
 #include "kernels/avx512/format_kernels.h"
 #include "kernels/avx512/super_block.h"
 #include "kernels/codebooks.h"
@@ -8,7 +8,7 @@
 namespace llama3::avx512 {
 namespace {
 
-const scalar::Grids* grid;  // set before the first kernel is handed out
+const scalar::Grids* grid;  // set before the first kernel is returned
 
 template <class F>
 FormatKernels grid_kernels_of() {
@@ -36,7 +36,7 @@ LLAMA3_INLINE __m256i bytes_to_words(uint64_t bytes) {
   return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(bytes)));
 }
 
-// 64 weights: eight entries of eight, or 16 entries of four.
+// Return 64 weights: eight grid entries of eight, or 16 of four.
 LLAMA3_INLINE __m512i eights(const int8_t (*grid)[8], __m256i indices) {
   return _mm512_i32gather_epi64(indices, grid, 8);
 }
@@ -44,7 +44,7 @@ LLAMA3_INLINE __m512i fours(const int8_t (*grid)[4], __m512i indices) {
   return _mm512_i32gather_epi32(indices, grid, 4);
 }
 
-// Bytes of seven sign bits, completed to eight: an even number of them is set.
+// Set the top bit of each byte where an odd number of the other seven is set.
 LLAMA3_INLINE uint64_t complete_signs(uint64_t sevens) {
   uint64_t parity = sevens ^ sevens >> 4;
   parity ^= parity >> 2;
@@ -52,34 +52,34 @@ LLAMA3_INLINE uint64_t complete_signs(uint64_t sevens) {
   return sevens | (parity & 0x0101010101010101u) << 7;
 }
 
-// Four times seven sign bits in each of two words.
+// Return the signs in two words: four times seven bits at the low end of each.
 LLAMA3_INLINE uint64_t signs_of_words(uint32_t first, uint32_t second) {
   const uint64_t bits = (first & 0x0fffffffu) | static_cast<uint64_t>(second & 0x0fffffffu) << 28;
   return complete_signs(_pdep_u64(bits, 0x7f7f7f7f7f7f7f7fu));
 }
 
-// Weights above zero, negated where a bit is set, as the unsigned operands w + 128.
+// Negate the weights, which are positive, where a bit is set, and return them as the unsigned operands w + 128.
 LLAMA3_INLINE __m512i apply_signs(__m512i values, uint64_t negative) {
   const __m512i middle = _mm512_set1_epi8(-128);
   return _mm512_mask_sub_epi8(_mm512_add_epi8(middle, values), _cvtu64_mask64(negative), middle, values);
 }
 
-// The nibbles of eight bytes as 16 numbers, the low ones first.
+// Return the nibbles of eight bytes as 16 floats, the low nibble of each byte first.
 LLAMA3_INLINE __m512 nibbles_to_floats(uint64_t bytes) {
   const __m128i low = _mm_cvtsi64_si128(static_cast<long long>(bytes & 0x0f0f0f0f0f0f0f0fu));
   const __m128i high = _mm_cvtsi64_si128(static_cast<long long>(bytes >> 4 & 0x0f0f0f0f0f0f0f0fu));
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
 }
 
-// d * (1/2 + code) * factor, all exact.
+// Return d * (1/2 + code) * factor, which is exact.
 LLAMA3_INLINE __m512 scales_from_half(__m512 codes, const uint8_t* d, float factor) {
   return _mm512_mul_ps(_mm512_mul_ps(half_to_all(d), _mm512_add_ps(_mm512_set1_ps(0.5f), codes)),
                        _mm512_set1_ps(factor));
 }
 
-// ---- iq1_s and iq1_m: eight weights of -1, 0 or 1 an index, plus or minus an eighth; so eight times that is whole.
+// ---- iq1_s and iq1_m: eight weights of -1, 0 or 1 per index, plus or minus 1/8. Eight times a weight is an integer.
 
-// 8 w - 1 where a bit is set and 8 w + 1 elsewhere, as the unsigned operands that are 128 above it.
+// Return 8 w - 1 where a bit is set, and 8 w + 1 elsewhere, plus 128: unsigned operands.
 LLAMA3_INLINE __m512i shifted(__m512i weights, uint64_t minus) {
   const __m512i eightfold = _mm512_and_si512(_mm512_slli_epi16(weights, 3), _mm512_set1_epi8(-8));
   const __m512i plus = _mm512_add_epi8(eightfold, _mm512_set1_epi8(-127));
@@ -90,7 +90,7 @@ LLAMA3_INLINE __m256i indices_of(uint64_t low, uint64_t high) {
   return _mm256_or_si256(bytes_to_words(low), _mm256_slli_epi32(bytes_to_words(high), 8));
 }
 
-// A float16 and low bytes of the indices; for each 32 weights twelve high bits, a scale and which way they shift.
+// A float16 and the low bytes of the indices; per 32 weights, twelve high bits, a scale and the sign of the 1/8.
 struct IQ1_S {
   static constexpr Format kFormat = Format::kIQ1_S;
   static constexpr int kSubBlock = 32;
@@ -100,7 +100,7 @@ struct IQ1_S {
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, SuperBlock& out) {
     const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 34));
-    // Twice the code plus one, of which an eighth counts.
+    // Twice the code plus one, to be multiplied by 1/8.
     const __m128i odd = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(words, 11), _mm_set1_epi16(14)), _mm_set1_epi16(1));
     const __m512 codes = _mm512_cvtepi32_ps(_mm512_castsi256_si512(_mm256_cvtepu16_epi32(odd)));
     out.scale = _mm512_mul_ps(_mm512_mul_ps(half_to_all(block), codes), _mm512_set1_ps(0.125f));
@@ -114,8 +114,8 @@ struct IQ1_S {
   }
 };
 
-// Low bytes of the indices; nibbles of three high bits and of which way the eight shift; three-bit scales in words
-// whose top nibbles make up the float16.
+// The low bytes of the indices; per index, a nibble with three high bits and the sign of the 1/8; three-bit scales in
+// words whose top nibbles form the float16.
 struct IQ1_M {
   static constexpr Format kFormat = Format::kIQ1_M;
   static constexpr int kSubBlock = 16;
@@ -144,9 +144,9 @@ struct IQ1_M {
   }
 };
 
-// ---- iq2_xxs, iq2_xs and iq2_s: eight weights an index.
+// ---- iq2_xxs, iq2_xs and iq2_s: eight weights per index.
 
-// A float16; then for each 32 weights four indices and a word of 28 sign bits and a scale.
+// A float16; per 32 weights, four indices and a word with 28 sign bits and a scale.
 struct IQ2_XXS {
   static constexpr Format kFormat = Format::kIQ2_XXS;
   static constexpr int kSubBlock = 32;
@@ -168,7 +168,7 @@ struct IQ2_XXS {
   }
 };
 
-// A float16; for each eight weights nine bits of index and seven of signs; nibbles of scales.
+// A float16; per eight weights, nine bits of an index and seven of signs; scales in nibbles.
 struct IQ2_XS {
   static constexpr Format kFormat = Format::kIQ2_XS;
   static constexpr int kSubBlock = 16;
@@ -189,7 +189,7 @@ struct IQ2_XS {
   }
 };
 
-// A float16; low bytes of the indices, signs, pairs of high bits, nibbles of scales.
+// A float16, the low bytes of the indices, signs, pairs of high bits, scales in nibbles.
 struct IQ2_S {
   static constexpr Format kFormat = Format::kIQ2_S;
   static constexpr int kSubBlock = 16;
@@ -208,13 +208,13 @@ struct IQ2_S {
   }
 };
 
-// ---- iq3_xxs and iq3_s: four weights an index.
+// ---- iq3_xxs and iq3_s: four weights per index.
 
 LLAMA3_INLINE __m512i sixteen_indices(const uint8_t* bytes) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 
-// A float16, indices, and for each 32 weights a word of 28 sign bits and a scale.
+// A float16, the indices, and per 32 weights a word with 28 sign bits and a scale.
 struct IQ3_XXS {
   static constexpr Format kFormat = Format::kIQ3_XXS;
   static constexpr int kSubBlock = 32;
@@ -233,7 +233,7 @@ struct IQ3_XXS {
   }
 };
 
-// A float16, low bytes of the indices, their ninth bits, signs, nibbles of scales.
+// A float16, the low bytes of the indices, their ninth bits, signs, scales in nibbles.
 struct IQ3_S {
   static constexpr Format kFormat = Format::kIQ3_S;
   static constexpr int kSubBlock = 32;
@@ -254,7 +254,7 @@ struct IQ3_S {
   }
 };
 
-// iq4_xs: eight sub-blocks of 32 nibbles that index a code book, with 6-bit scales.
+// iq4_xs: eight sub-blocks of 32 nibbles that index a codebook, with 6-bit scales.
 struct IQ4_XS {
   static constexpr Format kFormat = Format::kIQ4_XS;
   static constexpr int kSubBlock = 32;
@@ -263,7 +263,7 @@ struct IQ4_XS {
 
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, SuperBlock& out) {
-    // Scales: a nibble in bytes 4 to 7, a pair of bits in bytes 2 and 3; they mean themselves less 32.
+    // Each scale is a nibble in bytes 4 to 7 and a bit pair in bytes 2 and 3, minus 32.
     uint64_t head;
     __builtin_memcpy(&head, block, sizeof head);
     const __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(head >> 32)),

@@ -1,15 +1,16 @@
-// q2_k to q6_k: 256 weights in sub-blocks of 16 or 32, whose small integer scales (and minima) a float16 multiplies.
+// q2_k to q6_k: 256 weights in sub-blocks of 16 or 32 with small integer scales (and minima), times a float16.
 #include "kernels/avx512/format_kernels.h"
 #include "kernels/avx512/super_block.h"
 
 namespace llama3::avx512 {
 namespace {
 
-// Fills the scales and minima from the first 16 bytes of a block. Bytes 4 to 7 hold four scales in their
-// low six bits, 8 to 11 four minima; bytes 12 to 15 hold the nibbles of four more of both, completed by the top bits.
+// Load the scales and minima from the first 16 bytes of a block. The low six bits of bytes 4 to 7 are four scales,
+// those of bytes 8 to 11 four minima. Bytes 12 to 15 hold the low nibbles of four more of each, whose upper two bits
+// are the top bits of bytes 4 to 11.
 LLAMA3_INLINE void load_k_scales(const uint8_t* block, SuperBlock& out) {
   const __m128i head = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
-  // To 64-bit lanes: the scales with the late nibbles, the minima with the late nibbles.
+  // Two 64-bit lanes: four scales and the nibbles of four more, then the same for minima.
   const __m128i bytes = _mm_shuffle_epi8(head, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
   const __m128i low_bits = _mm_and_si128(
       _mm_multishift_epi64_epi8(_mm_setr_epi8(0, 8, 16, 24, 32, 40, 48, 56, 0, 8, 16, 24, 36, 44, 52, 60), bytes),
@@ -27,7 +28,7 @@ LLAMA3_INLINE void load_k_scales(const uint8_t* block, SuperBlock& out) {
   out.min_factor = _mm512_permutexvar_ps(_mm512_set1_epi32(1), halves);
 }
 
-// q2_k: 16 sub-blocks of 16 weights of two bits; 32 bytes hold 128 weights.
+// q2_k: 16 sub-blocks of 16 two-bit weights; 32 bytes hold 128 weights.
 struct Q2_K {
   static constexpr Format kFormat = Format::kQ2_K;
   static constexpr int kSubBlock = 16;
@@ -52,7 +53,7 @@ struct Q2_K {
   }
 };
 
-// q3_k: as q2_k without minima, with a third bit of each weight in the first 32 bytes and 6-bit scales.
+// q3_k: like q2_k without minima, with a third bit of each weight in the first 32 bytes and 6-bit scales.
 struct Q3_K {
   static constexpr Format kFormat = Format::kQ3_K;
   static constexpr int kSubBlock = 16;
@@ -61,8 +62,8 @@ struct Q3_K {
 
   template <bool kTail>
   LLAMA3_INLINE void load(const uint8_t* block, int, SuperBlock& out) {
-    // Sixteen scales: nibbles in 8 bytes, bit pairs in 4; they mean themselves less 32.
-    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 94));  // bytes 2 to 13
+    // Each of the 16 scales is a nibble in 8 bytes and a bit pair in 4 bytes, minus 32.
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 94));  // scales in bytes 2 to 13
     const __m128i low = _mm_shuffle_epi8(codes, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
     const __m128i high =
         _mm_shuffle_epi8(codes, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
@@ -98,7 +99,7 @@ struct Q4_K {
   }
 };
 
-// q5_k: as q4_k, with a fifth bit of each weight in 32 bytes before the nibbles; bit j belongs to sub-block j.
+// q5_k: like q4_k, with a fifth bit of each weight in 32 bytes before the nibbles; bit j belongs to sub-block j.
 struct Q5_K {
   static constexpr Format kFormat = Format::kQ5_K;
   static constexpr int kSubBlock = 32;
@@ -135,7 +136,7 @@ struct Q6_K {
       const __m512i low = _mm512_loadu_si512(block + 64 * (k / 2));
       const __m512i high = same_halves(block + 128 + 32 * (k / 2));
       const __m512i four = _mm512_and_si512(k % 2 ? _mm512_srli_epi16(low, 4) : low, _mm512_set1_epi8(15));
-      // The pair of bits of each half, turned to bits 4 and 5.
+      // Rotate the bit pair of each half to bits 4 and 5.
       const __m512i turned = _mm512_rorv_epi64(high, k % 2 ? shifts_by_half(0, 2) : shifts_by_half(60, 62));
       out.q[k] = _mm512_or_si512(four, _mm512_and_si512(turned, _mm512_set1_epi8(48)));
     }

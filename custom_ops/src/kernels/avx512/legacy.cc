@@ -1,5 +1,5 @@
 // q4_0, q4_1, q5_0, q5_1, q8_0 and iq4_nl: blocks of 32 weights with a float16 scale and, in the _1 formats, a float16
-// that is added.
+// that is added to each weight.
 #include "kernels/avx512/blocks_of_32.h"
 #include "kernels/avx512/format_kernels.h"
 #include "kernels/codebooks.h"
@@ -7,7 +7,7 @@
 namespace llama3::avx512 {
 namespace {
 
-// q4_0: a float16 scale, 16 bytes of nibbles, which mean themselves less 8.
+// q4_0: a float16 scale, 16 bytes of nibbles. A weight is its nibble minus 8, scaled.
 struct Q4_0 {
   static constexpr Format kFormat = Format::kQ4_0;
   static constexpr int kSubBlock = 32;
@@ -21,7 +21,7 @@ struct Q4_0 {
   }
 };
 
-// q4_1: a float16 scale, a float16 that is added, 16 bytes of nibbles.
+// q4_1: a float16 scale, a float16 to add, 16 bytes of nibbles.
 struct Q4_1 {
   static constexpr Format kFormat = Format::kQ4_1;
   static constexpr int kSubBlock = 32;
@@ -36,7 +36,7 @@ struct Q4_1 {
   }
 };
 
-// q5_0: a float16 scale, 32 fifth bits, 16 bytes of nibbles; the five bits mean themselves less 16.
+// q5_0: a float16 scale, 32 fifth bits, 16 bytes of nibbles. A weight is its five bits minus 16, scaled.
 struct Q5_0 {
   static constexpr Format kFormat = Format::kQ5_0;
   static constexpr int kSubBlock = 32;
@@ -51,7 +51,7 @@ struct Q5_0 {
   }
 };
 
-// q5_1: a float16 scale, a float16 that is added, 32 fifth bits, 16 bytes of nibbles.
+// q5_1: a float16 scale, a float16 to add, 32 fifth bits, 16 bytes of nibbles.
 struct Q5_1 {
   static constexpr Format kFormat = Format::kQ5_1;
   static constexpr int kSubBlock = 32;
@@ -87,7 +87,7 @@ struct Q8_0 {
   }
 };
 
-// iq4_nl: a float16 scale, 16 bytes of nibbles that index a code book.
+// iq4_nl: a float16 scale, 16 bytes of nibbles that index a codebook.
 struct IQ4_NL {
   static constexpr Format kFormat = Format::kIQ4_NL;
   static constexpr int kSubBlock = 32;

@@ -1,4 +1,4 @@
-// The products with AVX-512 VNNI.
+// Matrix products with AVX-512 VNNI.
 #include "kernels/avx512/format_kernels.h"
 #include "kernels/avx512/quantize.h"
 #include "kernels/avx512/simd.h"

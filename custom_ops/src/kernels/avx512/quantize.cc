@@ -5,7 +5,7 @@
 namespace llama3::avx512 {
 namespace {
 
-// Sums of four neighbouring lanes of four registers.
+// Return the sums of each four neighboring lanes of four registers.
 LLAMA3_INLINE __m512i sums_of_four(const __m512i* words) {
   __m512i result = _mm512_setzero_si512();
 #pragma GCC unroll 4
@@ -19,13 +19,13 @@ LLAMA3_INLINE __m512i sums_of_four(const __m512i* words) {
   return result;
 }
 
-// What both kinds of kernels need; integer sums in lanes, those of 32 values in the lower 8.
+// The sums and scales that gemv and gemm need. Sums are integers; those of 32 values are in the lower 8 lanes.
 struct Quantized {
   __m512i fours[4], sixteens, thirty_twos;
-  __m512 scales;  // of each 32 values, likewise
+  __m512 scales;  // of each 32 values, also in the lower 8 lanes
 };
 
-// Writes 256 integers to q.
+// Quantize 256 values and write the integers to q.
 LLAMA3_INLINE Quantized quantize(const float* values, bool per_32, int8_t* q) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m256i largest_of_32[8];
@@ -40,8 +40,8 @@ LLAMA3_INLINE Quantized quantize(const float* values, bool per_32, int8_t* q) {
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) {
     const __m512 inverse = _mm512_permutexvar_ps(_mm512_set1_epi32(i / 2), inverses);
-    // What is not finite, times an inverse of 0, is NaN; its integer is INT_MIN, whose lowest byte is 0 as it should
-    // be.
+    // A value that is not finite, times an inverse of 0, is NaN. Its integer is INT_MIN, whose lowest byte is 0, as
+    // needed.
     const __m512i integers = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + 16 * i), inverse));
     _mm_store_si128(reinterpret_cast<__m128i*>(q + 16 * i), _mm512_cvtepi32_epi8(integers));
   }
@@ -66,7 +66,7 @@ LLAMA3_INLINE __m512i times_minus_128(__m512i sums) {
 
 void quantize_for_gemv(const float* values, bool per_32, ActivationBlock& block) {
   Quantized quantized = quantize(values, per_32, block.q);
-  if (per_32)  // to the order that the kernels unpack blocks of 32 to
+  if (per_32)  // reorder as the kernels unpack blocks of 32
     for (int k = 0; k < 4; k += 2) {
       __m512i even, odd;
       to_even_and_odd(_mm512_load_si512(block.q + 64 * k), _mm512_load_si512(block.q + 64 * k + 64), even, odd);

@@ -10,7 +10,7 @@
 namespace llama3::avx512 {
 namespace {
 
-// Transposes a square of 16 x 16 words of 32 bits: pairs of words, pairs of pairs, then twice whole quarters.
+// Transpose 16 x 16 words of 32 bits: first words, then pairs of words, then twice whole quarters.
 inline void transpose_words(__m512i* rows) {
   __m512i step[16];
   for (int i = 0; i < 8; i++) {
@@ -40,9 +40,9 @@ inline void transpose_words(__m512i* rows) {
 struct Simd {
   using Vector = __m512;
   static constexpr int kWidth = 16;
-  static constexpr int kRowsAtOnce = 4;   // rows of queries x 4 vectors, and 4 of keys or values: 20 registers
-  static constexpr int kTileVectors = 4;  // of 6 rows, and as many operands: 28 registers
-  // Of weights, times 6 rows of A: 22 registers. With 4, a tile would be too large for the first-level cache.
+  static constexpr int kRowsAtOnce = 4;   // query rows x 4 vectors, and 4 of keys or values: 20 registers
+  static constexpr int kTileVectors = 4;  // x 6 rows, and as many operands: 28 registers
+  // x 6 rows of A: 22 registers. With 4, a tile would be too large for the first-level cache.
   static constexpr int kWeightVectors = 3;
 
   static Vector zero() { return _mm512_setzero_ps(); }
@@ -59,7 +59,7 @@ struct Simd {
   static void store(uint16_t* target, Vector v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
   }
-  // 8 values, the vector's lower half; zeros in its upper one.
+  // Load 8 values into the lower half of a vector, and zeros into the upper half.
   static Vector load_half(const float* source) { return _mm512_zextps256_ps512(_mm256_loadu_ps(source)); }
   static Vector load_half(const uint16_t* source) {
     return _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
@@ -74,10 +74,10 @@ struct Simd {
   static Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
   static Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-  // Where one is NaN, the second.
+  // If one operand is NaN, return the second.
   static Vector max(Vector a, Vector b) { return _mm512_max_ps(a, b); }
 
-  // The first `count` values (none if it is negative), and `other` in place of the rest.
+  // Keep the first `count` values (none if it is negative) and replace the rest with `other`.
   static Vector keep_first(Vector v, int64_t count, float other) {
     const auto kept = static_cast<__mmask16>(count <= 0 ? 0 : 0xffff >> (16 - count));
     return _mm512_mask_mov_ps(broadcast(other), kept, v);
@@ -97,7 +97,7 @@ struct Simd {
     _mm_storeu_ps(target, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
   }
 
-  // 2^x for x <= 0, 0 below -125 (a subnormal result would cost hundreds of cycles), NaN for NaN.
+  // Return 2^x for x <= 0, 0 below -125 (a subnormal result would cost hundreds of cycles), NaN for NaN.
   static Vector exp2(Vector x) {
     const Vector least = _mm512_set1_ps(-125.0f);
     const __mmask16 remains = _mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ);
@@ -115,7 +115,7 @@ struct Simd {
     transpose_words(words);
     for (int i = 0; i < 16; i++) rows[i] = _mm512_castsi512_ps(words[i]);
   }
-  // columns[i] = value i of each of the rows, which are `stride` values apart, for 4 values.
+  // columns[i] = value i of each row, for 4 values. Rows are `stride` values apart.
   static void transpose_4(const float* rows, int64_t stride, Vector* columns) {
     __m512i words[4];
     transpose_4_words(reinterpret_cast<const uint8_t*>(rows), static_cast<size_t>(stride) * sizeof(float), words);

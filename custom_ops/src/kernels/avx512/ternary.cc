@@ -1,11 +1,12 @@
-// tq1_0 and tq2_0: three values, -1, 0 and 1, with one float16 behind them.
+// tq1_0 and tq2_0: the values -1, 0 and 1, followed by one float16 scale.
 #include "kernels/avx512/format_kernels.h"
 
 namespace llama3::avx512 {
 namespace {
 
-// A byte holds five digits of base 3 as a fraction of 256: times a power of 3, the next digit is the product's carry.
-// 32 bytes hold 160 weights, digit by digit, then 16 bytes 80, and the last 4, with four digits each, 16.
+// A byte holds five base-3 digits as a fraction of 256: multiplied by a power of 3, its next digit is the carry of
+// another multiplication by 3. 32 bytes hold 160 weights, digit by digit; the next 16 bytes hold 80, and the last 4
+// bytes, with four digits each, hold 16.
 struct TQ1_0 {
   static constexpr Format kFormat = Format::kTQ1_0;
   static constexpr int kSubBlock = 32;
@@ -26,7 +27,7 @@ struct TQ1_0 {
     }
     int four;
     __builtin_memcpy(&four, block + 48, sizeof four);
-    // Lane i times 3^i: its bytes one by one, since a product of bytes stays in 16 bits.
+    // Lane i times 3^i: even and odd bytes separately, because a product needs 16 bits.
     const __m128i even = _mm_and_si128(_mm_set1_epi32(four), _mm_set1_epi16(255));
     const __m128i odd = _mm_srli_epi16(_mm_set1_epi32(four), 8);
     const __m128i powers = _mm_setr_epi16(1, 1, 3, 3, 9, 9, 27, 27);
@@ -39,7 +40,7 @@ struct TQ1_0 {
         _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_setr_m128i(z[2], z[3])), _mm256_setr_m128i(z[4], last), 1));
   }
 
-  // floor(3 x / 256)
+  // Return floor(3 x / 256).
   LLAMA3_INLINE __m512i digits(__m512i x) {
     const __m512i one = _mm512_set1_epi8(1);
     const __m512i low = _mm512_maskz_mov_epi8(_mm512_cmpge_epu8_mask(x, _mm512_set1_epi8(86)), one);

@@ -1,4 +1,4 @@
-// Columns of 32-bit words from rows of them.
+// Transposition of rows of 32-bit words.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// The kernels of one format, as its family's file makes them and the driver takes them.
+// The kernels of one format, built in the file of its family and called by the driver.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace llama3::neon {
 
 using FormatKernels = llama3::FormatKernels<PackedActivations, Tile, PackedActivations>;
 
-// ---- A format's struct to an unpacked row
+// ---- From a format's struct to an unpacked row
 
 template <class F, int kPart>
 LLAMA3_INLINE void store_part(const uint8_t* block, UnpackedRow& out) {
@@ -43,7 +43,7 @@ void unpack_row(const uint8_t* blocks, int weights, UnpackedRow& out) {
   }
 }
 
-// ---- An unpacked row to float32
+// ---- From an unpacked row to float32
 
 LLAMA3_INLINE void store_floats(const int8_t* q, float scale, float min, float* out) {
   int32x4_t words[4];
@@ -90,7 +90,7 @@ FormatKernels kernels_of() {
           sizeof(PackedActivations)};
 }
 
-// Of each format: defined in the file of the format's family, without which the library does not link.
+// Each format defines this in the file of its family; if one is missing, the library does not link.
 template <Format format>
 FormatKernels kernels_for();
 #define LLAMA3_KERNELS_FOR(id, ...) \

@@ -1,4 +1,4 @@
-// mxfp4 and nvfp4: four bits that index the code book of E2M1, with small floating-point scales.
+// mxfp4 and nvfp4: four-bit indices into the codebook of E2M1, with small floating-point scales.
 #include "kernels/codebooks.h"
 #include "kernels/neon/format_kernels.h"
 #include "kernels/neon/portable.h"
@@ -6,7 +6,7 @@
 namespace llama3::neon {
 namespace {
 
-// mxfp4: a power of two as the scale, 16 bytes of nibbles that index a code book.
+// mxfp4: a power of two as the scale, then 16 bytes of nibbles that index a codebook.
 struct MXFP4 {
   static constexpr Format kFormat = Format::kMXFP4;
   static constexpr bool kMinima = false;

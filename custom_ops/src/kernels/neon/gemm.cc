@@ -26,7 +26,7 @@ LLAMA3_INLINE void set_zero(int32x4_t (&v)[kVectors][kM]) {
     for (int32x4_t& lanes : group) lanes = vdupq_n_s32(0);
 }
 
-// The integer products of sub-block j.
+// Compute the integer products of sub-block j.
 template <int kSubBlock, int kM>
 LLAMA3_INLINE void dot_of_sub_block(const Tile& tile, const PackedActivations* activations, size_t j,
                                     int32x4_t (&dot)[kVectors][kM]) {
@@ -45,7 +45,7 @@ LLAMA3_INLINE void dot_of_sub_block(const Tile& tile, const PackedActivations* a
   }
 }
 
-// The sum of minimum codes times the sums of their sub-blocks' activations.
+// Compute the sum of minimum codes times the sums of their sub-blocks' activations.
 template <int kSubBlock, int kM>
 LLAMA3_INLINE void dot_of_minima(const Tile& tile, const PackedActivations* activations,
                                  int32x4_t (&dot)[kVectors][kM]) {
@@ -72,7 +72,7 @@ LLAMA3_INLINE void dot_of_minima(const Tile& tile, const PackedActivations* acti
   add_all(low);
 }
 
-// Scales are integers: the totals of 256 weights are, too.
+// With integer scales, the totals of 256 weights are also integers.
 template <int kSubBlock, bool kMinima, int kM>
 void multiply_integers(const GemmCall& call) {
   const auto [tiles, activations, weights, sums, stride] = call;
@@ -105,7 +105,7 @@ void multiply_integers(const GemmCall& call) {
   }
 }
 
-// Each sub-block has a scale of its own in both operands.
+// With float scales, each sub-block has its own scale in both operands.
 template <int kSubBlock, bool kMinima, int kM>
 void multiply_floats(const GemmCall& call) {
   const auto [tiles, activations, weights, sums, stride] = call;
@@ -164,7 +164,7 @@ template GemmKernel* const* gemm_kernels<GemmTraits{.integer_scales = false, .su
 
 namespace {
 
-// `words` words (a multiple of 4) of four rows, each `stride` bytes behind the other, to a tile's rows of eight words.
+// Transpose `words` words (a multiple of 4) of four rows, `stride` bytes apart, into a tile's rows of eight words.
 void transpose_words(const void* rows, size_t stride, int words, void* tile) {
   const auto* from = static_cast<const uint8_t*>(rows);
   auto* to = static_cast<uint8_t*>(tile);

@@ -1,5 +1,5 @@
-// Many rows of A: eight weight rows x 256 are unpacked and interleaved once into a tile that stays in the first-level
-// cache, and every row of A is multiplied with it. A register holds four consecutive weights of four rows.
+// Products with many rows of A. A tile of eight weight rows x 256 is unpacked and interleaved once, stays in the
+// first-level cache and is multiplied by every row of A. A register holds four consecutive weights of four rows.
 #pragma once
 
 #include "kernels/matmul_calls.h"
@@ -12,7 +12,7 @@ inline constexpr int kTileRows = 8;
 inline constexpr int kGroups = 1;    // tiles that a kernel multiplies at once
 inline constexpr int kMaxGemmM = 4;  // rows of A at once: 8 integer sums and 8 totals, of 32 registers
 
-// 256 weights of a row. Where scales are integers they are `codes` times `factor`, and likewise minima.
+// 256 weights of a row. Integer scales are `codes` times `factor`, and integer minima `min_codes` times `min_factor`.
 struct alignas(64) UnpackedRow {
   int8_t q[kSuperBlock];
   union {
@@ -27,7 +27,7 @@ struct alignas(64) UnpackedRow {
 };
 using UnpackRow = void(const uint8_t* blocks, int weights, UnpackedRow& out);
 
-// The same of eight rows.
+// The same for eight rows.
 struct alignas(64) Tile {
   int8_t q[64][kTileRows][4];
   union {
@@ -44,22 +44,22 @@ struct alignas(64) Tile {
 using GemmCall = llama3::GemmCall<Tile, PackedActivations>;
 using GemmKernel = void(const GemmCall& call);
 
-// What decides a kernel, apart from the number of rows of A.
+// The properties that select a format's kernels, one for each number of rows of A.
 struct GemmTraits {
   bool integer_scales;
   int sub_block;
   bool minima;
 };
 
-// The kernels for 1, 2, ... kMaxGemmM rows of A. Formats of the same traits share them: gemm.cc compiles them for the
-// traits that there are, and others do not link.
+// Return the kernels for 1, 2, ... kMaxGemmM rows of A. Formats with the same traits share them. gemm.cc compiles them
+// for the traits in use; others do not link.
 template <GemmTraits T>
 GemmKernel* const* gemm_kernels();
 
-// Transposes four rows to a group of four lanes of a tile, whose factors the rows' are.
+// Transpose four rows into a group of four lanes of a tile, and copy their factors.
 void pack_rows(const UnpackedRow (&rows)[4], int group, Tile& tile);
 
-// Fills a tile with rows from `unpack`.
+// Fill a tile with rows from `unpack`.
 template <UnpackRow* unpack>
 void pack_tile(const uint8_t* rows, size_t row_bytes, int valid_rows, int weights, Tile& tile) {
   UnpackedRow unpacked[4] = {};

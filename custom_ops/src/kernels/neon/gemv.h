@@ -1,4 +1,4 @@
-// Products with few rows of A (see kernels/gemv.h): 256 weights of a row, unpacked in registers, times each of them.
+// Products with few rows of A (see kernels/gemv.h): 256 weights are unpacked in registers and multiplied by each row.
 #pragma once
 
 #include "kernels/neon/formats.h"
@@ -37,7 +37,7 @@ LLAMA3_INLINE void add_part(const uint8_t* block, const ScaleCodes& scales, cons
   }
 }
 
-// The sum of minimum codes times the sums of their sub-blocks' activations, spread over the lanes.
+// Return the sum of minimum codes times the sums of their sub-blocks' activations, spread over the lanes.
 template <class F>
 LLAMA3_INLINE int32x4_t dot_of_minima(int8x16_t min_codes, const PackedActivations& packed) {
   const SplitSums& sums = F::kSubBlock == 32 ? packed.split_32 : packed.split_16;
@@ -70,12 +70,12 @@ LLAMA3_INLINE void add_super_block(const uint8_t* block, const PackedActivations
 template <class F, int kM>
 LLAMA3_INLINE void add_blocks_of_32(const uint8_t* blocks, int count, const PackedActivations* activations,
                                     int64_t stride, float32x4_t* sums) {
-  float32x4_t parts[kM];  // of their own, so that super-blocks do not wait for each other
+  float32x4_t parts[kM];  // separate sums, so super-blocks do not wait for each other
   for (float32x4_t& part : parts) part = vdupq_n_f32(0);
   float minima[8] = {};
 #pragma GCC unroll 8
   for (int j = 0; j < 8; j++) {
-    if (32 * j >= count) break;  // known when this is compiled, but for a row's end
+    if (32 * j >= count) break;  // known at compile time, except at a row's end
     const Block w = F::load(blocks + j * kBlockBytes<F>);
     if constexpr (F::kMinima) minima[j] = w.min;
 #pragma GCC unroll 4
@@ -95,7 +95,7 @@ LLAMA3_INLINE void add_blocks_of_32(const uint8_t* blocks, int count, const Pack
   }
 }
 
-// A format's Dot for kernels/gemv.h.
+// The `Dot` of format F for kernels/gemv.h.
 template <class F>
 struct GemvDot {
   using Simd = neon::Simd;

@@ -1,5 +1,5 @@
-// iq1_s to iq3_s, whose weights come from a grid by an index, four or eight at once, most with signs beside it, and
-// iq4_xs, whose four bits index a code book.
+// iq1_s to iq3_s: each index selects four or eight weights from a grid, and most formats store signs separately.
+// iq4_xs: four-bit indices into a codebook.
 #include "kernels/codebooks.h"
 #include "kernels/neon/format_kernels.h"
 #include "kernels/neon/portable.h"
@@ -7,14 +7,14 @@
 namespace llama3::neon {
 namespace {
 
-// iq4_xs: eight sub-blocks of 16 bytes of nibbles, which index a code book, with 6-bit scales.
+// iq4_xs: eight sub-blocks of 32 nibbles that index a codebook, with 6-bit scales.
 struct IQ4_XS {
   static constexpr Format kFormat = Format::kIQ4_XS;
   static constexpr int kSubBlock = 32;
   static constexpr bool kMinima = false;
 
   LLAMA3_INLINE ScaleCodes scales(const uint8_t* block) {
-    // Scales: a nibble in bytes 4 to 7, a pair of bits in bytes 2 and 3; they mean themselves less 32.
+    // Each scale is a nibble in bytes 4 to 7 and a bit pair in bytes 2 and 3, minus 32.
     const uint8x16_t nibbles = vreinterpretq_u8_u32(vdupq_n_u32(load<uint32_t>(block + 4)));
     const uint16x8_t pairs = vdupq_n_u16(load<uint16_t>(block + 2));
     const int16x8_t places = {0, -2, -4, -6, -8, -10, -12, -14};

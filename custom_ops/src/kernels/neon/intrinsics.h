@@ -12,7 +12,7 @@ namespace llama3::neon {
 
 LLAMA3_INLINE float load_half(const uint8_t* at) { return static_cast<float>(load<__fp16>(at)); }
 
-// Byte by byte, also by 0, which the intrinsic does not take.
+// Shift each byte right by kBits, which may be 0; the intrinsic does not accept 0.
 template <int kBits>
 LLAMA3_INLINE uint8x16_t shift_right(uint8x16_t bytes) {
   if constexpr (kBits == 0)
@@ -21,7 +21,7 @@ LLAMA3_INLINE uint8x16_t shift_right(uint8x16_t bytes) {
     return vshrq_n_u8(bytes, kBits);
 }
 
-// Bits kFirst and up of each byte, as many as the mask `low_bits` has.
+// Return bits kFirst and up of each byte, as many as the mask `low_bits` has.
 template <int kFirst>
 LLAMA3_INLINE uint8x16_t bits_of(uint8x16_t bytes, uint8_t low_bits) {
   return vandq_u8(shift_right<kFirst>(bytes), vdupq_n_u8(low_bits));

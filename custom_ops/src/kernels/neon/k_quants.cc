@@ -1,12 +1,13 @@
-// q2_k to q6_k: 256 weights in sub-blocks of 16 or 32, whose small integer scales (and minima) a float16 multiplies.
+// q2_k to q6_k: 256 weights in sub-blocks of 16 or 32 with small integer scales (and minima), times a float16.
 #include "kernels/neon/format_kernels.h"
 #include "kernels/neon/formats.h"
 
 namespace llama3::neon {
 namespace {
 
-// The first word of the twelve bytes holds four scales in the low six bits of its bytes, the second four minima; the
-// nibbles of the third are four more of both, completed by the top bits of the other two.
+// Load the scales and minima from the first 16 bytes of a block. The low six bits of bytes 4 to 7 are four scales,
+// those of bytes 8 to 11 four minima. Bytes 12 to 15 hold the low nibbles of four more of each, whose upper two bits
+// are the top bits of bytes 4 to 11.
 LLAMA3_INLINE ScaleCodes load_k_scales(const uint8_t* block) {
   const uint32_t words[3] = {load<uint32_t>(block + 4), load<uint32_t>(block + 8), load<uint32_t>(block + 12)};
   const auto eight = [](uint32_t six_bits, uint32_t nibbles) {
@@ -20,7 +21,7 @@ LLAMA3_INLINE ScaleCodes load_k_scales(const uint8_t* block) {
           load_half(block + 2)};
 }
 
-// q2_k: 16 sub-blocks of 16 weights of two bits; 32 bytes hold 128 weights.
+// q2_k: 16 sub-blocks of 16 two-bit weights; 32 bytes hold 128 weights.
 struct Q2_K {
   static constexpr Format kFormat = Format::kQ2_K;
   static constexpr int kSubBlock = 16;
@@ -46,14 +47,14 @@ struct Q2_K {
   }
 };
 
-// q3_k: as q2_k without minima, with a third bit of each weight in the first 32 bytes and 6-bit scales.
+// q3_k: like q2_k without minima, with a third bit of each weight in the first 32 bytes and 6-bit scales.
 struct Q3_K {
   static constexpr Format kFormat = Format::kQ3_K;
   static constexpr int kSubBlock = 16;
   static constexpr bool kMinima = false;
 
   LLAMA3_INLINE ScaleCodes scales(const uint8_t* block) {
-    // Sixteen scales: nibbles in 8 bytes, bit pairs in 4; they mean themselves less 32.
+    // Each of the 16 scales is a nibble in 8 bytes and a bit pair in 4 bytes, minus 32.
     const uint8x8_t nibbles = vld1_u8(block + 96);
     const uint8x16_t pairs = vreinterpretq_u8_u32(vdupq_n_u32(load<uint32_t>(block + 104)));
     const int8x16_t places = {0, 0, 0, 0, -2, -2, -2, -2, -4, -4, -4, -4, -6, -6, -6, -6};
@@ -98,7 +99,7 @@ struct Q4_K {
   }
 };
 
-// q5_k: as q4_k, with a fifth bit of each weight in 32 bytes before the nibbles; bit j belongs to sub-block j.
+// q5_k: like q4_k, with a fifth bit of each weight in 32 bytes before the nibbles; bit j belongs to sub-block j.
 struct Q5_K {
   static constexpr Format kFormat = Format::kQ5_K;
   static constexpr int kSubBlock = 32;

@@ -1,5 +1,5 @@
 // q4_0, q4_1, q5_0, q5_1, q8_0 and iq4_nl: blocks of 32 weights with a float16 scale and, in the _1 formats, a float16
-// that is added.
+// that is added to each weight.
 #include "kernels/codebooks.h"
 #include "kernels/neon/format_kernels.h"
 #include "kernels/neon/intrinsics.h"
@@ -7,7 +7,7 @@
 namespace llama3::neon {
 namespace {
 
-// Bytes of ones where the bit of a weight is set: weights 0 to 15 from the first two bytes, 16 to 31 from the others.
+// Return 255 where the bit of a weight is set: weights 0 to 15 from the first two bytes, 16 to 31 from the others.
 LLAMA3_INLINE uint8x16x2_t fifth_bits(const uint8_t* bits) {
   const uint8x16_t four = vreinterpretq_u8_u32(vdupq_n_u32(load<uint32_t>(bits)));
   const uint8x16_t byte = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -15,7 +15,7 @@ LLAMA3_INLINE uint8x16x2_t fifth_bits(const uint8_t* bits) {
   return {{vtstq_u8(vqtbl1q_u8(four, byte), bit), vtstq_u8(vqtbl1q_u8(four, vaddq_u8(byte, vdupq_n_u8(2))), bit)}};
 }
 
-// q4_0: a float16 scale, 16 bytes of nibbles, which mean themselves less 8.
+// q4_0: a float16 scale, 16 bytes of nibbles. A weight is its nibble minus 8, scaled.
 struct Q4_0 {
   static constexpr Format kFormat = Format::kQ4_0;
   static constexpr bool kMinima = false;
@@ -26,7 +26,7 @@ struct Q4_0 {
   }
 };
 
-// q4_1: a float16 scale, a float16 that is added, 16 bytes of nibbles.
+// q4_1: a float16 scale, a float16 to add, 16 bytes of nibbles.
 struct Q4_1 {
   static constexpr Format kFormat = Format::kQ4_1;
   static constexpr bool kMinima = true;
@@ -37,7 +37,7 @@ struct Q4_1 {
   }
 };
 
-// q5_0: a float16 scale, 32 fifth bits, 16 bytes of nibbles; the five bits mean themselves less 16.
+// q5_0: a float16 scale, 32 fifth bits, 16 bytes of nibbles. A weight is its five bits minus 16, scaled.
 struct Q5_0 {
   static constexpr Format kFormat = Format::kQ5_0;
   static constexpr bool kMinima = false;
@@ -48,13 +48,13 @@ struct Q5_0 {
     return {combine(low_nibbles(bytes), fifth.val[0]), combine(high_nibbles(bytes), fifth.val[1]), load_half(block), 0};
   }
 
-  // The nibble, less 16 where the fifth bit is not set: as a signed byte, with its upper half set.
+  // Return the nibble, minus 16 if the fifth bit is not set: in a signed byte, that sets the upper half.
   LLAMA3_INLINE int8x16_t combine(uint8x16_t nibbles, uint8x16_t fifth) {
     return as_signed(vorrq_u8(nibbles, vbicq_u8(vdupq_n_u8(0xf0), fifth)));
   }
 };
 
-// q5_1: a float16 scale, a float16 that is added, 32 fifth bits, 16 bytes of nibbles.
+// q5_1: a float16 scale, a float16 to add, 32 fifth bits, 16 bytes of nibbles.
 struct Q5_1 {
   static constexpr Format kFormat = Format::kQ5_1;
   static constexpr bool kMinima = true;
@@ -81,7 +81,7 @@ struct Q8_0 {
   }
 };
 
-// iq4_nl: a float16 scale, 16 bytes of nibbles that index a code book.
+// iq4_nl: a float16 scale, 16 bytes of nibbles that index a codebook.
 struct IQ4_NL {
   static constexpr Format kFormat = Format::kIQ4_NL;
   static constexpr bool kMinima = false;

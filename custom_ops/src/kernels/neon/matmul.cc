@@ -1,8 +1,8 @@
-// The products with the dot products of Armv8.2.
+// Matrix products with the dot-product instructions of Armv8.2.
 //
-// Held against the portable kernels in an emulator. No Arm processor was at hand, so that no choice in this folder
-// rests on a measured time: sizes are those that fit the registers, and the caches of Neoverse and Cortex-A7x cores,
-// which have 64 KB and more.
+// These are tested against the portable kernels in an emulator. Nothing in this folder was tuned by measuring time,
+// because no Arm processor was available. Sizes are chosen to fit the registers, and the caches of Neoverse and
+// Cortex-A7x cores, which have 64 KB or more.
 #include "kernels/matmul_driver.h"
 #include "kernels/neon/format_kernels.h"
 #include "kernels/neon/simd.h"

@@ -1,5 +1,5 @@
-// Formats without NEON code of their own: the portable code unpacks 256 weights of a row to a buffer, with a scale for
-// every 16 weights. None of them has minima.
+// Formats without their own NEON code: the portable code unpacks 256 weights of a row into a buffer, with a scale for
+// every 16 weights. None of these formats has minima.
 #pragma once
 
 #include "kernels/neon/format_kernels.h"

@@ -8,7 +8,7 @@
 namespace llama3::neon {
 namespace {
 
-// As integers magnitudes compare like numbers, and NaN above all.
+// Return the bits of the largest magnitude. As integers, magnitudes compare like floats, and NaN is above all of them.
 LLAMA3_INLINE uint32_t largest_magnitude(const float* values, int count) {
   uint32x4_t largest = vdupq_n_u32(0);
   for (int i = 0; i < count; i += 4)
@@ -31,7 +31,7 @@ LLAMA3_INLINE int16x4_t round_4(const float* values, float inverse) {
   return vqmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(values), inverse)));
 }
 
-// 16 values. Infinity times 0 is NaN, which converts to 0.
+// Quantize 16 values. Infinity times 0 is NaN, which converts to 0.
 LLAMA3_INLINE int8x16_t round_16(const float* values, float inverse) {
   const int16x8_t low = vcombine_s16(round_4(values, inverse), round_4(values + 4, inverse));
   const int16x8_t high = vcombine_s16(round_4(values + 8, inverse), round_4(values + 12, inverse));

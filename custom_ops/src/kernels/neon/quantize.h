@@ -1,4 +1,4 @@
-// Packed activations: 256 values of one row of A, quantized, as the NEON kernels read them.
+// Packed activations: 256 values of one row of A, quantized and laid out for the NEON kernels.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace llama3::neon {
 
-// Integers 128 * high + low, so that the dot product of bytes can multiply them with a format's minima.
+// Integers 128 * high + low: the dot product of bytes can multiply the two parts by a format's minima.
 struct SplitSums {
   int8_t high[16], low[16];
 };
@@ -20,7 +20,7 @@ struct alignas(64) PackedActivations {
   SplitSums split_32;  // of each 32; 8 are used, the others are 0
 };
 
-// 256 values of a row of A. The integers and scales are those of llama3::quantize_activations.
+// Quantize 256 values of a row of A to the same integers and scales as llama3::quantize_activations.
 void quantize(const float* values, bool per_32, PackedActivations& packed);
 
 }  // namespace llama3::neon

@@ -14,9 +14,9 @@ namespace {
 struct Simd {
   using Vector = float32x4_t;
   static constexpr int kWidth = 4;
-  static constexpr int kRowsAtOnce = 4;     // rows of queries x 4 vectors, and 4 of keys or values: 20 registers
-  static constexpr int kTileVectors = 4;    // of 6 rows, and as many operands: 28 registers
-  static constexpr int kWeightVectors = 3;  // times 6 rows of A, and the operands of a step: 27 registers
+  static constexpr int kRowsAtOnce = 4;     // query rows x 4 vectors, and 4 of keys or values: 20 registers
+  static constexpr int kTileVectors = 4;    // x 6 rows, and as many operands: 28 registers
+  static constexpr int kWeightVectors = 3;  // x 6 rows of A, and the operands of a step: 27 registers
 
   static Vector zero() { return vdupq_n_f32(0); }
   static Vector broadcast(float value) { return vdupq_n_f32(value); }
@@ -30,10 +30,10 @@ struct Simd {
   static Vector subtract(Vector a, Vector b) { return vsubq_f32(a, b); }
   static Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
-  // Where one is NaN, the other.
+  // If one operand is NaN, return the other.
   static Vector max(Vector a, Vector b) { return vmaxnmq_f32(a, b); }
 
-  // The first `count` values (none if it is negative), and `other` in place of the rest.
+  // Keep the first `count` values (none if it is negative) and replace the rest with `other`.
   static Vector keep_first(Vector v, int64_t count, float other) {
     const int32x4_t index = {0, 1, 2, 3};
     const uint32x4_t kept = vcgtq_s32(vdupq_n_s32(static_cast<int>(std::max<int64_t>(count, 0))), index);
@@ -48,7 +48,7 @@ struct Simd {
     vst1q_f32(target, vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3])));
   }
 
-  // 2^x for x <= 0, 0 below -125 (a subnormal result would cost hundreds of cycles), NaN for NaN.
+  // Return 2^x for x <= 0, 0 below -125 (a subnormal result would cost hundreds of cycles), NaN for NaN.
   static Vector exp2(Vector x) {
     const Vector least = vdupq_n_f32(-125.0f);
     const uint32x4_t vanishes = vcltq_f32(x, least);
@@ -69,7 +69,7 @@ struct Simd {
     rows[2] = vcombine_f32(vget_high_f32(low.val[0]), vget_high_f32(high.val[0]));
     rows[3] = vcombine_f32(vget_high_f32(low.val[1]), vget_high_f32(high.val[1]));
   }
-  // columns[i] = value i of each of the rows, which are `stride` values apart, for 4 values.
+  // columns[i] = value i of each row, for 4 values. Rows are `stride` values apart.
   static void transpose_4(const float* rows, int64_t stride, Vector* columns) {
     for (int r = 0; r < 4; r++) columns[r] = load(rows + r * stride);
     transpose(columns);

@@ -1,4 +1,4 @@
-// tq1_0 and tq2_0: three values, -1, 0 and 1.
+// tq1_0 and tq2_0: the values -1, 0 and 1, followed by one float16 scale.
 #include "kernels/neon/portable.h"
 
 namespace llama3::neon {
