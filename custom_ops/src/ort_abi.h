@@ -1,9 +1,9 @@
-// The part of ONNX Runtime's C ABI that this library needs, stated from its published facts: no package ships the
+// The part of ONNX Runtime's C ABI that this library needs, written from published facts, because no package ships the
 // header.
 //
-// A host hands the library an ApiBase. ApiBase::get_api(v) yields a table of function pointers that only ever grows at
-// its end, so a function is known by its position (Slot) and its signature. OpTable is what the library hands back for
-// each op; `version` says how much of it is filled in.
+// A host passes an ApiBase to the library. ApiBase::get_api(v) returns a table of function pointers that only grows at
+// its end, so a position (Slot) and a signature identify a function. The library passes back one OpTable per op;
+// `version` says how much of it is filled in.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +12,10 @@
 
 namespace ort {
 
-// Asked of the host and declared by each op: onnxruntime 1.23, the oldest that this library serves.
+// Requested from the host and declared by each op: onnxruntime 1.23, the oldest that this library supports.
 inline constexpr uint32_t kApiVersion = 23;
 
-// Objects of the host, used only through pointers.
+// The host's objects, used only through pointers.
 struct Status;
 struct SessionOptions;
 struct Domain;
@@ -47,7 +47,7 @@ enum class Arity : int { kRequired, kOptional, kVariadic };
 enum class AttributeType : int { kUndefined, kInt };
 enum class MemoryType : int { kDefault = 0 };
 
-struct Allocator {  // One that the host made: only these members are read here.
+struct Allocator {  // Created by the host; only these members are read here.
   uint32_t version;
   void* (*alloc)(Allocator*, size_t);
   void (*free)(Allocator*, void*);
@@ -59,7 +59,7 @@ struct Api {
 };
 
 struct ApiBase {
-  const Api* (*get_api)(uint32_t version);  // Null, and a line on standard error, for a version above the host's.
+  const Api* (*get_api)(uint32_t version);  // Above the host's version: null, and a line on standard error.
   const char* (*version)();                 // "1.23.2"
 };
 
@@ -73,7 +73,7 @@ struct Slot<Result(Parameters...)> {
   }
 };
 
-// Functions that return a Status* give null for success; a status that is not handed back to the host must be released.
+// Functions that return a Status* return null on success. Release a status that is not passed back to the host.
 inline constexpr Slot<Status*(Error, const char*)> create_status{0};
 inline constexpr Slot<const char*(const Status*)> status_message{2};
 inline constexpr Slot<void(Status*)> release_status{93};
@@ -94,7 +94,7 @@ inline constexpr Slot<Status*(ShapeInfo**)> create_shape{57};
 inline constexpr Slot<Status*(ShapeInfo*, Element)> set_element_type{58};
 inline constexpr Slot<Status*(ShapeInfo*, const int64_t*, size_t)> set_dimensions{59};
 inline constexpr Slot<Status*(const ShapeInfo*, size_t*)> dimension_count{61};
-inline constexpr Slot<Status*(const ShapeInfo*, int64_t*, size_t)> dimensions{62};  // -1 where unknown.
+inline constexpr Slot<Status*(const ShapeInfo*, int64_t*, size_t)> dimensions{62};  // -1 if unknown.
 inline constexpr Slot<Status*(const ShapeInfo*, const char**, size_t)> symbolic_dimensions{63};
 inline constexpr Slot<Status*(ShapeInfo*, const char**, size_t)> set_symbolic_dimensions{271};
 inline constexpr Slot<void(ShapeInfo*)> release_shape{99};
@@ -118,7 +118,7 @@ inline constexpr Slot<void(Allocator*)> release_allocator{132};
 inline constexpr Slot<Status*(const KernelContext*, size_t*)> input_count{88};
 inline constexpr Slot<Status*(const KernelContext*, size_t, const Value**)> input{90};
 inline constexpr Slot<Status*(KernelContext*, size_t, const int64_t*, size_t, Value**)> output{91};
-// Calls function(data, i) for i below `total`, cut into `batches` (0: one for each thread). It takes part itself.
+// Call function(data, i) for each i below `total`, in `batches` (0: one per thread). The calling thread takes part.
 inline constexpr Slot<Status*(const KernelContext*, void (*)(void*, size_t), size_t total, size_t batches, void* data)>
     parallel_for{274};
 

@@ -1,9 +1,9 @@
-// Makes an op of ONNX Runtime from a class. Such a class has
+// Turns a class into an op of ONNX Runtime. The class has
 //   static const OpSpec kSpec
-//   Op(const Node&)                              made when a session loads; checks attributes and constants
-//   void compute(const Call&) const              const, since a session may run itself on several threads at once
+//   Op(const Node&)                              called when a session loads; checks attributes and constants
+//   void compute(const Call&) const              const, because several threads may run a session at once
 //   static void infer_shapes(const ShapeCall&)   optional
-// and reports what is wrong by throwing a Failure.
+// and throws a Failure if something is wrong.
 #pragma once
 
 #include <exception>
@@ -20,8 +20,8 @@ struct OpSpec {
   const char* name;
   std::span<const ort::Element> inputs;
   std::span<const ort::Element> outputs;
-  size_t required_inputs;  // those after them may be left out
-  bool variadic = false;   // the last input and the last output may stand for several
+  size_t required_inputs;  // the ones after them may be omitted
+  bool variadic = false;   // the last input and the last output may each be several
 };
 
 struct Op : ort::OpTable {
@@ -39,7 +39,7 @@ struct Instance {
   Kernel kernel;
 };
 
-// Runs `body` and turns what it throws into a status, with a `place` before its message.
+// Run `body` and turn an exception into a status, with `place` before its message.
 template <class Body>
 ort::Status* guarded(const ort::Api* api, Body body, const std::string& place = {}) noexcept {
   const auto status = [&](ort::Error code, const char* message) {
@@ -52,8 +52,8 @@ ort::Status* guarded(const ort::Api* api, Body body, const std::string& place = 
     return status(ort::Error::kInvalidArgument, failure.message.c_str());
   } catch (const std::exception& error) {
     return status(ort::Error::kFail, error.what());
-  } catch (...) {  // of another C++ library than ours
-    return status(ort::Error::kFail, "failed; there may be too little memory");
+  } catch (...) {  // from a C++ library other than ours
+    return status(ort::Error::kFail, "failed; there may not be enough memory");
   }
 }
 
@@ -80,7 +80,7 @@ ort::Status* compute(void* data, ort::KernelContext* context) {
 template <class Kernel>
 ort::Status* infer_shapes(const ort::OpTable* table, ort::ShapeContext* context) {
   const Host& host = *op_of(table).host;
-  // The host ignores what goes wrong here, and leaks the status that tells it.
+  // The host ignores errors here and leaks their status.
   if (ort::Status* status = guarded(host.api, [&] { Kernel::infer_shapes(ShapeCall(host, context)); })) {
     ort::release_status(host.api, status);
   }
@@ -124,7 +124,7 @@ Op make_op(const Host& host) {
   op.destroy = [](void* kernel) { delete static_cast<op_detail::Instance<Kernel>*>(kernel); };
   op.since = [](const OpTable*) { return 1; };
   if constexpr (requires { &Kernel::infer_shapes; }) {
-    // onnxruntime 1.23 crashes in an op with shape inference whose optional input is given as "".
+    // onnxruntime 1.23 crashes if an op has shape inference and an optional input is named "".
     if (host.version > 23) op.infer_shapes = op_detail::infer_shapes<Kernel>;
   }
   return op;

@@ -1,6 +1,6 @@
-// How a kernel spreads its work. The ops hand in the host's thread pool, the tests a plain one, so that no kernel knows
-// either. A kernel gives every task a slot of scratch memory by its index and lets the tasks take items from a counter:
-// the host's pool tells nobody which thread runs what.
+// How a kernel distributes its work. Ops pass the host's thread pool and tests a plain one, so kernels depend on
+// neither. A kernel assigns a slot of scratch memory to each task by its index. Tasks take items from a counter,
+// because the host's pool does not say which thread runs what.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace llama3 {
 template <class Signature>
 class function_ref;
 
-// A callable that is called but not kept: two pointers, no allocation.
+// A non-owning reference to a callable: two pointers, no allocation.
 template <class Result, class... Arguments>
 class function_ref<Result(Arguments...)> {
  public:
@@ -35,10 +35,10 @@ class function_ref<Result(Arguments...)> {
 class Parallel {
  public:
   virtual ~Parallel() = default;
-  // Calls task(0) to task(count - 1), each once, in any order and on any thread, and returns when all have ended.
-  // A task must not throw.
+  // Call task(0) to task(count - 1), each once, in any order and on any thread, and return when all have ended. A task
+  // must not throw.
   virtual void run(size_t count, function_ref<void(size_t)> task) = 0;
-  // The number of tasks worth making: the number of threads.
+  // Return the number of threads, which is the number of tasks worth creating.
   virtual size_t width() const = 0;
 };
 

@@ -1,4 +1,4 @@
-// The library's only exported function, by which a host takes its ops.
+// The library's only exported function, which adds the ops to a host's session options.
 #include <array>
 #include <cstdlib>
 #include <memory>
@@ -15,8 +15,8 @@
 namespace llama3 {
 namespace {
 
-// The ops of one copy of ONNX Runtime. A process may hold two, and each must get objects of its own. They are never
-// destroyed, nor is the library unloaded (-z nodelete): sessions keep pointing in.
+// The ops for one copy of ONNX Runtime. A process may have two copies, and each needs its own objects. They are never
+// destroyed, and the library is never unloaded (-z nodelete), because sessions keep pointers to both.
 struct Registration {
   Host host;
   std::array<Op, 7> ops;
@@ -34,7 +34,7 @@ struct Registration {
             make_op<AddRMSNorm>(host)} {
     check(host.api, ort::create_domain(host.api, "llama3", &llama3));
     for (const Op& op : ops) check(host.api, ort::domain_add_op(host.api, llama3, &op));
-    // mobius's domain, so that its exports run as well.
+    // mobius's domain, to run its exports as well.
     check(host.api, ort::create_domain(host.api, "pkg.nxrt", &nxrt));
     check(host.api, ort::domain_add_op(host.api, nxrt, &ops[0]));
   }
@@ -51,7 +51,7 @@ const Registration& registration_for(const Host& host) {
 
 void add_to(ort::SessionOptions* options, const Host& host) {
   const Registration& registration = registration_for(host);
-  // A domain that is added twice fails the session, so the options keep a mark.
+  // Adding a domain twice makes the session fail, so mark the options.
   constexpr const char* kMark = "llama3.custom_ops.registered";
   int marked = 0;
   check(host.api, ort::has_config_entry(host.api, options, kMark, &marked));
@@ -61,7 +61,7 @@ void add_to(ort::SessionOptions* options, const Host& host) {
   check(host.api, ort::add_config_entry(host.api, options, kMark, "1"));
 }
 
-// The host's API is numbered by its minor version.
+// Return the number of the host's API, which is its minor version.
 uint32_t api_version(const char* version) {
   char* rest = nullptr;
   const unsigned long major = std::strtoul(version, &rest, 10);
@@ -74,12 +74,12 @@ uint32_t api_version(const char* version) {
 
 extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options,
                                                                                  const ort::ApiBase* base) {
-  // Asking for a version that the host lacks prints to standard error, so its number is read first.
+  // Read the host's version first: requesting an API that it does not have prints to standard error.
   const uint32_t version = llama3::api_version(base->version());
   const ort::Api* api = version >= ort::kApiVersion ? base->get_api(ort::kApiVersion) : nullptr;
   if (!api) {
     const std::string message =
-        std::string("the llama3 ops need onnxruntime 1.23 or newer, and this is ") + base->version();
+        std::string("the llama3 ops need onnxruntime 1.23 or later; this is ") + base->version();
     return ort::create_status(base->get_api(1), ort::Error::kFail, message.c_str());
   }
   return llama3::op_detail::guarded(api, [&] { llama3::add_to(options, {api, version}); });

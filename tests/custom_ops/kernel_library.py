@@ -1,7 +1,7 @@
-"""Drives the C test library of the matmul kernels through ctypes, and makes blocks of every format for it.
+"""The C test library of the matmul kernels, called through ctypes, and random blocks of every format for it.
 
-Blocks are random bytes with sane scales: every bit of a format is exercised, and `gguf.quants.dequantize` says in plain
-numpy what they mean.
+Blocks are random bytes with sane scales, so every bit of a format is tested. `gguf.quants.dequantize` decodes them in
+plain numpy.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from tests.support.paths import CUSTOM_OPS
 BLOCK_FORMATS = tuple(ggml_type.name.lower() for ggml_type in table.FORMATS)
 FLOAT_FORMATS = tuple(ggml_type.name.lower() for ggml_type in table.FLOAT_TYPES)
 FORMATS = FLOAT_FORMATS + BLOCK_FORMATS
-# Where a block keeps scales that are no plain float16.
+# The bytes of a block's scales that are not a plain float16.
 _OTHER_SCALES = {"mxfp4": range(1), "nvfp4": range(4), "iq1_m": range(48, 56)}
 
 
@@ -34,7 +34,7 @@ def ggml_type(name: str) -> gguf.GGMLQuantizationType:
 
 
 def block_shape(name: str) -> tuple[int, int]:
-    """Weights and bytes of a block."""
+    """Return the weights and the bytes of a block."""
     if name == "bf16":
         return 1, 2
     weights, size = gguf.GGML_QUANT_SIZES[ggml_type(name)]
@@ -43,7 +43,7 @@ def block_shape(name: str) -> tuple[int, int]:
 
 @cache
 def float16_offsets(name: str) -> tuple[int, ...]:
-    """Where a block keeps its float16 scale and minimum: wherever a NaN makes all of its weights NaN."""
+    """Find a block's float16 scale and minimum: a NaN there makes all its weights NaN."""
     _, block_bytes = block_shape(name)
     blocks = np.zeros((block_bytes - 1, block_bytes), np.uint8)
     for offset, block in enumerate(blocks):
@@ -52,12 +52,12 @@ def float16_offsets(name: str) -> tuple[int, ...]:
 
 
 def scale_bytes(name: str) -> list[int]:
-    """The bytes of a block's float16 scale and minimum, or of what stands in their place."""
+    """Return the bytes of a block's float16 scale and minimum, or of what replaces them."""
     return [*_OTHER_SCALES.get(name, ()), *(offset + i for offset in float16_offsets(name) for i in range(2))]
 
 
 def random_weights(name: str, rows: int, cols: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Blocks of random bytes [rows, bytes] whose scales are float16 numbers around 0.01."""
+    """Return blocks of random bytes [rows, bytes] with float16 scales around 0.01."""
     block_weights, block_bytes = block_shape(name)
     if name in FLOAT_FORMATS:
         values = (rng.standard_normal((rows, cols)) * 0.05).astype(np.float32)
@@ -84,7 +84,7 @@ def random_weights(name: str, rows: int, cols: int, rng: np.random.Generator) ->
 
 
 def reference_weights(name: str, data: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What the bytes mean, by gguf's own numpy code."""
+    """Decode the bytes with gguf's own numpy code."""
     if name == "bf16":
         return np.asarray((data.view(np.uint16).astype(np.uint32) << 16).view(np.float32))
     with np.errstate(all="ignore"):
@@ -93,7 +93,7 @@ def reference_weights(name: str, data: NDArray[np.uint8]) -> NDArray[np.float32]
 
 @dataclass
 class KernelLibrary:
-    """The test library, and what it computes as arrays."""
+    """The test library, with arrays as inputs and results."""
 
     library: ctypes.CDLL
 
@@ -110,7 +110,7 @@ class KernelLibrary:
         float32: bool = False,
         threads: int = 1,
     ) -> list[NDArray[np.float32]]:
-        """Each weight (format, bytes [N, ...]) times A [M, K]: [M, N]."""
+        """Multiply A [M, K] by each weight (format, bytes [N, ...]): [M, N]."""
         M, K = A.shape
         A = np.ascontiguousarray(A)
         data = [np.ascontiguousarray(w) for _, w in weights]
@@ -149,7 +149,7 @@ class KernelLibrary:
 
 
 def load_kernel_library(build_folder: Path) -> KernelLibrary:
-    """Builds the library (LLAMA3_KERNEL_TEST_LIBRARY names one that is built already)."""
+    """Build the library, or load the one that LLAMA3_KERNEL_TEST_LIBRARY names."""
     built = os.environ.get("LLAMA3_KERNEL_TEST_LIBRARY")
     if not built:
         if not (shutil.which("cmake") and shutil.which("c++")):

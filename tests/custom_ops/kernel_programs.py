@@ -1,4 +1,4 @@
-"""Builds the programs of custom_ops/tests that hold every kernel against the scalar one on random calls."""
+"""The programs in custom_ops/tests that compare every kernel with the scalar one on random calls."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ PROGRAMS = ("llama3_attention_sanitize", "llama3_matmul_sanitize")
 
 
 def build_kernel_programs(folder: Path, *options: str) -> Path:
-    """Builds PROGRAMS in a folder, with more options for CMake, and returns it. Skips the test without a compiler."""
+    """Build PROGRAMS in a folder with extra CMake options and return it. Skip the test if there is no compiler."""
     if not (shutil.which("cmake") and shutil.which("c++")):
         pytest.skip("no C++ compiler")
     settings = [
@@ -27,7 +27,7 @@ def build_kernel_programs(folder: Path, *options: str) -> Path:
 
 
 def run(command: list[str]) -> str:
-    """What a command prints, which must succeed."""
+    """Return the output of a command, which must succeed."""
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
     return result.stdout

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-# What ONNX Runtime raises for a status of an op, at load and at a call.
+# The exceptions that ONNX Runtime raises for an op's status, at load and at a call.
 ORT_ERRORS = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
 
 ORT_VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
@@ -24,7 +24,7 @@ Shape = Sequence[int | str | None] | None
 
 
 def needs_library() -> None:
-    """Skips the test where the library was not built."""
+    """Skip the test if the library was not built."""
     try:
         library_path()
     except Llama3Error as error:
@@ -39,7 +39,7 @@ def model_of(
     domain: str = "llama3",
     **attributes: Any,
 ) -> bytes:
-    """A graph of one node, whose inputs are arrays (initializers) or types with shapes (graph inputs); "" is none."""
+    """Build a graph of one node. Inputs are arrays (initializers) or types with shapes (graph inputs); "" omits one."""
     node = helper.make_node(op, list(inputs), list(outputs), name="the_node", domain=domain, **attributes)
     graph = helper.make_graph(
         [node],
@@ -53,7 +53,7 @@ def model_of(
 
 
 def open_session(model: bytes, threads: int = 1, *, arena: bool = True) -> ort.InferenceSession:
-    """A session with our ops. Without an arena each tensor is a block of `malloc`, whose bounds a sanitizer watches."""
+    """Open a session with our ops. Without an arena, each tensor has its own `malloc`, which a sanitizer can watch."""
     options = ort.SessionOptions()
     options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     options.intra_op_num_threads = threads

@@ -1,7 +1,7 @@
-"""The attention kernels of every instruction set against float64 numpy, and against the scalar kernels.
+"""The attention kernels of every instruction set are compared with float64 numpy and with the scalar kernels.
 
-The kernels run through the C function of custom_ops/tests/attention_library.cc. The cache after a call is held against
-the rotated keys in float64, rounded once; the output against attention over that very cache.
+The kernels run through the C function in custom_ops/tests/attention_library.cc. The cache after a call is compared with
+the rotated keys in float64, rounded once, and the output with attention over that same cache.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tests.support.paths import CUSTOM_OPS
 
-# Of this architecture; NEON's are also held against the portable ones in an emulator.
+# Those of this architecture. An emulator also compares the NEON kernels with the portable ones.
 IS_ARM = platform.machine() == "aarch64"
 KERNELS = ("scalar", "neon") if IS_ARM else ("scalar", "avx2", "avx512", "avx512_bf16")
 SIMD_KERNELS = KERNELS[1:]
@@ -29,16 +29,16 @@ MOST_STREAMED = 8  # tokens, kMaxQueriesStreamed in attention.h
 
 @dataclass(frozen=True)
 class Case:
-    """One call: its shape, and how many tokens come after how many."""
+    """One call: its shape and its numbers of new and past tokens."""
 
     num_heads: int
     kv_heads: int
     head_dim: int
     length: int
     past: int
-    rope_dim: int | None = None  # head_dim unless given
+    rope_dim: int | None = None  # head_dim by default
     interleaved: bool = True
-    spare: int = 3  # positions of the cache behind the last token
+    spare: int = 3  # positions of the cache after the last token
 
     @property
     def rotated(self) -> int:
@@ -59,12 +59,12 @@ class Case:
 
 @dataclass
 class Tensors:
-    """The inputs of a call; the cache is written to."""
+    """The inputs of a call, which writes to the cache."""
 
     q: NDArray[np.float32]  # [length, num_heads, head_dim]
     k: NDArray[np.float32]  # [length, kv_heads, head_dim]
     v: NDArray[np.float32]
-    keys: NDArray[Any]  # [kv_heads, capacity, head_dim], NaN where no token is yet
+    keys: NDArray[Any]  # [kv_heads, capacity, head_dim], NaN where there is no token yet
     values: NDArray[Any]
 
 
@@ -86,20 +86,20 @@ def integers(values: Sequence[int]) -> Any:
 
 
 class AttentionLibrary:
-    """The C function, for arrays."""
+    """The C function, with arrays as inputs and results."""
 
     def __init__(self, path: str) -> None:
         self.function = ctypes.CDLL(path).llama3_test_attention
 
     def run(self, kernels: str, case: Case, tensors: Tensors, threads: int = 1) -> NDArray[np.float32]:
-        """Attends and appends to the cache: [length, num_heads, head_dim]. Skips the test where the CPU cannot."""
+        """Attend, append to the cache and return [length, num_heads, head_dim]. Skip the test if the CPU cannot."""
         (output,) = self.run_rows(kernels, [case], [tensors], threads)
         return output
 
     def run_rows(
         self, kernels: str, cases: Sequence[Case], rows: Sequence[Tensors], threads: int = 1
     ) -> list[NDArray[np.float32]]:
-        """Several rows in one call. Their cases differ only in lengths and spare positions."""
+        """Run several rows in one call. Their cases differ only in lengths and spare positions."""
         case = cases[0]
         outputs = [np.full(row.q.shape, np.nan, np.float32) for row in rows]
         inv_freq = case.inv_freq
@@ -131,7 +131,7 @@ class AttentionLibrary:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
-    """The test library, built here unless LLAMA3_ATTENTION_TEST_LIBRARY names one."""
+    """Build the test library, or load the one that LLAMA3_ATTENTION_TEST_LIBRARY names."""
     built = os.environ.get("LLAMA3_ATTENTION_TEST_LIBRARY")
     if not built:
         if not (shutil.which("cmake") and shutil.which("c++")):
@@ -146,7 +146,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
 
 
 def rotate(case: Case, heads: NDArray[np.float32]) -> NDArray[np.float64]:
-    """RoPE in float64 of [length, heads, head_dim] at the positions past to past + length - 1."""
+    """Rotate [length, heads, head_dim] at the positions past to past + length - 1, in float64."""
     positions = np.arange(case.past, case.depth, dtype=np.float64)
     angles = positions[:, None, None] * case.inv_freq
     sine, cosine = np.sin(angles), np.cos(angles)
@@ -164,7 +164,7 @@ def rotate(case: Case, heads: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def appended(case: Case, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Keys and values of the cache after the call."""
+    """Return the keys and values of the cache after the call."""
     keys, values = tensors.keys.copy(), tensors.values.copy()
     with np.errstate(over="ignore"):
         keys[:, case.past : case.depth] = rotate(case, tensors.k).transpose(1, 0, 2)
@@ -173,7 +173,7 @@ def appended(case: Case, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def attended(case: Case, tensors: Tensors) -> NDArray[np.float64]:
-    """Output [length, num_heads, head_dim] over the cache as it is after the call, in float64."""
+    """Compute the output [length, num_heads, head_dim] over the cache after the call, in float64."""
     with np.errstate(all="ignore"):
         q = rotate(case, tensors.q).reshape(case.length, case.kv_heads, -1, case.head_dim)
         k, v = (cache[:, : case.depth].astype(np.float64) for cache in (tensors.keys, tensors.values))
@@ -191,7 +191,7 @@ def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def tolerance(kernels: str, case: Case, cache_type: Any) -> float:
-    """float32 throughout, or bfloat16 products, with 8 bits of mantissa, where a chunk may use them."""
+    """Return the tolerance of float32, or of bfloat16 (8 bits of mantissa) if the products may use it."""
     bfloat16 = kernels == "avx512_bf16" and cache_type == np.float16 and case.length > MOST_STREAMED
     return 8e-3 if bfloat16 else 1e-6
 
@@ -233,7 +233,7 @@ each_cache = pytest.mark.parametrize("cache_type", CACHE_TYPES, ids=("float16", 
 @each_cache
 @each_case
 def test_attention_is_what_float64_gives(library: AttentionLibrary, kernels: str, cache_type: Any, case: Case) -> None:
-    """Output, and a cache with the new tokens in place and every other position untouched."""
+    """The output is right, the new tokens are in the cache, and every other position is untouched."""
     tensors = random_tensors(case, cache_type)
     keys, values = appended(case, tensors)
     output = library.run(kernels, case, tensors, threads=2)
@@ -250,7 +250,7 @@ def test_attention_is_what_float64_gives(library: AttentionLibrary, kernels: str
 @each_cache
 @each_case
 def test_simd_equals_scalar(library: AttentionLibrary, kernels: str, cache_type: Any, case: Case) -> None:
-    """The cache bit for bit, the output to float32's rounding."""
+    """The caches are equal bit for bit, the outputs to float32's rounding."""
     scalar, simd = random_tensors(case, cache_type, seed=1), random_tensors(case, cache_type, seed=1)
     expected = library.run("scalar", case, scalar)
     actual = library.run(kernels, case, simd)
@@ -262,7 +262,7 @@ def test_simd_equals_scalar(library: AttentionLibrary, kernels: str, cache_type:
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("name", ["long token", "later chunk", "few tokens far in", "SmolLM2 token"])
 def test_threads_do_not_change_a_bit(library: AttentionLibrary, kernels: str, name: str) -> None:
-    """One thread to 64 give the same bits."""
+    """Any number of threads from 1 to 64 produces the same bits."""
     case = CASES[name]
     expected = library.run(kernels, case, random_tensors(case, np.float16))
     for threads in (2, 3, 7, 64):
@@ -271,7 +271,7 @@ def test_threads_do_not_change_a_bit(library: AttentionLibrary, kernels: str, na
 
 
 # Lengths and pasts of the rows of one call: tokens, chunks, a first token, a split and an unsplit row. The last list
-# takes more memory than a group of rows may.
+# needs more memory than one group of rows may use.
 ROWS = {
     "tokens": [(1, 0), (1, 700), (1, 40), (1, 511), (1, 127)],
     "tokens and chunks": [(1, 300), (70, 0), (9, 2000), (8, 5), (3, 129)],
@@ -285,7 +285,7 @@ ROWS = {
 def test_a_row_among_others_is_the_row_alone(
     library: AttentionLibrary, kernels: str, cache_type: Any, lengths: list[tuple[int, int]]
 ) -> None:
-    """Bit for bit, output and cache, with any number of threads."""
+    """Output and cache are equal bit for bit, with any number of threads."""
     cases = [Case(8, 2, 72, length, past, spare=i) for i, (length, past) in enumerate(lengths)]
     alone = [random_tensors(case, cache_type, seed) for seed, case in enumerate(cases)]
     expected = [library.run(kernels, case, tensors) for case, tensors in zip(cases, alone, strict=True)]
@@ -301,7 +301,7 @@ def test_a_row_among_others_is_the_row_alone(
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_late_positions_are_exact(library: AttentionLibrary, kernels: str, interleaved: bool) -> None:
-    """At position 131,000 a float32 angle would be off by 4e-3; the keys here are as exact as at position 0."""
+    """At position 131,000 a float32 angle would be off by 4e-3, but keys are as exact as at position 0."""
     case = Case(1, 1, 64, length=2, past=131_000, interleaved=interleaved, spare=0)
     tensors = random_tensors(case, np.float32)
     expected = rotate(case, tensors.k)
@@ -311,7 +311,7 @@ def test_late_positions_are_exact(library: AttentionLibrary, kernels: str, inter
 
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_token_by_token_is_the_prompt(library: AttentionLibrary, kernels: str) -> None:
-    """A prompt computed in one chunk, in chunks of 7 and a token at a time: the same cache, the same output."""
+    """A prompt has the same cache and output in one chunk, in chunks of 7 and one token at a time."""
     whole = Case(8, 2, 64, length=70, past=0, spare=0)
     tensors = random_tensors(whole, np.float16)
     expected = library.run(kernels, whole, tensors)
@@ -329,7 +329,7 @@ def test_token_by_token_is_the_prompt(library: AttentionLibrary, kernels: str) -
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("length", [1, 40])
 def test_large_scores_do_not_overflow(library: AttentionLibrary, kernels: str, length: int) -> None:
-    """Scores in the thousands: one position takes all the weight, and nothing becomes infinite."""
+    """With scores in the thousands, one position gets all the weight and nothing becomes infinite."""
     case = Case(4, 2, 64, length=length, past=100)
     tensors = random_tensors(case, np.float32)
     tensors.q *= 1000
@@ -346,7 +346,7 @@ def test_large_scores_do_not_overflow(library: AttentionLibrary, kernels: str, l
 def test_a_number_that_is_none_stays_in_its_head(
     library: AttentionLibrary, kernels: str, length: int, bad: float, where: str
 ) -> None:
-    """NaN and infinity give what float arithmetic gives in the last token's head, and leave the other heads alone."""
+    """NaN and infinity act as in float arithmetic in the last token's head, and do not affect other heads."""
     case = Case(4, 2, 64, length=length, past=100, rope_dim=0)
     tensors = random_tensors(case, np.float16)
     array = getattr(tensors, where)
@@ -376,7 +376,7 @@ def test_a_number_that_is_none_stays_in_its_head(
     ],
 )
 def test_impossible_shapes_are_refused(library: AttentionLibrary, case: Case) -> None:
-    """Shapes that the kernels have no code for."""
+    """The kernels refuse shapes that they have no code for."""
     one = np.zeros((1, 1, 1), np.float32)
     with pytest.raises(ValueError, match="refused"):
         library.run("scalar", case, Tensors(one, one, one, one, one))

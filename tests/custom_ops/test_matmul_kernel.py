@@ -1,7 +1,7 @@
-"""The matmul kernels: every format against gguf's own numpy code, vector code against its portable twin.
+"""The matmul kernels: every format is compared with gguf's own numpy code, and vector code with portable code.
 
-The test library puts weights, activations, scratch and outputs right before an unmapped page, so that an access past
-any end crashes.
+The test library puts weights, activations, scratch and outputs right before an unmapped page, so any access past an end
+crashes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.custom_ops.kernel_library import (
     scale_bytes,
 )
 
-# Of this architecture; NEON's are also held against the portable ones in an emulator.
+# Those of this architecture. An emulator also compares the NEON kernels with the portable ones.
 IS_ARM = platform.machine() == "aarch64"
 INSTRUCTION_SETS = ("scalar", "neon") if IS_ARM else ("scalar", "avx2", "avx2_vnni", "avx512")
 VECTOR_SETS = INSTRUCTION_SETS[1:]
@@ -38,7 +38,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
 
 
 def test_instruction_sets_share_no_function(library: KernelLibrary) -> None:
-    """Of a function in two sets' objects the linker keeps one: an older processor would meet instructions it lacks."""
+    """No function is in two sets: the linker would keep one, whose instructions an older processor may lack."""
     sets: dict[str, set[str]] = {}
     for path in Path(library.library._name).parent.glob("CMakeFiles/kernels_*.dir/**/*.o"):
         name = next(part for part in path.parts if part.startswith("kernels_"))
@@ -50,7 +50,7 @@ def test_instruction_sets_share_no_function(library: KernelLibrary) -> None:
 
 
 def cols_of(name: str, blocks: int) -> int:
-    """A row of some blocks: for blocks of 32 no multiple of 256."""
+    """Return the columns of a row of some blocks. For blocks of 32 they may not be a multiple of 256."""
     weights, _ = block_shape(name)
     return blocks * max(weights, 32)
 
@@ -78,7 +78,7 @@ def test_a_row_is_what_gguf_says(library: KernelLibrary, name: str, instruction_
 def test_products_of_odd_sizes(
     library: KernelLibrary, name: str, instruction_set: str, M: int, N: int, blocks: int
 ) -> None:
-    """float32 activations are exact to rounding, int8 ones lose a hundredth, and the portable kernels lose the same."""
+    """float32 activations are exact to rounding; int8 ones lose a hundredth, as in the portable kernels."""
     if not library.has(instruction_set):
         pytest.skip(f"no {instruction_set} here")
     rng = np.random.default_rng(M * N)
@@ -118,7 +118,7 @@ def test_the_number_of_threads_changes_no_bit(library: KernelLibrary, name: str,
 def test_vectors_are_as_exact_as_the_portable_kernels(
     library: KernelLibrary, name: str, M: int, instruction_set: str
 ) -> None:
-    """Both multiply the same integers, so that only float rounding may differ: to 1e-6 of the sum of the magnitudes."""
+    """Both multiply the same integers, so only float rounding differs: by up to 1e-6 of the sum of the magnitudes."""
     if not library.has(instruction_set):
         pytest.skip(f"no {instruction_set} here")
     rng = np.random.default_rng(M)
@@ -135,7 +135,7 @@ def test_vectors_are_as_exact_as_the_portable_kernels(
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 @pytest.mark.parametrize("repeats", [1, 4])
 def test_the_largest_sums_are_exact(library: KernelLibrary, name: str, repeats: int, instruction_set: str) -> None:
-    """Extreme codes times activations of the same signs: where sums of 16 bits come closest to overflowing."""
+    """Extreme codes times activations of the same sign bring 16-bit sums closest to overflow."""
     if not library.has(instruction_set):
         pytest.skip(f"no {instruction_set} here")
     codes = np.array([0x00, 0x0F, 0xF0, 0x7F, 0x80, 0xFF], np.uint8)
@@ -153,7 +153,7 @@ def test_the_largest_sums_are_exact(library: KernelLibrary, name: str, repeats: 
 
 @pytest.mark.parametrize("M", [3, 30])
 def test_products_in_one_call_are_those_of_separate_calls(library: KernelLibrary, M: int) -> None:
-    """q, k and v share the quantized activations, whatever types they mix."""
+    """q, k and v share the quantized activations, even with different types."""
     rng = np.random.default_rng(6)
     weights = [(name, random_weights(name, N, 768, rng)) for name, N in (("q4_k", 96), ("q8_0", 33), ("f16", 50))]
     A = rng.standard_normal((M, 768)).astype(np.float32)
@@ -166,7 +166,7 @@ def test_products_in_one_call_are_those_of_separate_calls(library: KernelLibrary
 @pytest.mark.parametrize("name", ["q4_k", "q6_k", "q4_1", "f16"])
 @pytest.mark.parametrize("rows", [(20, 1000), (2, 7)])
 def test_a_row_does_not_depend_on_those_beside_it(library: KernelLibrary, name: str, rows: tuple[int, int]) -> None:
-    """However a prompt is cut into chunks, its tokens' values are the same."""
+    """The values of a prompt's tokens do not depend on its split into chunks."""
     rng = np.random.default_rng(7)
     data = random_weights(name, 130, 512, rng)
     A = rng.standard_normal((rows[1], 512)).astype(np.float32)
@@ -183,7 +183,7 @@ def test_a_row_does_not_depend_on_those_beside_it(library: KernelLibrary, name: 
 def test_odd_scales_give_the_same_class_of_result(
     library: KernelLibrary, name: str, scale: float, M: int, instruction_set: str
 ) -> None:
-    """A damaged file neither crashes a kernel nor turns a NaN into a number on one processor only."""
+    """A damaged file does not crash a kernel, and a NaN does not become a number on some processors only."""
     if not library.has(instruction_set):
         pytest.skip(f"no {instruction_set} here")
     rng = np.random.default_rng(4)

@@ -1,4 +1,4 @@
-"""What stands between the linears, against numpy in float64."""
+"""The ops between the matrix products, compared with numpy in float64."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def norm_session(threads: int = 1, epsilon: float = 1e-5) -> Any:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 1537), (2, 3, 100), (1, 70, 1000)])
 def test_swiglu(shape: tuple[int, ...]) -> None:
-    """To float32's rounding, over the whole range in which e^x has a float32 and beyond it."""
+    """SwiGLU is exact to float32's rounding, even where e^x overflows or underflows float32."""
     rng = np.random.default_rng(0)
     gate = (rng.standard_normal(shape) * 40).astype(np.float32)
     up = rng.standard_normal(shape).astype(np.float32)
@@ -38,7 +38,7 @@ def test_swiglu(shape: tuple[int, ...]) -> None:
 
 
 def test_swiglu_of_what_is_not_finite() -> None:
-    """A NaN stays one; infinities go where silu's limits are."""
+    """A NaN stays NaN, and large values and infinities approach silu's limits."""
     gate = np.array([np.nan, np.inf, -1e30, 0, 100], np.float32)
     (y,) = swiglu_session().run(None, {"gate": gate, "up": np.ones(5, np.float32)})
     assert np.isnan(y[0])
@@ -49,7 +49,7 @@ def test_swiglu_of_what_is_not_finite() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 576), (3, 7, 100), (1, 70, 1000)])
 def test_add_rms_norm(shape: tuple[int, ...]) -> None:
-    """The norm of the sum, and the sum."""
+    """The op returns the norm of the sum, and the sum."""
     rng = np.random.default_rng(1)
     x, branch = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
     weight = rng.standard_normal(shape[-1]).astype(np.float32)
@@ -61,7 +61,7 @@ def test_add_rms_norm(shape: tuple[int, ...]) -> None:
 
 
 def test_neither_threads_nor_instruction_set_change_a_bit() -> None:
-    """Every set compiles the same loops, and a row is one thread's."""
+    """Every instruction set compiles the same loops, and one thread computes a whole row."""
     script = """if True:
         import hashlib, sys
         import numpy as np
@@ -78,7 +78,7 @@ def test_neither_threads_nor_instruction_set_change_a_bit() -> None:
             print(hashlib.sha256(b"".join(result.tobytes() for result in results)).hexdigest())
     """
     found = set()
-    for instruction_set in ("scalar", "avx2", "avx512", "neon"):  # one that is not there falls to one that is
+    for instruction_set in ("scalar", "avx2", "avx512", "neon"):  # an unsupported set falls back to a supported one
         environment = {**os.environ, "LLAMA3_CPU": instruction_set}
         result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
@@ -90,26 +90,26 @@ def test_neither_threads_nor_instruction_set_change_a_bit() -> None:
     ("shapes", "message"),
     [
         (((2, 4), (2, 5), (4,)), r"AddRMSNorm.*input 0 is \[2, 4\], but input 1 is \[2, 5\]"),
-        (((2, 4), (2, 4), (5,)), r"AddRMSNorm.*the weight is \[5\], for an input \[2, 4\]"),
-        (((), (), (1,)), r"AddRMSNorm.*the weight is \[1\], for an input \[\]"),
+        (((2, 4), (2, 4), (5,)), r"AddRMSNorm.*the weight is \[5\], .* \[2, 4\]"),
+        (((), (), (1,)), r"AddRMSNorm.*the weight is \[1\], .* \[\]"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
-    """Whatever a graph feeds, nothing outside of a tensor is read."""
+    """Wrong shapes are refused, so nothing outside a tensor is read."""
     feed = {name: np.zeros(shape, np.float32) for name, shape in zip(("x", "branch", "weight"), shapes, strict=True)}
     with pytest.raises(ORT_ERRORS, match=message):
         norm_session().run(None, feed)
 
 
 def test_a_missing_epsilon_is_refused_at_load() -> None:
-    """No value is right by default."""
+    """epsilon is required, because no default would be right."""
     inputs = {"x": (FLOAT, None), "branch": (FLOAT, None), "weight": (FLOAT, None)}
     with pytest.raises(ORT_ERRORS, match="AddRMSNorm 'the_node': attribute epsilon is missing"):
         open_session(model_of("AddRMSNorm", inputs, {"normed": FLOAT, "sum": FLOAT}))
 
 
 def test_no_rows() -> None:
-    """Empty tensors have empty results."""
+    """Empty tensors produce empty results."""
     empty = np.empty((0, 8), np.float32)
     normed, total = norm_session().run(None, {"x": empty, "branch": empty, "weight": np.ones(8, np.float32)})
     assert normed.shape == total.shape == (0, 8)

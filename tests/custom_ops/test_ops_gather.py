@@ -21,7 +21,7 @@ def gather(B: Any, **attributes: Any) -> bytes:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_rows_are_what_the_format_says(name: str) -> None:
-    """Every format: a row is its dequantized weights, exactly."""
+    """In every format, a row is its dequantized weights."""
     data = random_weights(name, 11, 512, np.random.default_rng(0))
     B = data.reshape(11, -1, block_shape(name)[1])
     ids = np.array([[10, 0, 3], [3, 3, 7]], np.int64)
@@ -30,7 +30,7 @@ def test_rows_are_what_the_format_says(name: str) -> None:
 
 
 def test_many_rows() -> None:
-    """A prompt's ids, spread over threads, land where they belong."""
+    """The rows of a long prompt, computed by several threads, end up in the right places."""
     data = random_weights("q8_0", 50, 64, np.random.default_rng(0))
     ids = np.random.default_rng(1).integers(0, 50, (1, 3000))
     (Y,) = open_session(gather(data.reshape(50, 2, 34), K=64, format="q8_0"), 3).run(None, {"ids": ids})
@@ -41,21 +41,21 @@ def test_many_rows() -> None:
 
 @pytest.mark.parametrize("id_", [-1, 4, 2**40, -(2**63)])
 def test_an_id_outside_of_the_matrix_is_refused(id_: int) -> None:
-    """No id reads outside of the weight, and a negative one does not count from the end."""
+    """No id reads outside the weight, and a negative id does not count from the end."""
     session = open_session(gather(np.zeros((4, 2, 34), np.uint8), K=64, format="q8_0"))
-    with pytest.raises(ORT_ERRORS, match=rf"id {id_} is none of the rows 0 to 3"):
+    with pytest.raises(ORT_ERRORS, match=rf"id {id_} is .* rows 0 to 3"):
         session.run(None, {"ids": np.array([[0, id_]], np.int64)})
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 33), (4, 3, 34), (4, 68), (0, 2, 34)])
 def test_a_weight_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
-    """The bytes are held against K and the format at load."""
+    """The bytes are checked against K and the format at load."""
     with pytest.raises(ORT_ERRORS, match=r"BlockQuantizedGather 'the_node': input 0 is .* q8_0 with K = 64 is \["):
         open_session(gather(np.zeros(shape, np.uint8), K=64, format="q8_0"))
 
 
 @pytest.mark.skipif(ORT_VERSION < (1, 24), reason="shape inference of custom ops crashes in onnxruntime 1.23")
 def test_output_shape_is_inferred() -> None:
-    """Hosts see [batch, seq, K]."""
+    """Hosts see the shape [batch, seq, K]."""
     session = open_session(gather(np.zeros((4, 2, 34), np.uint8), K=64, format="q8_0"))
     assert session.get_outputs()[0].shape == ["batch", "seq", 64]

@@ -1,4 +1,4 @@
-"""The kernels, on several threads, under gcc's sanitizers: no access out of bounds, nothing undefined, no data race."""
+"""gcc's sanitizers find no out-of-bounds access, undefined behavior or data race in the threaded kernels."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.custom_ops.kernel_programs import build_kernel_programs, run
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_kernels_are_clean(tmp_path: Path, sanitizers: str) -> None:
-    """Every format, activations of each kind and every cache type, by a program that ends at the first report."""
+    """Every format, kind of activations and cache type runs in a program that ends at the first report."""
     folder = build_kernel_programs(tmp_path, f"-DLLAMA3_CUSTOM_OPS_SANITIZE={sanitizers}")
     calls = str(3 * len(FORMATS))
     assert run([str(folder / "llama3_matmul_sanitize"), calls]) == f"{calls} calls\n"

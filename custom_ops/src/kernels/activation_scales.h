@@ -1,17 +1,18 @@
-// From the largest magnitudes among 256 activations to their scales (see activations.h), in AVX2's registers: what AVX2
-// and AVX-512 share of quantizing.
+// The scales of 256 activations (see activations.h) from their largest magnitudes, in AVX2's registers: the part of
+// quantizing that AVX2 and AVX-512 share.
 #pragma once
 
 #include "kernels/intrinsics.h"
 
 namespace llama3 {
 
-// Of each 32 values. Integers are values times inverses.
+// Per 32 values. An integer is a value times its inverse.
 struct ActivationScales {
   __m256 scales, inverses;
 };
 
-// The largest lane of each of eight registers, by halving: two registers become one with half as many lanes of each.
+// Return the largest lane of each of eight registers. Each step merges two registers into one with half as many lanes
+// of each.
 LLAMA3_INLINE __m256i largest_lanes(const __m256i* v) {
   __m256i pairs[4], fours[2];
 #pragma GCC unroll 4
@@ -32,8 +33,8 @@ LLAMA3_INLINE __m256i largest_of_all(__m256i lanes) {
   return _mm256_max_epu32(lanes, _mm256_shuffle_epi32(lanes, 0xb1));
 }
 
-// Register i has the largest magnitude of values 32 i to 32 i + 31 in one of its lanes, and others of theirs beside it.
-// As integers magnitudes compare like numbers, and NaN above all.
+// Compute scales. Register i has the largest magnitude of values 32 i to 32 i + 31 in one of its lanes, and others of
+// these values in the rest. As integers, magnitudes compare like numbers, with NaN above all.
 LLAMA3_INLINE ActivationScales scales_of(const __m256i* magnitudes, bool per_32) {
   const __m256i lanes = largest_lanes(magnitudes);
   const __m256 largest = _mm256_castsi256_ps(per_32 ? lanes : largest_of_all(lanes));

@@ -1,7 +1,7 @@
-// Cuts attention into work items and puts the parts together again. An item is a KV head of a row, a block of queries
-// and a range of positions: ranges keep many threads busy where there are few heads and queries, as for one token at a
-// long context. How a row's positions are split depends on that row alone, not on other rows or the number of threads,
-// and the partial softmaxes merge in the order of the positions, so the result depends on neither.
+// Splits attention into work items and merges their results. An item is a KV head of a row, a block of queries and a
+// range of positions. Ranges keep many threads busy if there are few heads and queries, as for one token with a long
+// context. The split of a row's positions depends on that row alone, and the partial softmaxes merge in the order of
+// the positions, so the result does not depend on other rows or on the number of threads.
 #include "kernels/attention.h"
 
 #include <algorithm>
@@ -16,18 +16,18 @@
 namespace llama3 {
 namespace {
 
-// Items worth making of a row: one for each of 64 threads. More would cost: each leaves a partial state in memory, by
-// which time the cache has passed through the processor's own caches.
+// Items per row: one for each of 64 threads. More would cost time: each leaves a partial state in memory, and the KV
+// cache pushes it out of the processor's caches before the merge.
 constexpr int64_t kItems = 64;
 // A range of fewer positions is not worth an item.
 constexpr int64_t kMinSplitStreamed = 128, kMinSplitTiled = 512;
-// Rows of a tiled block: each block repacks its keys and values for itself, 3% of its work at this number, and its
-// queries and outputs stay in the second-level cache.
+// Rows of a tiled block. At this number, repacking its keys and values is 3% of a block's work, and its queries and
+// outputs stay in the second-level cache.
 constexpr int64_t kRowsTiled = 256;
 // Tokens that one task rotates at a time.
 constexpr int64_t kTokensPerItem = 8;
-// Rows go through the two steps together, with one wait between them, for as long as their queries and partial states
-// take no more memory than this. Rows above it have work enough for every thread.
+// Rows go through the two steps as a group, with one wait in between, as long as their queries and partial states fit
+// in this much memory. A group of this size has enough work for every thread.
 constexpr size_t kGroupBytes = size_t{16} << 20;
 
 constexpr size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -35,11 +35,11 @@ constexpr size_t float_bytes(int64_t count) { return aligned(sizeof(float) * sta
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How one row is cut.
+// How one row is split.
 struct Plan {
   int64_t group, padded_dim;
   bool streamed;
-  int64_t queries_per_block, blocks;  // a block for each KV head and so many queries
+  int64_t queries_per_block, blocks;  // one block per KV head and this many queries
   int64_t splits, positions_per_split;
   int64_t rows, padded_rows;  // of a block
   int64_t state_floats;       // of one state of a block
@@ -61,14 +61,14 @@ struct Plan {
     state_floats = round_up(padded_rows * (2 + padded_dim), 16);
     query_bytes = float_bytes((shape.num_heads * length + kTileRows) * padded_dim);
     unfinished_bytes = aligned(sizeof(std::atomic<int64_t>) * static_cast<size_t>(blocks));
-    // A block that is not split needs its state only while a task works at it: one for each slot is enough.
+    // A block that is not split needs its state only while a task works on it, so one per slot is enough.
     state_bytes = splits > 1 ? float_bytes(blocks * splits * state_floats) : 0;
   }
 
   size_t bytes() const { return query_bytes + unfinished_bytes + state_bytes; }
   int64_t items() const { return blocks * splits; }
 
-  // The parts of a state, `index` states after `base`.
+  // Return the state at `index` states after `base`.
   SoftmaxState state(float* base, int64_t index) const {
     float* output = base + index * state_floats;
     float* max = output + padded_rows * padded_dim;
@@ -76,18 +76,18 @@ struct Plan {
   }
 };
 
-// A row at work.
+// A row in progress.
 struct RowWork {
   const AttentionRow& row;
   Plan plan;
   float* queries;
-  std::atomic<int64_t>* unfinished;  // splits of each block
+  std::atomic<int64_t>* unfinished;  // splits of each block that are not done
   float* states;
-  // Its token items and its items come before these, among those of the group.
+  // Where its token items and its items end, among those of the group.
   int64_t token_items_end, items_end;
 };
 
-// Calls visit(first, last, bytes) for each group of rows.
+// Call visit(first, last, bytes) for each group of rows.
 template <class Visit>
 void for_each_group(const AttentionShape& shape, std::span<const AttentionRow> rows, Visit&& visit) {
   size_t first = 0, bytes = 0;
@@ -103,10 +103,10 @@ void for_each_group(const AttentionShape& shape, std::span<const AttentionRow> r
   if (first < rows.size()) visit(first, rows.size(), bytes);
 }
 
-// Where the parts of the scratch memory begin, each aligned to 64 bytes.
+// The offsets of the parts of the scratch memory, each aligned to 64 bytes.
 struct ScratchLayout {
-  size_t group;                         // of the rows' own parts
-  size_t slots, state_size, slot_size;  // of a slot: a state, a workspace
+  size_t group;                         // of the group's rows
+  size_t slots, state_size, slot_size;  // a slot is a state and a workspace
   size_t total;
 
   ScratchLayout(const AttentionShape& shape, std::span<const AttentionRow> rows, size_t width) {
@@ -132,7 +132,7 @@ const AttentionKernels& chosen_kernels(CacheType type) {
   const auto index = static_cast<size_t>(type);
 #if defined(__x86_64__)
   if (instruction_set() == InstructionSet::kAVX512) {
-    // Intel's processors multiply bfloat16 at half the rate of AMD's, slower than float32.
+    // Intel processors multiply bfloat16 at half the rate of AMD's, slower than float32.
     static const bool fast_bfloat16 = is_amd() && has_avx512_bf16();
     return fast_bfloat16 ? avx512_bf16::kAttention[index] : avx512::kAttention[index];
   }
@@ -180,7 +180,7 @@ void attention_with(const AttentionKernels& kernels, const AttentionShape& shape
     std::byte* const slot_memory = scratch + layout.slots + slot * layout.slot_size;
     const int64_t block_index = item / plan.splits, split = item % plan.splits;
     const int64_t kv_head = block_index % shape.kv_heads;
-    // The last queries see the most positions. They come first, so that no thread is left with a long item at the end.
+    // The last queries see the most positions. They come first, so no thread has a long item left at the end.
     const int64_t query_block = (plan.blocks - 1 - block_index) / shape.kv_heads;
     const int64_t first_query = query_block * plan.queries_per_block;
     const int64_t last_query = std::min(first_query + plan.queries_per_block, row.length);
@@ -205,7 +205,7 @@ void attention_with(const AttentionKernels& kernels, const AttentionShape& shape
     std::fill_n(block.state.output, plan.padded_rows * plan.padded_dim, 0.0f);
     if (block.begin < block.end) (plan.streamed ? kernels.attend_rows : kernels.attend_tiles)(block);
 
-    // Whoever ends a block's last split merges them all.
+    // The task that finishes a block's last split merges all of them.
     if (work.unfinished[block_index].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
     const SoftmaxState merged = plan.state(states, plan.splits > 1 ? block_index * plan.splits : 0);
     for (int64_t i = 0; i < block.rows; i++) {
@@ -230,10 +230,10 @@ void attention_with(const AttentionKernels& kernels, const AttentionShape& shape
                   reinterpret_cast<float*>(memory + plan.query_bytes + plan.unfinished_bytes), token_items, items});
       memory += plan.bytes();
       for (int64_t block = 0; block < plan.blocks; block++) std::construct_at(work->unfinished + block, plan.splits);
-      // The last block's rows are padded with these; every other block's with rows of the next.
+      // These pad the last block's rows; rows of the next block pad those of the others.
       std::fill_n(work->queries + shape.num_heads * row.length * plan.padded_dim, kTileRows * plan.padded_dim, 0.0f);
     }
-    // Calls run(work, slot, index within the row) for each of the group's items, which end in a row at `end`.
+    // Call run(work, slot, index within the row) for each of the group's items. A row's items end at `end`.
     const auto for_each = [&](int64_t count, int64_t RowWork::* end, auto&& run) {
       for_each_item(parallel, static_cast<size_t>(count), [&](size_t slot, size_t index) {
         const auto item = static_cast<int64_t>(index);

@@ -1,14 +1,14 @@
 // Causal grouped-query attention over a KV cache: rotates the new queries and keys (RoPE), appends keys and values to
-// the cache in place, and attends. One call computes any number of rows, each with a cache, a past and a number of new
-// tokens of its own: a single token or a chunk of a prompt. The instruction set is chosen at run time (cpu.h).
+// the cache in place, and attends. One call computes any number of rows, each with its own cache, past and number of
+// new tokens: a single token or a chunk of a prompt. The instruction set is chosen at run time (cpu.h).
 //
-// Arithmetic is float32 with an online softmax. One exception: a chunk of more than kMaxQueriesStreamed tokens over a
-// float16 cache multiplies in bfloat16 and sums in float32 where the machine can (relative error about 3e-3); with a
-// float32 cache it never does. Angles are computed in double, so that late positions are as exact as early ones.
+// Arithmetic is float32 with an online softmax. There is one exception: a chunk of more than kMaxQueriesStreamed tokens
+// over a float16 cache (never a float32 cache) is multiplied in bfloat16 and summed in float32 where bfloat16 is fast,
+// with a relative error of about 3e-3. Angles are computed in double, so late positions are as exact as early ones.
 //
 // A row's result does not depend on the number of threads or on the other rows. NaN and infinity behave as in float
-// arithmetic (a score of infinity makes its row NaN), except that those of one chunk may also reach the chunk's earlier
-// positions; a key or a value beyond float16's range becomes an infinity in a float16 cache.
+// arithmetic (a score of infinity makes its row NaN), except that those of a chunk may also reach the chunk's earlier
+// positions. A key or a value beyond float16's range becomes an infinity in a float16 cache.
 #pragma once
 
 #include <cstddef>
@@ -26,9 +26,9 @@ struct AttentionShape {
   int64_t num_heads;        // query heads: a multiple of kv_heads
   int64_t kv_heads;         // each shared by num_heads / kv_heads consecutive query heads
   int64_t head_dim;         // a multiple of 8, 8 to 256
-  int64_t rope_dim;         // the first values of a head, even in number, that are rotated: 0 to head_dim
-  float scale;              // of the scores, as a rule 1 / sqrt(head_dim)
-  bool interleaved = true;  // rotates the pairs (2i, 2i + 1), as GGUF orders them; otherwise (i, i + rope_dim / 2)
+  int64_t rope_dim;         // rotated values at the start of a head: an even number, 0 to head_dim
+  float scale;              // of the scores, usually 1 / sqrt(head_dim)
+  bool interleaved = true;  // rotate the pairs (2i, 2i + 1), as GGUF orders them; otherwise (i, i + rope_dim / 2)
 };
 
 // The new tokens of one row, at the positions past to past + length - 1, and the row's cache.
@@ -39,22 +39,23 @@ struct AttentionRow {
   int64_t length;    // at least 1
   int64_t past;      // tokens already in the cache
   void* keys;        // [kv_heads, capacity, head_dim]
-  void* values;      // likewise
+  void* values;      // [kv_heads, capacity, head_dim]
   int64_t capacity;  // positions, at least past + length; those from past + length on are neither read nor written
   float* output;     // [length, num_heads * head_dim]; must not overlap the inputs
 };
 
-// Up to so many new tokens stream the cache as it lies; more of them repack it for a matrix product, which is as fast
+// Up to this many new tokens stream the cache in its own layout. More repack it for a matrix product, which is as fast
 // from about here on.
 inline constexpr int64_t kMaxQueriesStreamed = 8;
 
-// What is wrong with a shape, as a phrase for an error message; empty if nothing is.
+// Return what is wrong with a shape, as a phrase for an error message; empty if nothing is.
 std::string_view attention_shape_error(const AttentionShape& shape);
 
-// Bytes of scratch memory that `attention` needs for these rows with a pool of this width. Pointers are not looked at.
+// Return the bytes of scratch memory that `attention` needs for these rows with a pool of this width. The rows'
+// pointers are not used.
 size_t attention_scratch_bytes(const AttentionShape& shape, std::span<const AttentionRow> rows, size_t width);
 
-// Attends every row. `inv_freq` has rope_dim / 2 frequencies in radians per position. `scratch` is aligned to 64 bytes.
+// Attend every row. `inv_freq` has rope_dim / 2 frequencies in radians per position. `scratch` is aligned to 64 bytes.
 // No two rows share positions of a cache. The caller has checked the shape.
 void attention(const AttentionShape& shape, CacheType type, const double* inv_freq, std::span<const AttentionRow> rows,
                Parallel& parallel, std::byte* scratch);

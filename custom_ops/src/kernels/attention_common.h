@@ -1,6 +1,6 @@
-// What the kernels of attention_rows.h and attention_tiles.h share, above all one block of an online softmax. Compiled
-// once for each instruction set, with internal linkage. A `Simd` is a class of static functions over one vector of
-// floats: see avx512/simd.h.
+// Shared code of attention_rows.h and attention_tiles.h, mainly one block of an online softmax. Compiled once per
+// instruction set, with internal linkage. A `Simd` is a class of static functions on one vector of floats: see
+// avx512/simd.h.
 #pragma once
 
 #include <cmath>
@@ -12,12 +12,12 @@
 namespace llama3 {
 namespace {
 
-// 2^f for f in [-0.5, 0.5], relative error 2e-7 with the rounding of float32: the minimax polynomial of degree 5.
-// `exp2` of each Simd completes it with the integer part.
+// The minimax polynomial of degree 5 for 2^f, f in [-0.5, 0.5]. Its relative error is 2e-7, including float32's
+// rounding. `exp2` of each Simd adds the integer part.
 inline constexpr float kExp2[6] = {1.0f, 0.693147004f, 0.240222424f, 0.0555073358f, 0.00967151299f, 0.00132647273f};
 
-// Scores from the `visible`th on become -infinity, by whole vectors: one that is loaded right after a store to a part
-// of it waits until the store has left for the cache.
+// Set the scores from index `visible` on to -infinity, in whole vectors: loading a vector right after storing a part of
+// it waits until the store reaches the cache.
 template <class Simd>
 inline void hide(float* scores, int64_t visible, int64_t count) {
   for (int64_t i = count - Simd::kWidth; i >= 0 && i + Simd::kWidth > visible; i -= Simd::kWidth) {
@@ -25,9 +25,9 @@ inline void hide(float* scores, int64_t visible, int64_t count) {
   }
 }
 
-// Turns a row's scores for `count` positions into weights, which it also adds to the row's state. Scores from the
-// `visible`th on count as -infinity. `count` is a multiple of the vector's width. A score of NaN is passed over in the
-// maximum, but its weight is NaN and spoils the sum for good.
+// Turn a row's scores for `count` positions into weights, and add them to the row's state. Scores from index `visible`
+// on count as -infinity. `count` is a multiple of the vector's width. The maximum ignores a NaN score, but its weight
+// is NaN and so is the sum from then on.
 template <class Simd>
 inline void softmax_block(float* scores, int64_t visible, int64_t count, int64_t row, const AttentionBlock& block) {
   using Vector = typename Simd::Vector;
@@ -56,7 +56,8 @@ inline void softmax_block(float* scores, int64_t visible, int64_t count, int64_t
   sum += Simd::sum_of(sums);
 }
 
-// kWidth values of a head from the i-th on, as float32: zeros behind the head's end. `head_dim` is a multiple of 8.
+// Load kWidth values of a head from index i on as float32, with zeros past the head's end. `head_dim` is a multiple of
+// 8.
 template <class Simd, class Element>
 inline typename Simd::Vector load_padded(const Element* head, int64_t i, int64_t head_dim) {
   if (i + Simd::kWidth <= head_dim) return Simd::load(head + i);
@@ -66,7 +67,7 @@ inline typename Simd::Vector load_padded(const Element* head, int64_t i, int64_t
   return Simd::zero();
 }
 
-// Fetches memory that is soon read: into the first-level cache, or into the second with Locality 2.
+// Prefetch memory into the first-level cache, or into the second-level cache with Locality 2.
 template <int Locality = 3>
 LLAMA3_INLINE void prefetch(const void* begin, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(begin) + i, 0, Locality);

@@ -1,4 +1,5 @@
-// What an instruction set provides for attention.h, and the pieces of work that attention.cc cuts for it.
+// The kernels that an instruction set provides for attention.h, and the pieces of work that attention.cc passes to
+// them.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +10,11 @@
 
 namespace llama3 {
 
-// Every query row is padded with zeros to a multiple of this many values, so that kernels need no tails there.
+// Every query row is padded with zeros to a multiple of this many values, so kernels need no code for tails.
 inline constexpr int64_t kDimMultiple = 32;
 // Rows of states and of workspaces are padded to a multiple of the height of a register tile.
 inline constexpr int64_t kTileRows = 6;
-// A tile kernel repacks so many positions at a time.
+// Positions that a tile kernel repacks at a time.
 inline constexpr int64_t kTilePositions = 64;
 
 // The first step of a row: rotation and append.
@@ -25,25 +26,24 @@ struct AttentionStart {
   int64_t padded_dim;
 };
 
-// An online softmax that has seen some positions: a row's weights so far are 2^(score - max), `sum` is their sum and
-// `output` the sum of the values under these weights. Partial states merge into the state of all their positions.
+// An online softmax over the positions so far: a row's weights are 2^(score - max), `sum` is their sum, and `output` is
+// the weighted sum of the values. Partial states merge into the state of all their positions.
 struct SoftmaxState {
   float* max;     // [padded_rows]
   float* sum;     // [padded_rows]
   float* output;  // [padded_rows, padded_dim]
 };
 
-// One work item: rows of queries that share a KV head, against a range of its positions.
+// One work item: rows of queries that share a KV head, over a range of its positions.
 struct AttentionBlock {
-  // [rows, padded_dim]; row = query * group + head, so that neighbours see the same positions. Up to padded_rows can be
-  // read.
+  // [rows, padded_dim]; row = query * group + head, so neighbors see the same positions. Up to padded_rows can be read.
   const float* queries;
   int64_t rows;
   int64_t group;
   int64_t head_dim;
   int64_t padded_dim;
   const void* keys;        // of this KV head, [capacity, head_dim]
-  const void* values;      // likewise
+  const void* values;      // of this KV head, [capacity, head_dim]
   int64_t first_position;  // of the first query, which sees the positions 0 to first_position
   int64_t begin, end;      // the range of positions, begin < end
   SoftmaxState state;      // in and out
@@ -52,7 +52,8 @@ struct AttentionBlock {
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Enough for each kernel: repacked queries, scores, and one block of repacked keys and values, all as if float32.
+// Return enough bytes for every kernel: repacked queries, scores, and one block of repacked keys and values, all
+// counted as float32.
 constexpr size_t workspace_bytes(int64_t rows, int64_t padded_dim) {
   const int64_t padded_rows = round_up(rows, kTileRows);
   return sizeof(float) * static_cast<size_t>(padded_rows * (padded_dim + kTilePositions) +
@@ -60,18 +61,19 @@ constexpr size_t workspace_bytes(int64_t rows, int64_t padded_dim) {
 }
 
 struct AttentionKernels {
-  // Rotates the queries of the new tokens first to last - 1 into start.queries, and appends their keys and values.
+  // Rotate the queries of the new tokens first to last - 1 into start.queries, and append their keys and values.
   void (*prepare)(const AttentionStart& start, int64_t first, int64_t last);
-  // For a few rows: streams keys and values as they lie.
+  // For a few rows: stream keys and values in the cache's layout.
   void (*attend_rows)(const AttentionBlock& block);
-  // For many rows: repacks keys and values for a matrix product.
+  // For many rows: repack keys and values for a matrix product.
   void (*attend_tiles)(const AttentionBlock& block);
-  // target = the merged output of one row in `count` partial states, in this order; `stride` floats between them.
+  // Merge one row of `count` partial states into `target`, in this order; `stride` is the number of floats between
+  // states.
   void (*merge)(const SoftmaxState& first, int64_t row, int64_t count, int64_t stride, int64_t padded_dim,
                 int64_t head_dim, float* target);
 };
 
-// Each instruction set's kernels, by CacheType.
+// Each instruction set's kernels, indexed by CacheType.
 namespace scalar {
 extern const AttentionKernels kAttention[2];
 }
@@ -89,7 +91,7 @@ namespace avx512_bf16 {
 extern const AttentionKernels kAttention[2];
 }
 
-// `attention` with the kernels of one instruction set, which the processor must support: for tests.
+// Run `attention` with the kernels of one instruction set, which the processor must support; for tests.
 void attention_with(const AttentionKernels& kernels, const AttentionShape& shape, CacheType type,
                     const double* inv_freq, std::span<const AttentionRow> rows, Parallel& parallel, std::byte* scratch);
 

@@ -1,7 +1,7 @@
 // Attention of a few query rows: keys and values stream from the cache once, in its own layout, for all rows that share
-// them. While the keys of a block of positions pass, its values are fetched, and while the values pass, the next
-// block's keys: the memory always has a second stream to work at, where the hardware's prefetchers stop at each change.
-// Compiled once for each instruction set, with internal linkage.
+// them. The values of a block of positions are prefetched while its keys are read, and the next block's keys while the
+// values are read. This keeps a second memory stream busy where the hardware's prefetchers stop, at each change.
+// Compiled once per instruction set, with internal linkage.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +14,12 @@
 namespace llama3 {
 namespace {
 
-// Keys and values of so many positions (16 KB at 128 float16 a head) stay in the first-level cache together. Smaller
-// blocks cost more in softmax, larger ones 5% in memory speed.
+// Keys and values of this many positions (16 KB for heads of 128 float16) fit in the first-level cache together.
+// Smaller blocks cost more in softmax, larger ones 5% in memory speed.
 inline constexpr int64_t kRowPositions = 32;
 
-// The dimension of a head where the code is compiled for it, with every loop over it unrolled; 0 is any dimension.
+// The dimension of a head. If it is fixed, the code is compiled for it, with every loop over it unrolled; 0 is any
+// dimension.
 template <int64_t FixedDim>
 struct Dimensions {
   int64_t head, padded;  // padded: of queries and outputs
@@ -26,8 +27,8 @@ struct Dimensions {
       : head(FixedDim ? FixedDim : block.head_dim), padded(FixedDim ? FixedDim : block.padded_dim) {}
 };
 
-// scores[h][p] = query row h times the key at position p, for 4 positions at a time. The last positions may be computed
-// twice, in place of some behind `count`.
+// scores[h][p] = query row h times the key at position p, for 4 positions at a time. The last position is repeated past
+// `count`.
 template <class Simd, class Element, int Rows, class Dims>
 inline void score_rows(Dims dims, const float* queries, const Element* keys, const Element* to_fetch, int64_t count,
                        float* scores) {
@@ -40,7 +41,7 @@ inline void score_rows(Dims dims, const float* queries, const Element* keys, con
     for (int row = 0; row < Rows; row++)
       for (int p = 0; p < 4; p++) sums[row][p] = Simd::zero();
     const auto step = [&](int64_t i, auto load) LLAMA3_ALWAYS_INLINE {
-      // A few lines at each step, and only as far as the second level: the first has room for 16 misses at a time.
+      // Prefetch a few lines per step, only into the second level: the first can handle 16 misses at a time.
       if (to_fetch) prefetch<2>(to_fetch + position * head_dim + 4 * i, 4 * Simd::kWidth * int64_t{sizeof(Element)});
       Vector k[4];
       for (int p = 0; p < 4; p++) k[p] = load(key[p] + i);
@@ -82,7 +83,7 @@ inline void add_values(Dims dims, const float* weights, const Element* values, c
     for (int v = 0; v < Vectors; v++) Simd::store(output + row * dims.padded + v * Simd::kWidth, sums[row][v]);
 }
 
-// The last 8 values of a head that ends in half a vector.
+// Add the last 8 values of a head that ends in half a vector.
 template <class Simd, class Element, int Rows, class Dims>
 inline void add_last_values(Dims dims, const float* weights, const Element* values, int64_t count, float* output) {
   for (int row = 0; row < Rows; row++) {
@@ -112,7 +113,7 @@ inline void add_value_rows(Dims dims, const float* weights, const Element* value
   }
 }
 
-// Calls work<n>(first) for slices of n rows, as many rows at a time as the registers hold.
+// Call work<n>(first) for slices of n rows, with as many rows at a time as the registers hold.
 template <int Rows, class Work>
 inline void for_slices(int64_t rows, const Work& work) {
   int64_t row = 0;
@@ -126,7 +127,7 @@ template <class Simd, class Element, int64_t FixedDim>
 void attend_rows_of(const AttentionBlock& block) {
   const Dimensions<FixedDim> dims(block);
   auto* weights = reinterpret_cast<float*>(block.workspace);  // [rows, kRowPositions]
-  // The first keys, which no values go before.
+  // No values come before the first keys to prefetch them.
   prefetch(static_cast<const Element*>(block.keys) + block.begin * dims.head,
            std::min(kRowPositions, block.end - block.begin) * dims.head * int64_t{sizeof(Element)});
   for (int64_t begin = block.begin; begin < block.end; begin += kRowPositions) {

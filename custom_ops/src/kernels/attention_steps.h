@@ -1,6 +1,6 @@
-// The steps of attention that are not its products, in plain C++: rotation and append before them, the merge of partial
-// softmaxes after them. Each instruction set's file includes this header and compiles its own copy, for the compiler to
-// vectorize; that is why everything here has internal linkage.
+// The steps of attention around its products, in plain C++: rotation and append before them, the merge of partial
+// softmaxes after them. Each instruction set's file includes this header and compiles its own copy, which the compiler
+// vectorizes, so everything here has internal linkage.
 #pragma once
 
 #include <bit>
@@ -12,9 +12,9 @@
 namespace llama3 {
 namespace {
 
-// Sine and cosine to 1e-11 for angles up to 2^20 quarter turns, without a branch or a call: a loop over frequencies
-// becomes vector code. The angle less the nearest multiple of pi/2, whose upper 33 bits make the product exact, goes
-// into Taylor's polynomials; the multiple tells which of the two is which, and their signs.
+// Compute sine and cosine to 1e-11 for angles up to 2^20 quarter turns, without a branch or a call, so a loop over
+// frequencies becomes vector code. Subtract the nearest multiple of pi/2, whose upper 33 bits make the product exact,
+// and evaluate Taylor polynomials. The multiple tells which of the two results is the sine, and their signs.
 inline void sine_and_cosine(double angle, float& sine, float& cosine) {
   constexpr double kTwoOverPi = 0x1.45f306dc9c883p-1;
   constexpr double kHalfPiHigh = 0x1.921fb544p+0, kHalfPiLow = 0x1.0b4611a626331p-34;
@@ -44,7 +44,7 @@ struct Rotation {
     }
   }
 
-  // Explicit fused operations: every instruction set then appends the very same bits to the cache.
+  // Explicit fused operations, so every instruction set appends the same bits to the cache.
   void apply(const AttentionShape& shape, const float* head, float* rotated) const {
     const int64_t half = shape.rope_dim / 2;
     if (shape.interleaved) {
@@ -64,7 +64,7 @@ struct Rotation {
   }
 };
 
-// `count`, a multiple of 8, values into the cache.
+// Store `count` values, a multiple of 8, in the cache.
 template <class Simd, class Element>
 void store_values(const float* source, int64_t count, Element* target) {
   int64_t i = 0;
@@ -79,7 +79,7 @@ void prepare(const AttentionStart& start, int64_t first, int64_t last) {
   const AttentionShape& shape = start.shape;
   const AttentionRow& row = start.row;
   const int64_t head_dim = shape.head_dim, group = shape.num_heads / shape.kv_heads;
-  const float score_scale = shape.scale * 1.44269504f;  // log2(e): the softmax counts in powers of two
+  const float score_scale = shape.scale * 1.44269504f;  // log2(e): the softmax uses powers of two
   for (int64_t s = first; s < last; s++) {
     const int64_t position = row.past + s;
     const Rotation rotation(shape, start.inv_freq, position);

@@ -1,9 +1,9 @@
-// Attention of many query rows as a pair of matrix products: 64 positions at a time are repacked so that vectors run
-// along the positions (scores) or along the head (outputs), and 6 query rows at a time go through scores, softmax and
-// outputs while the repacked block stays in the cache. Compiled once for each instruction set, with internal linkage.
+// Attention of many query rows as a pair of matrix products. 64 positions at a time are repacked to let vectors run
+// along the positions (scores) or along the head (outputs). Then 6 query rows at a time go through scores, softmax and
+// outputs while the repacked block stays in the cache. Compiled once per instruction set, with internal linkage.
 //
-// A `Products` says what is multiplied: its Word is one broadcast operand, a float or a pair of bfloat16. Pairs are
-// packed (`pack_row`) from queries and weights; floats are used where they lie.
+// A `Products` class defines the multiplication. Its Word is one broadcast operand: a float or a pair of bfloat16.
+// Pairs are packed from queries and weights (`pack_row`); floats are used in place.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 namespace llama3 {
 namespace {
 
-// Products of float32 with float32.
+// Products of two float32.
 template <class SimdType>
 struct FloatProducts {
   using Simd = SimdType;
@@ -107,7 +107,7 @@ void attend_tiles(const AttentionBlock& block) {
 
   auto* scores = reinterpret_cast<float*>(block.workspace);        // [kTileRows, kTilePositions]
   Word* weights = reinterpret_cast<Word*>(scores);                 // [kTileRows, position_words]
-  if constexpr (kPack > 1) weights += kTileRows * kTilePositions;  // otherwise scores become weights
+  if constexpr (kPack > 1) weights += kTileRows * kTilePositions;  // otherwise weights replace scores
   Word* keys = weights + kTileRows * position_words;               // [dim_words, kTilePositions]
   Word* values = keys + dim_words * kTilePositions;                // [position_words, padded_dim]
   const Word* queries;                                             // [padded_rows, dim_words]
@@ -127,7 +127,7 @@ void attend_tiles(const AttentionBlock& block) {
     Products::pack_values(cached_values, count, head_dim, padded_dim, values);
     const int64_t next = std::clamp<int64_t>(block.end - begin - kTilePositions, 0, kTilePositions) * head_dim;
     for (int64_t tile = 0; tile < padded_rows; tile += kTileRows) {
-      // The next block's keys and values, in equal parts.
+      // Prefetch the next block's keys and values, in equal parts.
       const int64_t from = next * tile / padded_rows, to = next * (tile + kTileRows) / padded_rows;
       for (const Element* part : {cached_keys, cached_values}) {
         prefetch<2>(part + kTilePositions * head_dim + from, (to - from) * int64_t{sizeof(Element)});
@@ -135,7 +135,7 @@ void attend_tiles(const AttentionBlock& block) {
       const auto visible_to = [&](int64_t row) {
         return std::min(count, block.first_position + std::min(row, block.rows - 1) / block.group + 1 - begin);
       };
-      const int64_t visible = visible_to(tile + kTileRows - 1);  // to the last row, which sees the most
+      const int64_t visible = visible_to(tile + kTileRows - 1);  // for the last row, which sees the most
       if (visible <= 0) continue;
       const int64_t columns = round_up(visible, Simd::kWidth);
       multiply<Products, false>(queries + tile * dim_words, dim_words, keys, kTilePositions, dim_words, scores,
@@ -147,7 +147,7 @@ void attend_tiles(const AttentionBlock& block) {
           if constexpr (kPack > 1) Products::pack_row(row_scores, positions, weights + row * position_words);
         }
       };
-      // Nearly every tile sees the whole block: for these, the compiler knows the number of positions.
+      // Nearly every tile sees the whole block, so let the compiler know the number of positions for these.
       if (columns == kTilePositions) {
         softmax(kTilePositions);
       } else {

@@ -27,7 +27,7 @@ constexpr bool all_set(unsigned word, std::initializer_list<int> bits) {
   return true;
 }
 
-// The register state that the operating system saves, or 0 where it saves none (XGETBV would fault).
+// Return the register state that the operating system saves, or 0 if it saves none (XGETBV would fault).
 unsigned saved_state(const Leaf& leaf1) {
   if (!all_set(leaf1.ecx, {27})) return 0;
   unsigned low, high;

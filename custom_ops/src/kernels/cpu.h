@@ -1,19 +1,19 @@
-// Which instruction set the kernels use, decided once a process.
+// The instruction set that the kernels use, chosen once per process.
 #pragma once
 
 namespace llama3 {
 
 enum class InstructionSet { kScalar, kNEON, kAVX2, kAVX2_VNNI, kAVX512 };
 
-// Whether the processor and the operating system support it.
+// Return whether the processor and the operating system support it.
 bool supported(InstructionSet set);
 
-// The best that is supported, or what the environment variable LLAMA3_CPU names: scalar, neon, avx2, avx2_vnni or
-// avx512, for tests. One that is not supported falls to the best below it.
+// Return the best supported set, up to the one that the environment variable LLAMA3_CPU names, if any: scalar, neon,
+// avx2, avx2_vnni or avx512. The variable is for tests.
 InstructionSet instruction_set();
 
 #if defined(__x86_64__)
-// Asked of the processor itself: not every compiler's __builtin_cpu_supports knows what it runs on (zig's does not).
+// Return what the processor itself says: __builtin_cpu_supports does not work with every compiler (not with zig's).
 bool is_amd();
 bool has_avx512_bf16();
 #endif

@@ -9,17 +9,17 @@
 namespace llama3 {
 namespace {
 
-constexpr int64_t kValuesPerItem = 1 << 14;  // some 10 us: a lone token is not worth waking a thread for
+constexpr int64_t kValuesPerItem = 1 << 14;  // about 10 us: a single token is not worth waking a thread for
 
 const ElementwiseKernels& kernels() {
 #if defined(__x86_64__)
   if (instruction_set() == InstructionSet::kAVX512) return avx512::kElementwise;
   if (instruction_set() >= InstructionSet::kAVX2) return avx2::kElementwise;
 #endif
-  return scalar::kElementwise;  // any 64-bit Arm's compiler vectorizes it with NEON
+  return scalar::kElementwise;  // on 64-bit Arm the compiler vectorizes it with NEON
 }
 
-// Calls work(begin, end) for ranges of `step` that make up 0 to count.
+// Call work(begin, end) for ranges of `step` from 0 to `count`.
 template <class Work>
 void for_each_range(int64_t count, int64_t step, Parallel& parallel, Work&& work) {
   for_each_item(parallel, static_cast<size_t>((count + step - 1) / step), [&](size_t, size_t item) {

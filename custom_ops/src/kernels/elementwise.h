@@ -1,4 +1,4 @@
-// What stands between the products of a layer, on rows of float32, each in one pass over memory. The results do not
+// The steps between a layer's matrix products, on rows of float32, each in one pass over memory. The results do not
 // depend on the instruction set.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace llama3 {
 
-// y = silu(gate) * up, `count` values each, with silu(x) = x / (1 + e^-x).
+// Compute y = silu(gate) * up, `count` values each, with silu(x) = x / (1 + e^-x).
 void swiglu(const float* gate, const float* up, int64_t count, float* y, Parallel& parallel);
 
 // sum = x + branch, and normed = sum / sqrt(mean(sum^2) + epsilon) * weight, for each row.

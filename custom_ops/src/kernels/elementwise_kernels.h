@@ -1,4 +1,4 @@
-// What an instruction set provides for elementwise.h.
+// The kernels that an instruction set provides for elementwise.h.
 #pragma once
 
 #include "kernels/elementwise.h"

@@ -1,11 +1,11 @@
 // The kernels of elementwise.h as loops that compilers vectorize. Each instruction set's elementwise.cc includes them
-// within its namespace and compiles them with its flags; nothing contracts a product and a sum, so all round alike.
+// in its namespace and compiles them with its flags. Products and sums are not contracted, so all sets round alike.
 
 namespace {
 
 constexpr int64_t kLanes = 16;  // independent sums: as many as the widest register holds
 
-// e^x, to 1.5 units in the last place, where e^x is a normal number; at the ends of that range beyond it.
+// Compute e^x to 1.5 units in the last place if it is a normal number. Beyond that range, return the value at its end.
 float exponential(float x) {
   x = x > -87.0f ? x : -87.0f;
   x = x < 88.0f ? x : 88.0f;

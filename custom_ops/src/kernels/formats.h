@@ -1,5 +1,5 @@
-// The formats of a weight matrix, as GGUF stores them: the only list of them in C++. A row of the matrix is cut into
-// blocks of `block_weights` weights, each `block_bytes` bytes long, with the block's scales among them.
+// The formats of a weight matrix in GGUF: the only list of them in C++. A row of the matrix consists of blocks of
+// `block_weights` weights, each `block_bytes` bytes long, including the block's scales.
 #pragma once
 
 #include <array>
@@ -57,14 +57,15 @@ inline constexpr auto kFormats = std::to_array<FormatInfo>({LLAMA3_FORMATS(LLAMA
 #undef LLAMA3_ROW
 inline constexpr int kFormatCount = static_cast<int>(kFormats.size());
 
-// The row of a name, or null where no format has it.
+// Return the row of a name, or null if the name is unknown.
 const FormatInfo* find_format(std::string_view name);
 constexpr const FormatInfo& info(Format format) { return kFormats[static_cast<size_t>(format)]; }
 
-// Weights that are numbers by themselves, without blocks and scales: their products use float32 activations always.
+// Return whether the weights are plain numbers, without blocks and scales. Their products always use float32
+// activations.
 constexpr bool is_float(Format format) { return format <= Format::kBF16; }
 
-// An array with make.operator()<format>() for every format, at the format's index.
+// Return an array with make.operator()<format>() for every format, at the format's index.
 template <class Make>
 constexpr auto for_each_format(Make make) {
   return [&]<size_t... i>(std::index_sequence<i...>) {

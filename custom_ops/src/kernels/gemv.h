@@ -1,5 +1,5 @@
-// Few rows of A: every weight is read once, in the file's order, unpacked in registers and multiplied with each row.
-// Compiled once for each instruction set, with internal linkage. A `Dot` says how a format is multiplied:
+// Products with few rows of A: each weight is read once, in the file's order, unpacked in registers and multiplied by
+// each row. Compiled once per instruction set, with internal linkage. A `Dot` says how to multiply a format:
 //
 //   Simd, GemvActivations, kSuperBlockBytes, and
 //   add<kTail, kM>(const uint8_t* blocks, int count, const GemvActivations* a, int64_t stride, Simd::Vector* sums):
@@ -12,8 +12,8 @@
 namespace llama3 {
 namespace {
 
-// Bytes ahead of the weight that is read, to the second cache and to the first. Rows follow each other in memory, so
-// this runs into the rows to come.
+// How many bytes ahead of the current weight to prefetch, into the second-level cache and the first. Rows follow each
+// other in memory, so this reaches into the next rows.
 inline constexpr size_t kFarAhead = 4096, kNearAhead = 512;
 inline constexpr size_t kShortRow = 1024;  // bytes
 
@@ -50,8 +50,8 @@ inline void gemv_group(const GemvCall<typename Dot::GemvActivations>& call, int6
           Simd::sum_of(sums[r][m]) + (call.bias ? call.bias[first + r] : 0.0f);
 }
 
-// Long rows one at a time, so that memory is read in one stream, and prefetched along it; short ones in groups, whose
-// sums over the lanes overlap.
+// Multiply long rows one at a time, to read and prefetch memory in one stream. Multiply short rows in groups, to
+// overlap their sums over the lanes.
 template <class Dot, int kM>
 void gemv(const GemvCall<typename Dot::GemvActivations>& call, int64_t count) {
   constexpr int kGroup = kM == 1 ? 4 : 2;

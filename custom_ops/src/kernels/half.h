@@ -1,5 +1,4 @@
-// The small floating-point types that scales and weights are stored in, decoded to float32 without the help of an
-// instruction set.
+// The small floating-point types of scales and weights, decoded to float32 in portable code.
 #pragma once
 
 #include <bit>
@@ -8,7 +7,7 @@
 
 namespace llama3 {
 
-// A number at an address of any alignment (GGUF is little-endian, and so is every machine that we build for).
+// Load a number from an address of any alignment (GGUF is little-endian, like every machine that we build for).
 template <class T>
 inline T load(const void* address) {
   T value;
@@ -16,7 +15,7 @@ inline T load(const void* address) {
   return value;
 }
 
-// IEEE half precision. Subnormals come out by an exact subtraction; infinities and NaN keep their class.
+// Decode IEEE half precision. Subnormals are decoded by an exact subtraction; infinities and NaN keep their class.
 inline float half_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
@@ -33,12 +32,13 @@ inline float half_at(const uint8_t* address) { return half_to_float(load<uint16_
 
 inline float bfloat_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
-// Half of a power-of-two scale of the OCP microscaling formats (MXFP4's code book holds doubled values).
+// Return half of a power-of-two scale of the OCP microscaling formats (MXFP4's code book has doubled values).
 inline float half_of_e8m0(uint8_t exponent) {
   return std::bit_cast<float>(exponent < 2 ? 0x00200000u << exponent : static_cast<uint32_t>(exponent - 1) << 23);
 }
 
-// Half of an unsigned E4M3 scale (NVFP4's code book holds doubled values). 0x7f, NaN in the standard, is 0 in ggml.
+// Return half of an unsigned E4M3 scale (NVFP4's code book has doubled values). 0x7f, NaN in the standard, is 0 in
+// ggml.
 inline float half_of_ue4m3(uint8_t code) {
   if (code == 0x7f) return 0.0f;
   const int exponent = (code >> 3) & 15;

@@ -12,14 +12,14 @@ constexpr size_t kAlignment = 64;
 
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// To the nearest integer, ties to even, for magnitudes below 2^22; unlike std::nearbyint it is no call.
+// Round to the nearest integer, ties to even, for magnitudes below 2^22. Unlike std::nearbyint, this is not a call.
 float round(float value) { return (value + 0x1.8p23f) - 0x1.8p23f; }
 
-// `values` as the int8 kernels will round them, exactly, and the difference.
+// Split `values` into what the int8 kernels will round them to, exactly, and the rest.
 void split(const float* values, int64_t count, float* rounded, float* rest) {
   float largest = 0;
   for (int64_t i = 0; i < count; i++) largest = std::max(largest, std::fabs(values[i]));
-  // As in quantize_activations: smaller groups become zero. A NaN is left to be found there.
+  // As in quantize_activations, smaller groups become zero. A NaN is handled there.
   const float to_integers = largest >= 0x1p-120f ? 127 / largest : 0, scale = largest / 127;
   for (int64_t i = 0; i < count; i++) {
     rounded[i] = round(values[i] * to_integers) * scale;
@@ -27,7 +27,7 @@ void split(const float* values, int64_t count, float* rounded, float* rest) {
   }
 }
 
-// The float32 rows of A and those of the rest, as one matrix [2 M, K].
+// Write the rounded rows of A, then their rests, as one float32 matrix [2 M, K].
 void split_rows(const float* A, int64_t M, int64_t K, int64_t group, float* rows) {
   for (int64_t begin = 0; begin < M * K; begin += K) {
     for (int64_t k = begin; k < begin + K; k += group)
@@ -52,7 +52,7 @@ size_t scratch_bytes(const MatmulKernels& kernels, std::span<const Product> prod
 
 void multiply(const MatmulKernels& kernels, std::span<const Product> products, const float* A, int64_t M,
               Parallel& parallel, std::byte* scratch) {
-  // One by one: formats differ in how many activations share a scale.
+  // One product at a time: formats differ in how many activations share a scale.
   for (const Product& product : products) {
     const Matrix& weight = product.weight;
     if (is_float(weight.format)) {

@@ -1,4 +1,4 @@
-// <immintrin.h>, less the warnings that gcc 12 raises about its own "undefined" registers there (gcc bug 105593).
+// <immintrin.h> without gcc 12's warnings about its own "undefined" registers there (gcc bug 105593).
 #pragma once
 
 #include "kernels/inline.h"

@@ -35,7 +35,7 @@ void matmul(std::span<const Product> products, const float* A, int64_t M, Activa
 }
 
 void dequantize_rows(const Matrix& matrix, const int64_t* row_ids, int64_t count, float* output, Parallel& parallel) {
-  constexpr int64_t kWeightsPerItem = 1 << 14;  // some 10 us: a lone token's row is not worth waking a thread for
+  constexpr int64_t kWeightsPerItem = 1 << 14;  // about 10 us: a single token's row is not worth waking a thread for
   const int64_t rows_per_item = std::max<int64_t>(1, kWeightsPerItem / matrix.cols);
   const int64_t items = (count + rows_per_item - 1) / rows_per_item;
   for_each_item(parallel, static_cast<size_t>(items), [&](size_t, size_t item) {

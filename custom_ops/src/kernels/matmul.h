@@ -1,14 +1,14 @@
-// Products of activations with weight matrices that stay in GGUF's formats: Y = A W^T (+ bias), and rows of such a
+// Products of activations and weight matrices that stay in GGUF's formats: Y = A W^T (+ bias). Also rows of such a
 // matrix as float32. The instruction set is chosen at run time (cpu.h).
 //
-// Activations::kInt8 quantizes A to int8 with one scale for every 256 values where the format's blocks have 256 weights
-// and for every 32 values otherwise, and multiplies integers. A group of activations that holds a NaN or an infinity
-// makes its row of the output NaN; one whose largest magnitude is below 2^-120 counts as zero. Formats f32, f16 and
-// bf16 use float32 activations always. Activations::kInt8x2 adds the product of what that rounding leaves, rounded
-// likewise. Activations::kFloat32 multiplies the dequantized weights with A in float32.
+// Activations::kInt8 quantizes A to int8 and multiplies integers. A scale covers 256 values if the format's blocks have
+// 256 weights, and 32 values otherwise. A group of activations with a NaN or an infinity makes its row of the output
+// NaN; a group whose largest magnitude is below 2^-120 counts as zero. Formats f32, f16 and bf16 always use float32
+// activations. Activations::kInt8x2 also rounds the rest to int8 and adds its product. Activations::kFloat32 multiplies
+// the dequantized weights by A in float32.
 //
-// The result depends neither on the number of threads nor on the rows that share a call, but few
-// rows may take another path than many, which rounds differently.
+// The result does not depend on the number of threads or on the rows that share a call, but few rows may be computed
+// differently from many, with different rounding.
 #pragma once
 
 #include <cstddef>
@@ -38,16 +38,16 @@ struct Product {
   float* output;      // [M, N]
 };
 
-inline constexpr size_t kMaxProducts = 16;  // of one call
+inline constexpr size_t kMaxProducts = 16;  // per call
 
-// Bytes of scratch memory that `matmul` needs with a pool of this width. Every product has the same K.
+// Return the bytes of scratch memory that `matmul` needs with a pool of this width. Every product has the same K.
 size_t matmul_scratch_bytes(std::span<const Product> products, int64_t M, Activations activations, size_t width);
 
-// Multiplies one A [M, K] with each product's weight. `scratch` is aligned to 64 bytes.
+// Multiply A [M, K] by each product's weight. `scratch` is aligned to 64 bytes.
 void matmul(std::span<const Product> products, const float* A, int64_t M, Activations activations, Parallel& parallel,
             std::byte* scratch);
 
-// output[i] = row row_ids[i] of the matrix, [count, K]. The caller has checked the ids.
+// Set output[i] to row row_ids[i] of the matrix, [count, K]. The caller has checked the ids.
 void dequantize_rows(const Matrix& matrix, const int64_t* row_ids, int64_t count, float* output, Parallel& parallel);
 
 }  // namespace llama3

@@ -1,6 +1,6 @@
-// What a vector instruction set makes for one weight format, and the driver (matmul_driver.h) calls: kernels for few
-// rows of A (gemv, up to kMaxGemvM of them at once) and for many (gemm). Packed activations are 256 values of a row of
-// A, quantized and laid out as one of the two reads them.
+// The kernels of a vector instruction set for one weight format, called by the driver (matmul_driver.h): gemv for few
+// rows of A (up to kMaxGemvM at once) and gemm for many. Packed activations are 256 values of a row of A, quantized and
+// in the layout that gemv or gemm reads.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,8 @@ namespace llama3 {
 
 inline constexpr int kMaxGemvM = 4;  // rows of A
 
-// Weight rows of row_bytes each times a few rows of A: block b of 256 values of row m is A[m * stride + b].
+// A product of weight rows, each of row_bytes, and a few rows of A. Block b of 256 values of row m is A[m * stride +
+// b].
 template <class GemvActivations>
 struct GemvCall {
   const uint8_t* rows;
@@ -22,21 +23,21 @@ struct GemvCall {
   const GemvActivations* A;
   int64_t stride;
   const float* bias;  // of the first row, or null
-  float* output;      // of row m of A and weight row r at output[m * output_stride + r]
+  float* output;      // row m of A times weight row r goes to output[m * output_stride + r]
   int64_t output_stride;
 };
 
-// A few tiles, each of some weight rows x 256, times the same 256 values of some rows of A.
+// A product of a few tiles, each of some weight rows x 256, and the same 256 values of some rows of A.
 template <class Tile, class GemmActivations>
 struct GemmCall {
   const Tile* tiles;
-  const GemmActivations* activations;  // as many as the kernel is for
+  const GemmActivations* activations;  // of as many rows of A as the kernel is for
   int weights;                         // 256, or fewer at a row's end: a multiple of 32
-  float* sums;                         // [row of A][stride]: those of the tiles' rows are added to
+  float* sums;                         // [row of A][stride]; the kernel adds to those of the tiles' rows
   int64_t stride;
 };
 
-// `count` weights from the first block of `row` on. `out` has room for a whole number of 256 weights.
+// Dequantize `count` weights from the first block of `row` on. `out` has room for a whole multiple of 256 weights.
 using Dequantize = void(const uint8_t* row, int64_t count, float* out);
 
 template <class GemvActivations, class Tile, class GemmActivations>
@@ -47,16 +48,16 @@ struct FormatKernels {
   using Gemm = void(const GemmCall<Tile, GemmActivations>& call);
 
   Dequantize* dequantize;
-  // Of formats with blocks; f32, f16 and bf16 are multiplied as they are (matmul_floats.h).
+  // Only for formats with blocks; f32, f16 and bf16 are multiplied as they are (matmul_floats.h).
   Gemv* gemv[kMaxGemvM] = {};  // for 1, 2, ... rows of A
   PackTile* pack_tile = nullptr;
-  Gemm* const* gemm = nullptr;   // for 1, 2, ... rows of A, as many as fit the registers
-  int64_t activation_bytes = 0;  // that gemm reads of each packed block, from its beginning
+  Gemm* const* gemm = nullptr;   // for 1, 2, ... rows of A, as many as fit in the registers
+  int64_t activation_bytes = 0;  // at the start of each packed block, read by gemm
 };
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Rows of A cut into nearly equal blocks of at most max_width, the wider ones first.
+// Rows of A in nearly equal blocks of at most max_width, the wider ones first.
 struct RowBlocks {
   int64_t count, width, wider;
   RowBlocks(int64_t rows, int64_t max_width)

@@ -1,14 +1,14 @@
-// The driver of the vector kernels: quantizes A, cuts the products into items and gives each to the kernel for it.
-// Compiled once for each instruction set, with internal linkage. A `Set` says what the instruction set has:
+// The driver of the vector kernels: quantizes A, splits the products into items and passes each item to its kernel.
+// Compiled once per instruction set, with internal linkage. A `Set` says what the instruction set has:
 //
 //   Simd                 vectors of floats, for matmul_floats.h
-//   GemvActivations, GemmActivations   packed activations, which may be the same for both
+//   GemvActivations, GemmActivations   packed activations; may be the same type
 //   Tile                 kTileRows weight rows x 256, unpacked
 //   kGroups              tiles that a kernel multiplies at once
-//   kMaxGemmM            rows of A that it multiplies at most
-//   kStripTiles          tiles that are unpacked at once: what the first-level cache holds beside some activations
+//   kMaxGemmM            most rows of A that it multiplies at once
+//   kStripTiles          tiles unpacked at once: as many as fit in the first-level cache beside some activations
 //   quantize_for_gemv(256 values, per_32, GemvActivations&), quantize_for_gemm(..., GemmActivations&)
-//   kernels_for<format>() -> FormatKernels<...>, of each format but f32, f16 and bf16
+//   kernels_for<format>() -> FormatKernels<...>, for each format except f32, f16 and bf16
 #pragma once
 
 #include <algorithm>
@@ -24,15 +24,15 @@ namespace {
 
 constexpr size_t align_64(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Asks for the weights that come next, a line or two at each call, so that unpacking them finds them in the second
-// cache and no kernel waits behind many of them.
+// A prefetcher of the next weights into the second-level cache. It fetches a line or two per call, so no kernel waits
+// for many of them.
 class Prefetcher {
  public:
   Prefetcher(const uint8_t* rows, size_t row_bytes, int64_t count, size_t bytes, int64_t calls)
       : row_(rows),
         row_bytes_(row_bytes),
         rows_left_(count),
-        bytes_(bytes + 63),  // of a row: an unaligned one may begin a line more
+        bytes_(bytes + 63),  // of a row; an unaligned row may touch one more line
         per_call_(divide_up(count * divide_up(static_cast<int64_t>(bytes_), 64), calls)) {}
   void some() {
     for (int64_t i = 0; i < per_call_ && rows_left_ > 0; i++) {
@@ -53,7 +53,7 @@ class Prefetcher {
   int64_t per_call_;
 };
 
-// Runs the items on the pool, or on this thread where waking another would cost more.
+// Run the items on the pool, or on this thread if waking another would cost more.
 template <class Work>
 inline void run_items(Parallel& parallel, bool serial, int64_t items, Work&& work) {
   if (serial)
@@ -62,10 +62,10 @@ inline void run_items(Parallel& parallel, bool serial, int64_t items, Work&& wor
     for_each_item(parallel, static_cast<size_t>(items), work);
 }
 
-// Items of several products in one list, so that a small product keeps no thread waiting.
+// Items of several products are in one list, so threads do not wait for a small product to end.
 struct Item {
   const Product* product;
-  int64_t index;  // among the product's own
+  int64_t index;  // among the product's items
 };
 template <class ItemsOf>
 inline int64_t count_items(std::span<const Product> products, ItemsOf&& items_of) {
@@ -98,7 +98,7 @@ class MatmulDriver {
     if (job.streams())
       return multiply_with_gemv(job, A, parallel, reinterpret_cast<GemvActivations*>(per_256),
                                 reinterpret_cast<GemvActivations*>(per_32), scratch);
-    // Rows of A in nearly equal parts, so that no part is too small for tiles.
+    // Split the rows of A into nearly equal parts, so no part is too small for tiles.
     const int64_t parts = divide_up(M, kMaxPartRows);
     Product shifted[kMaxProducts];
     for (int64_t part = 0; part < parts; part++) {
@@ -114,7 +114,7 @@ class MatmulDriver {
   }
 
   static void dequantize(Format format, const uint8_t* row, int64_t count, float* out) {
-    constexpr int64_t kPiece = 1024;  // a multiple of every block
+    constexpr int64_t kPiece = 1024;  // a multiple of every block size
     alignas(64) float piece[kPiece];
     const FormatInfo& layout = info(format);
     for (int64_t begin = 0; begin < count; begin += kPiece) {
@@ -131,18 +131,18 @@ class MatmulDriver {
   using Tile = typename Set::Tile;
   using Kernels = FormatKernels<GemvActivations, Tile, GemmActivations>;
 
-  static constexpr int64_t kMaxStreamedM = 8;   // rows of A up to which weights are streamed; tiles are faster above
-  static constexpr int64_t kMaxPartRows = 512;  // rows of A at once: their sums of 64 weight rows fill 128 KB
+  static constexpr int64_t kMaxStreamedM = 8;   // up to this many rows of A stream weights; tiles are faster above
+  static constexpr int64_t kMaxPartRows = 512;  // rows of A at once: their sums for 64 weight rows fill 128 KB
   static constexpr int64_t kStripRows = Set::kStripTiles * Set::kTileRows;
   static constexpr int64_t kCallRows = Set::kGroups * Set::kTileRows;
-  static constexpr int64_t kMaxStrips = 4;   // strips an item: their activations come from a far cache once for all
-  static constexpr int64_t kMinRangeM = 48;  // at least, since every range of rows of A unpacks its weights again
+  static constexpr int64_t kMaxStrips = 4;   // strips per item; they share one read of the activations from a far cache
+  static constexpr int64_t kMinRangeM = 48;  // at least, because every range of rows of A unpacks its weights again
   static constexpr int64_t kFloatTileRows = FloatTile<Simd>::kRows;
-  static constexpr int64_t kBytesPerItem = 64 << 10;  // streamed rows an item, at most
+  static constexpr int64_t kBytesPerItem = 64 << 10;  // of streamed rows, at most
   static constexpr int64_t kSerialBytes = 16 << 10;   // a smaller job is not worth a second thread
-  static constexpr int64_t kSerialValues = 16 << 10;  // likewise, activations to quantize
+  static constexpr int64_t kSerialValues = 16 << 10;  // the same for activations to quantize
 
-  // Not inlined: it runs once, and kernels_of is in every kernel's way.
+  // Not inlined: it runs once, but every kernel is found through kernels_of.
   __attribute__((noinline)) static auto make_kernels() {
     return for_each_format([]<Format format>() -> Kernels {
       if constexpr (is_float(format))
@@ -161,7 +161,7 @@ class MatmulDriver {
     std::span<const Product> products;
     Activations activations;
     int64_t K, M;
-    bool per_256 = false, per_32 = false, floats = false;  // what the products need of A
+    bool per_256 = false, per_32 = false, floats = false;  // the forms of A that the products need
 
     Job(std::span<const Product> all, int64_t rows, Activations mode)
         : products(all), activations(mode), K(all.front().weight.cols), M(rows) {
@@ -177,7 +177,7 @@ class MatmulDriver {
     }
     bool streams() const { return M <= kMaxStreamedM; }
     int64_t part_rows() const { return std::min(M, kMaxPartRows); }
-    // One quantization of A.
+    // Return the bytes of one quantization of A.
     size_t quantized_bytes() const {
       const auto blocks = static_cast<size_t>(super_blocks(K) * part_rows());
       return blocks * (streams() ? sizeof(GemvActivations) : sizeof(GemmActivations));
@@ -188,11 +188,11 @@ class MatmulDriver {
       const size_t integers = Set::kStripTiles * sizeof(Tile) + sums;
       return align_64(std::max(integers, floats ? float_tile_scratch_bytes<Simd>(part_rows()) : 0));
     }
-    // The values of block b of each row: 256, or fewer at the end.
+    // Return how many values block b of a row has: 256, or fewer at the end.
     int block_values(int64_t b) const { return static_cast<int>(std::min<int64_t>(K - b * kSuperBlock, kSuperBlock)); }
   };
 
-  // Quantizes block b of a row of A, filled up with zeros at the row's end, to those of per_256 and per_32 that are not
+  // Quantize block b of a row of A, padded with zeros at the row's end, into those of per_256 and per_32 that are not
   // null.
   template <class Block>
   static void quantize_block(const Job& job, const float* row, int64_t b,
@@ -238,7 +238,7 @@ class MatmulDriver {
         quantize_block(job, A + index / blocks * job.K, index % blocks, Set::quantize_for_gemv, per_256, per_32, index);
       });
 
-    // Items of equal bytes.
+    // Make items of equal size in bytes.
     int64_t bytes = 0;
     for (const Product& product : job.products)
       bytes += static_cast<int64_t>(product.weight.row_bytes()) * product.weight.rows;
@@ -264,7 +264,7 @@ class MatmulDriver {
 
   // ---- Many rows of A
 
-  // The packed blocks b of all rows follow each other: [blocks][M].
+  // Quantize all rows. The packed blocks b of all rows follow each other: [blocks][M].
   static void quantize_rows(const Job& job, const float* A, Parallel& parallel, GemmActivations* per_256,
                             GemmActivations* per_32) {
     constexpr int64_t kRowsPerItem = Set::kMaxGemmM;
@@ -276,14 +276,14 @@ class MatmulDriver {
     });
   }
 
-  // A share of a product: weight rows, up to kMaxStrips strips of them, and a range of blocks of rows of A.
+  // A part of a product: up to kMaxStrips strips of weight rows, and a range of blocks of rows of A.
   struct TileItem {
     const Product* product;
     int64_t first_row, rows, first_block, end_block;
   };
 
-  // The activations that gemm multiplies two blocks from now, to the first cache: past a few hundred rows of A they
-  // come from the third. A share of each one's lines at each of `calls` calls.
+  // Prefetch the activations that gemm multiplies two blocks from now into the first-level cache. With more than a few
+  // hundred rows of A, they come from the third. Each of `calls` calls fetches a share of their lines.
   static void prefetch_activations(const GemmActivations* activations, int64_t width, int64_t bytes, int64_t call,
                                    int64_t calls) {
     const int64_t lines = divide_up(bytes, 64), begin = call * lines / calls, end = (call + 1) * lines / calls;
@@ -292,7 +292,7 @@ class MatmulDriver {
         __builtin_prefetch(reinterpret_cast<const uint8_t*>(activations + m) + line * 64);
   }
 
-  // Copies sums [count][kStripRows] of some weight rows to the output's rows first_m and on.
+  // Copy sums [count][kStripRows] of some weight rows to the output, from row first_m on.
   static void write_output(const Product& product, int64_t first_row, int64_t rows, const float* sums, int64_t first_m,
                            int64_t count) {
     for (int64_t m = 0; m < count; m++, sums += kStripRows) {
@@ -327,7 +327,7 @@ class MatmulDriver {
             weight.data + static_cast<size_t>(first_row) * row_bytes + static_cast<size_t>(b) * super_bytes;
         const int64_t calls = divide_up(strip_rows, kCallRows);
         for (int64_t t = 0; t < calls * Set::kGroups; t++) {
-          // A tile with no row of its own, the last of a call, repeats the first rows; nobody reads its sums.
+          // A call's last tile may have no rows. It then repeats the first rows, and its sums are never read.
           const int64_t row = t * Set::kTileRows < strip_rows ? t * Set::kTileRows : 0;
           const int64_t valid = std::min<int64_t>(strip_rows - row, Set::kTileRows);
           kernels.pack_tile(rows + static_cast<size_t>(row) * row_bytes, row_bytes, static_cast<int>(valid), weights,
@@ -345,7 +345,7 @@ class MatmulDriver {
             kernels.gemm[width - 1](
                 {tiles + call * Set::kGroups, activations + m, weights, sums + call * kCallRows, kStripRows});
           }
-          // At once, so that the stores find their way to memory while the next block is multiplied.
+          // Write now: the stores reach memory while the next block is multiplied.
           if (last) write_output(*item.product, first_row, strip_rows, sums, m, width);
           m += width;
           sums += width * kStripRows;
@@ -354,11 +354,11 @@ class MatmulDriver {
     }
   }
 
-  // How the products are cut into items: rows of a strip or several, and ranges of rows of A.
+  // How the products are split into items: by strips of weight rows and by ranges of rows of A.
   struct Cut {
     int64_t item_rows = kMaxStrips * kStripRows, ranges = 1;
 
-    // Every thread should have some items to take.
+    // Every thread should get several items.
     Cut(const Job& job, size_t width) {
       const int64_t wanted = width > 1 ? 8 * static_cast<int64_t>(width) : 1;
       const auto items = [&] {

@@ -1,6 +1,5 @@
-// Products in float32: of f32, f16 and bf16 weights, and of dequantized ones where activations stay float32. Compiled
-// once for each instruction set, with internal linkage. `Simd` is a class of static functions over one vector of
-// floats.
+// Products in float32: of f32, f16 and bf16 weights, and of dequantized weights if activations stay float32. Compiled
+// once per instruction set, with internal linkage. `Simd` is a class of static functions on one vector of floats.
 #pragma once
 
 #include <cstddef>
@@ -15,9 +14,9 @@
 namespace llama3 {
 namespace {
 
-inline constexpr int kMaxFloatM = 6;  // of a register tile
+inline constexpr int kMaxFloatM = 6;  // rows of A in a register tile
 
-// How a vector of weights is loaded from an address.
+// How to load a vector of weights from an address.
 template <Format format>
 struct FloatWeights;
 template <>
@@ -47,7 +46,7 @@ struct FloatWeights<Format::kBF16> {
 
 using F32Weights = FloatWeights<Format::kF32>;
 
-// The last weights of a row, fewer than a vector, with zeros behind.
+// Load the last weights of a row, fewer than a vector, padded with zeros.
 template <class Simd, class Weights>
 inline typename Simd::Vector load_tail(const uint8_t* at, int64_t count) {
   uint8_t padded[Simd::kWidth * Weights::kBytes] = {};
@@ -55,7 +54,7 @@ inline typename Simd::Vector load_tail(const uint8_t* at, int64_t count) {
   return Weights::template load<Simd>(padded);
 }
 
-// The Dequantize of a format without blocks.
+// Implement Dequantize for a format without blocks.
 template <class Simd, class Weights>
 inline void to_floats(const uint8_t* row, int64_t count, float* out) {
   int64_t i = 0;
@@ -64,11 +63,11 @@ inline void to_floats(const uint8_t* row, int64_t count, float* out) {
   if (i < count) Simd::store(out + i, load_tail<Simd, Weights>(row + Weights::kBytes * i, count - i));
 }
 
-// One weight row times kM rows of A, each to output[m * stride].
+// Multiply one weight row by kM rows of A. Each product goes to output[m * stride].
 template <class Simd, class Weights, int kM>
 inline void dot_row(const uint8_t* row, int64_t K, const float* A, float bias, float* output, int64_t stride) {
   using Vector = typename Simd::Vector;
-  // Sums that do not wait for each other; always as many, so that a row's result does not depend on those beside it.
+  // Independent sums, always the same number, so a row's result does not depend on other rows.
   constexpr int kChains = Simd::kRowsAtOnce;
   constexpr int64_t kStep = kChains * Simd::kWidth;
   Vector sums[kM][kChains];
@@ -113,12 +112,12 @@ inline void dot_rows(const uint8_t* row, int64_t K, const float* A, int64_t M, f
   for (; m < M; m++) dot_row<Simd, Weights, 1>(row, K, A + m * K, bias, output + m * stride, stride);
 }
 
-// Scratch memory of a call of multiply_float_rows: a dequantized row.
+// Return the bytes of scratch memory for multiply_float_rows: a dequantized row.
 inline size_t float_row_scratch_bytes(int64_t K) {
   return static_cast<size_t>(super_blocks(K)) * kSuperBlock * sizeof(float);
 }
 
-// Rows first to first + count of the product, for few rows of A: each weight is read once.
+// Compute rows first to first + count - 1 of the product for few rows of A. Each weight is read once.
 template <class Simd>
 inline void multiply_float_rows(const Product& product, Dequantize* dequantize, int64_t first, int64_t count,
                                 const float* A, int64_t M, std::byte* scratch) {
@@ -141,7 +140,7 @@ inline void multiply_float_rows(const Product& product, Dequantize* dequantize, 
   }
 }
 
-// Some vectors of weight rows x 256, and before that the same row by row.
+// A tile of weight rows x 256: `rows` has a vector's width of them as they are, `weights` has all of them transposed.
 template <class Simd>
 struct alignas(64) FloatTile {
   static constexpr int kRows = Simd::kWeightVectors * Simd::kWidth;
@@ -149,7 +148,7 @@ struct alignas(64) FloatTile {
   float weights[kSuperBlock][kRows];
 };
 
-// Sums [row of A][kRows] over `count` weights.
+// Add the products of `count` weights to sums [row of A][kRows].
 template <class Simd, int kM>
 inline void multiply_float_block(const FloatTile<Simd>& tile, const float* A, int64_t K, int count, float* sums) {
   using Vector = typename Simd::Vector;
@@ -176,13 +175,13 @@ inline void multiply_float_block(const FloatTile<Simd>& tile, const float* A, in
     for (int v = 0; v < kVectors; v++) Simd::store(sums + m * kRows + v * Simd::kWidth, totals[m][v]);
 }
 
-// Scratch memory of a call of multiply_float_tile: a tile and its sums.
+// Return the bytes of scratch memory for multiply_float_tile: a tile and its sums.
 template <class Simd>
 inline size_t float_tile_scratch_bytes(int64_t M) {
   return sizeof(FloatTile<Simd>) + static_cast<size_t>(M) * FloatTile<Simd>::kRows * sizeof(float);
 }
 
-// Rows first to first + count <= FloatTile::kRows of the product, for many rows of A.
+// Compute rows first to first + count - 1 of the product for many rows of A; count <= FloatTile::kRows.
 template <class Simd>
 inline void multiply_float_tile(const Product& product, Dequantize* dequantize, int64_t first, int64_t count,
                                 const float* A, int64_t M, std::byte* scratch) {

@@ -1,15 +1,15 @@
-// What an instruction set provides for matmul.h; `matmul` and `matmul_scratch_bytes` there choose among these.
+// The kernels that an instruction set provides for matmul.h. `matmul` and `matmul_scratch_bytes` choose among them.
 #pragma once
 
 #include "kernels/matmul.h"
 
 namespace llama3 {
 
-// Their activations are kInt8 or kFloat32.
+// For activations kInt8 and kFloat32.
 struct MatmulKernels {
   decltype(matmul_scratch_bytes)* scratch_bytes;
   decltype(matmul)* multiply;
-  void (*dequantize)(Format format, const uint8_t* row, int64_t count, float* out);  // the start of a row
+  void (*dequantize)(Format format, const uint8_t* row, int64_t count, float* out);  // from the start of a row
 };
 
 namespace scalar {

@@ -8,11 +8,11 @@
 
 namespace llama3 {
 
-// Calls work(slot, item) for every item, each once. No two calls that run at the same time have the same slot, which
-// is below parallel.width(): scratch memory goes by slots. A job of one task runs on the caller's thread.
+// Call work(slot, item) once for every item. Calls that run at the same time have different slots, all below
+// parallel.width(), so each slot can have its own scratch memory. A job of one task runs on the caller's thread.
 //
-// Every task has a range of neighbouring items, which it goes through in order, so that a thread reads memory in one
-// stream and what it prefetches past an item's end is its own. A task that is done helps with the others' ranges.
+// Each task goes through a range of neighboring items in order, so a thread reads memory in one stream and itself needs
+// what it prefetches past an item's end. A task that is done helps with the other ranges.
 template <class Work>
 void for_each_item(Parallel& parallel, size_t items, Work&& work) {
   constexpr size_t kMaxTasks = 128;
@@ -22,7 +22,7 @@ void for_each_item(Parallel& parallel, size_t items, Work&& work) {
     for (size_t item = 0; item < items; item++) work(size_t{0}, item);
     return;
   }
-  struct alignas(64) Range {  // a cache line each, for its counter to be its thread's
+  struct alignas(64) Range {  // one cache line each, so threads do not share the lines of counters
     std::atomic<size_t> next;
     size_t end;
   };

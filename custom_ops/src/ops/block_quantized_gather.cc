@@ -22,7 +22,7 @@ void BlockQuantizedGather::compute(const Call& call) const {
   for (int64_t i = 0; i < count; i++) {
     const int64_t id = ids.as<int64_t>()[i];
     if (id < 0 || id >= weight.rows) {
-      throw Failure{"id " + std::to_string(id) + " is none of the rows 0 to " + std::to_string(weight.rows - 1)};
+      throw Failure{"id " + std::to_string(id) + " is not one of the rows 0 to " + std::to_string(weight.rows - 1)};
     }
   }
   Dims dims = ids.dims;

@@ -1,4 +1,4 @@
-// Rows of a matrix in one of GGUF's formats, as float32: the embedding of tokens.
+// Rows of a matrix in one of GGUF's formats as float32: token embeddings.
 #pragma once
 
 #include "ops/weight.h"
@@ -7,7 +7,7 @@
 namespace llama3 {
 
 // (B uint8 [N, blocks, bytes], ids int64 [...]) -> float [..., K]. Attributes K, format, block_layout_version = 1.
-// An id is 0 to N - 1: a negative one does not count from the end, since no token has it.
+// An id is 0 to N - 1. A negative id does not count from the end, because no token has one.
 class BlockQuantizedGather {
  public:
   static const OpSpec kSpec;

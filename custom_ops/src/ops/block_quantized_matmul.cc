@@ -15,7 +15,7 @@ Activations activations_of(const Node& node) {
   if (name == "int8") return Activations::kInt8;
   if (name == "int8x2") return Activations::kInt8x2;
   if (name == "float32") return Activations::kFloat32;
-  throw Failure{"activations is '" + name + "', not int8, int8x2 or float32"};
+  throw Failure{"activations is '" + name + "'; use int8, int8x2 or float32"};
 }
 
 std::vector<std::string_view> split(std::string_view text) {
@@ -28,7 +28,7 @@ std::vector<std::string_view> split(std::string_view text) {
   return names;
 }
 
-// The input A, whose last dimension is K: declared with it at load, given with it at each call.
+// Check that the last dimension of input A is K: at load if it is declared, and at each call.
 void check_last_dim(const Dims& dims, int64_t K) {
   if (dims.rank() == 0 || dims.last() != K) {
     throw Failure{"input 0 is " + dims.text() + ", but K is " + std::to_string(K)};
@@ -92,12 +92,12 @@ BlockQuantizedMatMuls::BlockQuantizedMatMuls(const Node& node)
   const std::vector<int64_t> Ns = node.ints_attribute("Ns");
   const size_t count = Ns.size();
   if (names.size() != count || node.input_count() != count + 1 || node.output_count() != count) {
-    throw Failure{"Ns has " + std::to_string(count) + " values and formats " + std::to_string(names.size()) +
-                  " names, for " + std::to_string(node.input_count() - 1) + " weights and " +
+    throw Failure{"Ns has " + std::to_string(count) + " values and formats has " + std::to_string(names.size()) +
+                  " names, but there are " + std::to_string(node.input_count() - 1) + " weights and " +
                   std::to_string(node.output_count()) + " outputs"};
   }
   if (count > kMaxProducts) {
-    throw Failure{"it has " + std::to_string(count) + " weights, more than " + std::to_string(kMaxProducts)};
+    throw Failure{"the node has " + std::to_string(count) + " weights; the limit is " + std::to_string(kMaxProducts)};
   }
   for (size_t i = 0; i < count; i++) weights_.emplace_back(node, i + 1, format_by_name(names[i]), Ns[i], K_);
   check_declared(node, K_);

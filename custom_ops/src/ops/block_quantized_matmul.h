@@ -1,7 +1,7 @@
-// Linears over weights in GGUF's formats: Y = A W^T (+ bias).
+// Linear layers with weights in GGUF's formats: Y = A W^T (+ bias).
 //
 // BlockQuantizedMatMul has the signature that mobius writes in domain pkg.nxrt. BlockQuantizedMatMuls multiplies one
-// input with several weights (q, k and v; gate and up), and so quantizes it once; their formats may differ.
+// input by several weights (q, k and v; gate and up), so the input is quantized once. The formats may differ.
 #pragma once
 
 #include <optional>
@@ -27,8 +27,8 @@ class BlockQuantizedMatMul {
   ScratchSource scratch_;
 };
 
-// (A float [..., K], B0 .. Bn uint8 [N, blocks, bytes]) -> a float [..., N] for each.
-// Attributes K, Ns, formats (names with commas between them), block_layout_version = 1, activations.
+// (A float [..., K], B0 .. Bn uint8 [N, blocks, bytes]) -> one float [..., N] per B.
+// Attributes K, Ns, formats (names separated by commas), block_layout_version = 1, activations.
 class BlockQuantizedMatMuls {
  public:
   static const OpSpec kSpec;

@@ -26,27 +26,29 @@ void expect(const Tensor& tensor, const char* name, const Dims& expected) {
   throw Failure{std::string(name) + " is " + tensor.dims.text() + ", not " + expected.text()};
 }
 
-// The new tokens of a row, and those before them.
+// How many past and new tokens a row has.
 struct RowSpan {
   int64_t past, length;
 };
 
-// Of S `new_tokens`, `length` are the row's. Without it, S = total begins a sequence, and otherwise all S are real.
+// Split a row's tokens into past and new. Of S `new_tokens`, `length` are real. Without `length`, S = total begins a
+// sequence; otherwise all S are real.
 RowSpan span_of_row(int64_t tokens, std::optional<int64_t> length, int64_t new_tokens, int64_t total) {
   if (length && (*length < 0 || *length > new_tokens)) {
-    throw Failure{"seqlens_q gives a row " + std::to_string(*length) + " new tokens, of " + std::to_string(new_tokens)};
+    throw Failure{"seqlens_q is " + std::to_string(*length) + " for a row; it must be 0 to " +
+                  std::to_string(new_tokens)};
   }
   const bool begins = !length && total == new_tokens;
   const int64_t real = length.value_or(begins ? 0 : new_tokens);
   if (tokens < real || tokens > total) {
-    throw Failure{"seqlens_k gives a row " + std::to_string(tokens) + " tokens, with " +
-                  std::to_string(length.value_or(new_tokens)) + " new ones and a total_length of " +
+    throw Failure{"seqlens_k says that a row has " + std::to_string(tokens) + " tokens, but " +
+                  std::to_string(length.value_or(new_tokens)) + " are new and total_length is " +
                   std::to_string(total)};
   }
   return begins ? RowSpan{0, tokens} : RowSpan{tokens - real, real};
 }
 
-// One of the cache's two tensors: past and present [batch, kv_heads, their capacity, head_dim].
+// One of the cache's two tensors: past and present, each [batch, kv_heads, its capacity, head_dim].
 struct CacheTensor {
   const std::byte* past;
   std::byte* present;
@@ -54,7 +56,7 @@ struct CacheTensor {
   bool shared() const { return past == present; }
 };
 
-// In a cache that is not shared: copies each row's past, and clears what its new tokens do not fill.
+// For a cache that is not shared, copy each row's past and clear the positions that its new tokens do not fill.
 void carry_over(const CacheTensor& cache, std::span<const RowSpan> spans, int64_t kv_heads, int64_t past_capacity,
                 int64_t capacity, size_t position_bytes, Parallel& parallel) {
   for_each_item(parallel, spans.size() * static_cast<size_t>(kv_heads), [&](size_t, size_t head) {
@@ -82,13 +84,13 @@ CachedAttention::CachedAttention(const Node& node, CacheType type)
       interleaved_(node.int_attribute("rotary_interleaved", 1) != 0),
       inv_freq_(node.constant(kInvFreq)),
       scratch_(node) {
-  // What is known at load is checked at load, and all of it again at each call.
+  // Check what is known at load. Each call checks all of it again.
   const Dims past = node.declared_dims(kPastKey);
   if (inv_freq_ && past.rank() == 4 && past[3] >= 0) shape_for(past[3], *inv_freq_);
 }
 
 AttentionShape CachedAttention::shape_for(int64_t head_dim, const Tensor& inv_freq) const {
-  if (inv_freq.dims.rank() != 1) throw Failure{"inv_freq is " + inv_freq.dims.text() + ", not a list"};
+  if (inv_freq.dims.rank() != 1) throw Failure{"inv_freq is " + inv_freq.dims.text() + "; it must have 1 dimension"};
   const AttentionShape shape{.num_heads = num_heads_,
                              .kv_heads = kv_heads_,
                              .head_dim = head_dim,
@@ -110,12 +112,12 @@ void CachedAttention::compute(const Call& call) const {
   const std::optional<Tensor> seqlens_q = call.optional_input(kSeqlensQ);
 
   // Shapes.
-  if (past_key.dims.rank() != 4) throw Failure{"past_key is " + past_key.dims.text() + ", without 4 dimensions"};
-  if (q.dims.rank() != 3) throw Failure{"q is " + q.dims.text() + ", without 3 dimensions"};
+  if (past_key.dims.rank() != 4) throw Failure{"past_key is " + past_key.dims.text() + "; it must have 4 dimensions"};
+  if (q.dims.rank() != 3) throw Failure{"q is " + q.dims.text() + "; it must have 3 dimensions"};
   const int64_t batch = q.dims[0], new_tokens = q.dims[1];
   const int64_t past_capacity = past_key.dims[2], head_dim = past_key.dims[3];
   const AttentionShape shape = shape_for(head_dim, inv_freq);
-  if (batch < 1 || new_tokens < 1) throw Failure{"q is " + q.dims.text() + ", without tokens"};
+  if (batch < 1 || new_tokens < 1) throw Failure{"q is " + q.dims.text() + " and has no tokens"};
   if (q.dims[2] % num_heads_ != 0 || q.dims[2] / num_heads_ != head_dim) {  // a product might overflow
     throw Failure{"q is " + q.dims.text() + ", not " + std::to_string(num_heads_) + " heads of " +
                   std::to_string(head_dim) + " values"};
@@ -132,7 +134,7 @@ void CachedAttention::compute(const Call& call) const {
   // Lengths.
   const int64_t total = *total_length.as<int32_t>();
   if (total < new_tokens || total > past_capacity + new_tokens) {
-    throw Failure{"total_length is " + std::to_string(total) + ", with " + std::to_string(new_tokens) +
+    throw Failure{"total_length is " + std::to_string(total) + ", but there are " + std::to_string(new_tokens) +
                   " new tokens and room for " + std::to_string(past_capacity) + " in the past"};
   }
   std::vector<RowSpan> spans;
@@ -142,8 +144,8 @@ void CachedAttention::compute(const Call& call) const {
     const auto length = seqlens_q ? std::optional<int64_t>(seqlens_q->as<int32_t>()[row]) : std::nullopt;
     const RowSpan& span = spans.emplace_back(span_of_row(tokens, length, new_tokens, total));
     if (span.past > past_capacity) {
-      throw Failure{"seqlens_k gives a row " + std::to_string(span.past) +
-                    " tokens before its new ones, and there is a past of " + std::to_string(past_capacity)};
+      throw Failure{"seqlens_k says that a row has " + std::to_string(span.past) +
+                    " past tokens, but past_key has room for " + std::to_string(past_capacity)};
     }
   }
 
@@ -155,11 +157,11 @@ void CachedAttention::compute(const Call& call) const {
   const CacheTensor values{past_value.as<std::byte>(), call.output<std::byte>(2, present_dims)};
   for (const CacheTensor& cache : {keys, values}) {
     if (cache.shared() && capacity != past_capacity) {
-      throw Failure{"past and present share a buffer, but it has no room for " + std::to_string(total) + " tokens"};
+      throw Failure{"past and present share a buffer that has no room for " + std::to_string(total) + " tokens"};
     }
     if (!cache.shared() && seqlens_q && total != past_capacity + new_tokens) {
-      throw Failure{"total_length is " + std::to_string(total) + ", not the past's " + std::to_string(past_capacity) +
-                    " and the " + std::to_string(new_tokens) + " new tokens: is the attention mask too narrow?"};
+      throw Failure{"total_length is " + std::to_string(total) + ", not " + std::to_string(past_capacity) +
+                    " past plus " + std::to_string(new_tokens) + " new tokens; the attention mask may be too narrow"};
     }
   }
 
@@ -172,7 +174,7 @@ void CachedAttention::compute(const Call& call) const {
   rows.reserve(static_cast<size_t>(batch));
   for (int64_t row = 0; row < batch; row++) {
     const RowSpan& span = spans[static_cast<size_t>(row)];
-    const int64_t first = row * new_tokens;  // of the row's tokens
+    const int64_t first = row * new_tokens;  // the index of the row's first token
     const size_t cache_offset = static_cast<size_t>(row * kv_heads_ * capacity) * position_bytes;
     std::fill(y + (first + span.length) * q_size, y + (first + new_tokens) * q_size, 0.0f);
     if (span.length == 0) continue;

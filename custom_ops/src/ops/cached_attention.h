@@ -11,19 +11,19 @@ namespace llama3 {
 
 // (q float [batch, S, num_heads * head_dim], k and v float [batch, S, kv_num_heads * head_dim],
 //  past_key and past_value [batch, kv_num_heads, past, head_dim],
-//  seqlens_k int32 [batch]: a row's tokens so far, the new ones with them, less one,
-//  total_length int32 []: no row has more tokens than this,
+//  seqlens_k int32 [batch]: tokens of each row so far, including the new ones, minus one,
+//  total_length int32 []: an upper bound of the tokens of every row,
 //  inv_freq double [rope_dim / 2]: radians per position,
-//  seqlens_q int32 [batch], optional: a row's new tokens, 0 to S)
+//  seqlens_q int32 [batch], optional: new tokens of each row, 0 to S)
 //  -> (y float, as q; present_key and present_value [batch, kv_num_heads, max(past, total_length), head_dim]).
 // Attributes num_heads, kv_num_heads, scale = 1 / sqrt(head_dim), rotary_interleaved = 1.
 //
-// A row's new tokens come first among its S, and its past is seqlens_k + 1 - seqlens_q; any mix of lengths is allowed.
-// Without seqlens_q the rule is GroupQueryAttention's: S = total_length begins a sequence, and a row may then be
-// shorter than S; otherwise all S tokens of each row are real. Past and present may be one buffer, which is then
-// appended to in place. If they are not, the past is copied, and with seqlens_q it must have exactly total_length - S
-// positions. y is zero past the end of a row; so is the present, except in a shared buffer, which keeps what it had
-// there.
+// With seqlens_q, the first seqlens_q of a row's S tokens are real, and its past has seqlens_k + 1 - seqlens_q tokens.
+// Rows may have any mix of lengths. Without seqlens_q, the rule is GroupQueryAttention's: S = total_length begins a
+// sequence, and a row may then have fewer than S tokens; otherwise all S tokens of each row are real. Past and present
+// may be one buffer; the op then appends in place. If they are separate, the op copies the past, and with seqlens_q the
+// past must have exactly total_length - S positions. y is zero past the end of a row; so is the present, except in a
+// shared buffer, which keeps what it had there.
 class CachedAttention {
  public:
   void compute(const Call& call) const;
@@ -39,11 +39,11 @@ class CachedAttention {
   int64_t num_heads_, kv_heads_;
   std::optional<float> scale_;
   bool interleaved_;
-  std::optional<Tensor> inv_freq_;  // where it is a constant, as by rule
+  std::optional<Tensor> inv_freq_;  // if it is a constant, as is usual
   ScratchSource scratch_;
 };
 
-// The op is registered once for each type of the cache, so that the host knows which types go together.
+// The op is registered once per type of the cache, which tells the host which types go together.
 class CachedAttentionFloat16 : public CachedAttention {
  public:
   static const OpSpec kSpec;

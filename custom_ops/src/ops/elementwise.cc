@@ -35,7 +35,7 @@ void AddRMSNorm::compute(const Call& call) const {
   const Tensor x = call.input(0), branch = call.input(1), weight = call.input(2);
   check_same_dims(x, branch);
   if (x.dims.rank() == 0 || weight.dims != Dims{x.dims.last()}) {
-    throw Failure{"the weight is " + weight.dims.text() + ", for an input " + x.dims.text()};
+    throw Failure{"the weight is " + weight.dims.text() + ", but the input is " + x.dims.text()};
   }
   auto* normed = call.output<float>(0, x.dims);
   auto* sum = call.output<float>(1, x.dims);

@@ -1,11 +1,11 @@
-// The steps between the linears of a layer, each as one op.
+// The steps between a layer's matrix products, each as one op.
 #pragma once
 
 #include "ort_op.h"
 
 namespace llama3 {
 
-// (gate float [...], up likewise) -> silu(gate) * up, likewise.
+// (gate and up float [...]) -> silu(gate) * up, float [...].
 class SwiGLU {
  public:
   static const OpSpec kSpec;
@@ -13,7 +13,7 @@ class SwiGLU {
   void compute(const Call& call) const;
 };
 
-// (x float [..., n], branch likewise, weight float [n]) -> RMS norm of x + branch, and x + branch itself, likewise.
+// (x and branch float [..., n], weight float [n]) -> the RMS norm of x + branch, and x + branch, both float [..., n].
 // Attribute epsilon.
 class AddRMSNorm {
  public:

@@ -7,7 +7,7 @@
 namespace llama3 {
 namespace {
 
-// An object of the host that this library releases.
+// A host object that this library must release.
 template <class Object>
 struct Owned {
   const ort::Api* api;
@@ -39,12 +39,12 @@ Tensor tensor_of(const Host& host, const ort::Value* value) {
     check(host.api, ort::shape_of(host.api, value, &shape.object));
     tensor.dims = dims_of(host.api, shape.object);
   }
-  // There is no function for data that is only read.
+  // The host has no function for read-only data.
   check(host.api, ort::mutable_data(host.api, const_cast<ort::Value*>(value), &tensor.data));
   return tensor;
 }
 
-// Whether the host had the attribute, in the asked type.
+// Return whether the host found the attribute with the requested type.
 bool found(const Host& host, ort::Status* status) {
   if (status) ort::release_status(host.api, status);
   return !status;
@@ -64,18 +64,18 @@ void check(const ort::Api* api, ort::Status* status) {
 }
 
 Dims::Dims(std::span<const int64_t> dims) : rank_(dims.size()) {
-  if (rank_ > kMaxRank) throw Failure{"a tensor has " + std::to_string(rank_) + " dimensions, more than 8"};
+  if (rank_ > kMaxRank) throw Failure{"a tensor has " + std::to_string(rank_) + " dimensions; at most 8 are supported"};
   std::copy(dims.begin(), dims.end(), values_.begin());
 }
 
 void Dims::append(int64_t dim) {
-  if (rank_ == kMaxRank) throw Failure{"a tensor would have more than 8 dimensions"};
+  if (rank_ == kMaxRank) throw Failure{"the output would have more than 8 dimensions"};
   values_[rank_++] = dim;
 }
 
 int64_t Dims::product(size_t axes) const {
   const auto dims = span().first(axes);
-  if (std::ranges::find(dims, 0) != dims.end()) return 0;  // whatever the others are: their product may overflow
+  if (std::ranges::find(dims, 0) != dims.end()) return 0;  // early, because the product of the others may overflow
   int64_t result = 1;
   for (const int64_t dim : dims) result *= dim;
   return result;
@@ -148,7 +148,7 @@ std::optional<float> Node::float_attribute(const char* name) const {
   return value;
 }
 
-// The host has no question for this; it answers for one type at a time.
+// The host can only be asked about one type at a time.
 bool Node::has_attribute(const char* name) const {
   int64_t integer = 0;
   float number = 0;
@@ -201,7 +201,7 @@ Tensor Call::input(size_t index) const {
 void* Call::output_data(size_t index, const Dims& dims) const {
   ort::Value* value = nullptr;
   check(host_.api, ort::output(host_.api, context_, index, dims.span().data(), dims.rank(), &value));
-  if (!value) throw Failure{"output " + std::to_string(index) + " has no name: give every output one"};
+  if (!value) throw Failure{"output " + std::to_string(index) + " has no name; name every output"};
   void* data = nullptr;
   check(host_.api, ort::mutable_data(host_.api, value, &data));
   return data;
@@ -229,7 +229,7 @@ void ShapeCall::set_output(size_t input, size_t dropped, std::optional<int64_t> 
   names.resize(dims.rank(), "");
   if (appended) names.back() = "";
 
-  // The host would take an open dimension without a name for one of -1, and warn of it at each call.
+  // The host would read an open dimension without a name as -1, and warn at each call.
   for (size_t i = 0; i < dims.rank(); i++)
     if (dims[i] < 0 && !*names[i]) return;
 
@@ -250,12 +250,12 @@ void HostPool::run(size_t count, function_ref<void(size_t)> task) {
     auto& job = *static_cast<Job*>(data);
     try {
       job.task(index);
-    } catch (...) {  // would leave the host waiting for ever
+    } catch (...) {  // would leave the host waiting forever
       job.failed = true;
     }
   };
   check(call_.host().api, ort::parallel_for(call_.host().api, call_.context(), call_task, count, 0, &job));
-  if (job.failed) throw Failure{"a task failed; there may be too little memory"};
+  if (job.failed) throw Failure{"a task failed; there may not be enough memory"};
 }
 
 size_t HostPool::width() const {
@@ -266,7 +266,7 @@ size_t HostPool::width() const {
 Scratch::Scratch(const ScratchSource& source, size_t bytes) : allocator_(source.allocator_) {
   constexpr size_t kAlignment = 64;
   memory_ = allocator_->alloc(allocator_, bytes + kAlignment);
-  if (!memory_) throw Failure{"no memory for " + std::to_string(bytes) + " bytes of scratch"};
+  if (!memory_) throw Failure{"cannot allocate " + std::to_string(bytes) + " bytes of scratch memory"};
   const auto address = reinterpret_cast<uintptr_t>(memory_);
   aligned_ = static_cast<std::byte*>(memory_) + (-address & (kAlignment - 1));
 }

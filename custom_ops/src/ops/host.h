@@ -1,5 +1,5 @@
-// What an op sees of ONNX Runtime, as C++: tensors, attributes, failures, memory, threads. Nothing here outlives a call
-// of the host, and an exception never crosses into it: ort_op.h turns a Failure into a status.
+// ONNX Runtime as an op sees it, in C++: tensors, attributes, failures, memory, threads. A Node, ShapeCall or Call does
+// not outlive the host's call, and no exception reaches the host: ort_op.h turns a Failure into a status.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@
 
 namespace llama3 {
 
-// What is wrong, in one line for the user.
+// An error, in one line for the user.
 struct Failure {
   std::string message;
 };
@@ -24,13 +24,14 @@ struct Failure {
 // One copy of ONNX Runtime in this process.
 struct Host {
   const ort::Api* api;
-  uint32_t version;  // of its API: 23 in onnxruntime 1.23
+  uint32_t version;  // of the API: 23 in onnxruntime 1.23
 };
 
-// Turns the host's own error into a Failure.
+// Throw the host's error as a Failure.
 void check(const ort::Api* api, ort::Status* status);
 
-// The dimensions of a tensor. Copied, since older hosts lend none; -1 where a declared shape leaves one open.
+// The dimensions of a tensor, copied because older hosts do not lend them; -1 for an open dimension of a declared
+// shape.
 class Dims {
  public:
   static constexpr size_t kMaxRank = 8;
@@ -42,12 +43,12 @@ class Dims {
   size_t rank() const { return rank_; }
   int64_t operator[](size_t axis) const { return values_[axis]; }
   int64_t& operator[](size_t axis) { return values_[axis]; }
-  // Of a shape with at least one dimension.
+  // For shapes with at least one dimension.
   int64_t last() const { return values_[rank_ - 1]; }
   int64_t& last() { return values_[rank_ - 1]; }
   void append(int64_t dim);
   std::span<const int64_t> span() const { return {values_.data(), rank_}; }
-  // The number of elements of the first `axes` axes.
+  // Return the product of the first `axes` dimensions.
   int64_t product(size_t axes) const;
   std::string text() const;  // "[2, 3]"
   bool operator==(const Dims& other) const;
@@ -68,7 +69,7 @@ struct Tensor {
   }
 };
 
-// A node while its kernel is made.
+// A node whose kernel is being created.
 class Node {
  public:
   Node(const Host& host, const ort::KernelInfo* info) : host_(host), info_(info) {}
@@ -78,8 +79,8 @@ class Node {
   size_t input_count() const;
   size_t output_count() const;
 
-  // Attributes. Those without a default value are required. None may have another type; of lists of floats and texts
-  // the host says nothing, so they count as absent.
+  // Attributes. One without a default value is required. One of another type is an error, except that lists of floats
+  // or strings count as absent, because the host does not report them.
   int64_t int_attribute(const char* name) const;
   int64_t int_attribute(const char* name, int64_t otherwise) const;
   std::vector<int64_t> ints_attribute(const char* name) const;
@@ -87,12 +88,12 @@ class Node {
   std::string string_attribute(const char* name, const char* otherwise) const;
   std::optional<float> float_attribute(const char* name) const;
 
-  // An input that is a constant; its data stays where it is for as long as the kernel lives.
+  // Return an input if it is a constant. Its data stays in place as long as the kernel lives.
   std::optional<Tensor> constant(size_t input) const;
-  // The declared shape of an input; an unknown rank looks like a scalar.
+  // Return the declared shape of an input. An unknown rank looks like a scalar.
   Dims declared_dims(size_t input) const;
 
-  // The caller releases it.
+  // The caller releases the result.
   ort::Allocator* allocator() const;
 
  private:
@@ -107,7 +108,7 @@ class Call {
  public:
   Call(const Host& host, ort::KernelContext* context) : host_(host), context_(context) {}
 
-  // Fails where the node leaves this input out.
+  // Fail if the node omits this input.
   Tensor input(size_t index) const;
   std::optional<Tensor> optional_input(size_t index) const;
   template <class T>
@@ -124,15 +125,15 @@ class Call {
   ort::KernelContext* context_;
 };
 
-// The shapes that a node's inputs are declared with, before there is a kernel.
+// The declared shapes of a node's inputs, before it has a kernel.
 class ShapeCall {
  public:
   ShapeCall(const Host& host, ort::ShapeContext* context) : host_(host), context_(context) {}
 
   int64_t int_attribute(const char* name) const;
-  // Declares output 0 float32, with the shape of an input less `dropped` axes at its end, and then `appended`; nothing
-  // where that input's rank is unknown or an open dimension has no name. Others keep theirs. Output 0 alone: the host
-  // does not tell how many there are, and some versions end the process for one too many.
+  // Declare output 0 as float32, with the shape of an input minus its last `dropped` axes, plus `appended`. Keep the
+  // names of open dimensions. Do nothing if the input's rank is unknown or an open dimension has no name. Declare only
+  // output 0: the host does not say how many there are, and some versions end the process for one too many.
   void set_output(size_t input, size_t dropped, std::optional<int64_t> appended) const;
 
  private:
@@ -145,15 +146,15 @@ class HostPool final : public Parallel {
  public:
   explicit HostPool(const Call& call) : call_(call) {}
   void run(size_t count, function_ref<void(size_t)> task) override;
-  // No call tells the number of the pool's threads: this is the processors', and tasks beyond the threads find nothing
-  // left to do, which costs some nanoseconds each.
+  // The host does not tell how many threads its pool has, so return the number of processors. Tasks beyond the threads
+  // find nothing left to do, which costs a few nanoseconds each.
   size_t width() const override;
 
  private:
   const Call& call_;
 };
 
-// Where a kernel takes the memory of one call from: the host's arena, which hands the same pages out again.
+// The source of a call's scratch memory: the host's arena, which reuses the same pages.
 class ScratchSource {
  public:
   explicit ScratchSource(const Node& node) : api_(node.host().api), allocator_(node.allocator()) {}
@@ -174,7 +175,7 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  std::byte* data() const { return aligned_; }  // to 64 bytes
+  std::byte* data() const { return aligned_; }  // aligned to 64 bytes
 
  private:
   ort::Allocator* allocator_;

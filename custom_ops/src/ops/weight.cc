@@ -8,18 +8,18 @@ Format format_by_name(std::string_view name) {
   if (const FormatInfo* found = find_format(name)) return found->format;
   std::string known;
   for (int i = 0; i < kFormatCount; i++) known.append(i ? ", " : "").append(info(static_cast<Format>(i)).name);
-  throw Failure{"no format is called '" + std::string(name) + "'; there are " + known};
+  throw Failure{"unknown format '" + std::string(name) + "'; use one of " + known};
 }
 
 Weight::Weight(const Node& node, size_t input, Format format, std::optional<int64_t> N, int64_t K)
     : input_(input), format_(format), N_(N), K_(K) {
   const int64_t version = node.int_attribute("block_layout_version", 1);
-  if (version != 1) throw Failure{"block_layout_version is " + std::to_string(version) + "; only 1 is known"};
+  if (version != 1) throw Failure{"block_layout_version is " + std::to_string(version) + "; only 1 is supported"};
   const FormatInfo& layout = info(format);
-  if (N && *N < 1) throw Failure{"N is " + std::to_string(*N) + ", not a number of rows"};
+  if (N && *N < 1) throw Failure{"N is " + std::to_string(*N) + "; it must be at least 1"};
   if (K < 1 || K % layout.block_weights != 0) {
-    throw Failure{"K is " + std::to_string(K) + ", not a whole number of " + std::string(layout.name) +
-                  "'s blocks of " + std::to_string(layout.block_weights)};
+    throw Failure{"K is " + std::to_string(K) + "; it must be a positive multiple of " + std::string(layout.name) +
+                  "'s block size, " + std::to_string(layout.block_weights)};
   }
   if (const auto tensor = node.constant(input)) constant_ = checked(*tensor);
 }

@@ -1,6 +1,6 @@
 // A weight matrix as an input of an op: uint8 [N, blocks of a row, bytes of a block], in one of GGUF's formats. Its
-// shape is held against N, K and the format before anything reads it: once at load where the weight is a constant, as
-// by rule, and otherwise at each call.
+// shape is checked against N, K and the format before anything reads it: once at load if the weight is a constant, as
+// is usual, and otherwise at each call.
 #pragma once
 
 #include <optional>
@@ -11,12 +11,12 @@
 
 namespace llama3 {
 
-// The format of this name, as an attribute gives it.
+// Return the format that an attribute names.
 Format format_by_name(std::string_view name);
 
 class Weight {
  public:
-  // Without N, any number of rows.
+  // Without N, accept any number of rows.
   Weight(const Node& node, size_t input, Format format, std::optional<int64_t> N, int64_t K);
   Matrix matrix(const Call& call) const;
   int64_t cols() const { return K_; }

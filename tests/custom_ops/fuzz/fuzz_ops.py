@@ -1,9 +1,9 @@
-"""Throws graphs at the ops: right ones, and ones with a few wrong attributes, shapes, values or missing tensors.
+"""A fuzzer of the ops: it runs valid graphs, and graphs with wrong attributes, shapes or values or missing tensors.
 
-Each case must run or be refused by a status. A crash ends the process, so a parent watches it, and reads the number of
-the last case from a file: `python -m tests.custom_ops.fuzz.fuzz_ops SECONDS FIRST_CASE CASE_FILE` begins there again.
-Built with sanitizers (LLAMA3_CUSTOM_OPS_SANITIZE=address,undefined, and libasan.so preloaded) the library also tells of
-reads outside of a tensor that do not crash.
+Each case must run or be refused with a status. A crash ends the process, so a parent process watches it and reads the
+number of the last case from a file. `python -m tests.custom_ops.fuzz.fuzz_ops SECONDS FIRST_CASE CASE_FILE` continues
+there. A library built with sanitizers (LLAMA3_CUSTOM_OPS_SANITIZE=address,undefined, with libasan.so preloaded) also
+reports reads outside a tensor that do not crash.
 """
 
 import itertools
@@ -33,7 +33,7 @@ EDGES = [-(2**63), -(2**31), -1, 0, 1, 2, 7, 31, 32, 33, 255, 256, 257, 2**31 - 
 
 
 class Case:
-    """A node: its inputs as arrays, the types of its outputs, its attributes."""
+    """A node: its inputs as arrays, the types of its outputs, and its attributes."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -95,7 +95,7 @@ class Case:
         cache = ("float16", "float32")[self.pick(2)]
         self.op = "CachedAttention"
         if own_lengths:
-            room = 0  # of a past that no buffer shares
+            room = 0  # the past is not in a shared buffer
             lengths = self.rng.integers(0, new + 1, batch)
             tokens = lengths + self.rng.integers(0, past + 1, batch)
         else:
@@ -117,8 +117,6 @@ class Case:
 
     def activations(self) -> str:
         return ("int8", "float32")[self.pick(2)]
-
-    # Mutations.
 
     def mutate(self) -> None:
         changes: list[Callable[[], None]] = [
@@ -201,7 +199,7 @@ class Case:
             self.outputs.popitem()
 
     def run(self) -> None:
-        """Inputs are constants or fed, with their shapes declared wholly, in part or not at all."""
+        """Run the node. Inputs are constants or fed, with shapes declared completely, partly or not at all."""
         graph: dict[str, Any] = {}
         feeds = {}
         for name, array in self.inputs.items():

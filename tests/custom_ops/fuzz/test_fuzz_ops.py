@@ -1,4 +1,4 @@
-"""No graph, however wrong, crashes the process. LLAMA3_FUZZ_SECONDS (4) says for how long it is tried."""
+"""No wrong graph crashes the process. LLAMA3_FUZZ_SECONDS (default: 4) sets how long to try."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from tests.custom_ops.op_sessions import needs_library
 
 
 def test_no_graph_crashes_the_process(tmp_path: Path) -> None:
-    """Right graphs run, wrong ones are refused, and the process lives."""
+    """Valid graphs run, wrong graphs are refused, and the process survives."""
     needs_library()
     seconds = os.environ.get("LLAMA3_FUZZ_SECONDS", "4")
     first_case = os.environ.get("LLAMA3_FUZZ_FIRST_CASE", "0")

@@ -133,7 +133,7 @@ def test_ops_that_an_export_does_not_have(folder: Path) -> None:
 def test_a_native_export_without_the_library(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = export(gguf, tmp_path / "moved", ops="native").output
     monkeypatch.setattr("llama3_custom_ops.__path__", [str(tmp_path)])
-    with pytest.raises(Llama3Error, match=r"was not built, for want of a C\+\+20 compiler"):
+    with pytest.raises(Llama3Error, match=r"was not built .*C\+\+20 compiler"):
         logits(moved)
     # The one in the folder serves, if asked for.
     assert len(Model.from_folder(moved, max_length=10, custom_ops_path=moved / LIBRARY).forward(IDS)) == 1

@@ -12,7 +12,7 @@ void quantize_activations(const float* values, int count, bool per_32, Activatio
   const int group = per_32 ? 32 : kSuperBlock;
   for (int begin = 0; begin < count; begin += group) {
     const int end = std::min(begin + group, count);
-    // Magnitudes compare like their bits, and NaN above all, which a comparison of floats would lose.
+    // Magnitudes compare like their bits, with NaN above all. Comparing floats would lose a NaN.
     uint32_t largest_bits = 0;
     for (int i = begin; i < end; i++)
       largest_bits = std::max(largest_bits, std::bit_cast<uint32_t>(values[i]) & 0x7fffffffu);

@@ -1,5 +1,5 @@
-// Attention in plain C++, with sums in double precision: what every other instruction set is tested against, and what
-// runs where there is none.
+// Attention in plain C++, with sums in double precision. Every other instruction set is tested against it, and it runs
+// if none of them is supported.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -11,8 +11,8 @@
 namespace llama3::scalar {
 namespace {
 
-// IEEE half precision, rounded to nearest even. The additions do the rounding: one whose unit in the last place is that
-// of the half drops the bits below it.
+// Convert to IEEE half precision, rounded to nearest even. The additions do the rounding: if the unit in the last place
+// of a sum is that of the half, the bits below it are dropped.
 uint16_t float_to_half(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
@@ -27,7 +27,7 @@ uint16_t float_to_half(float value) {
   return static_cast<uint16_t>(sign | ((rounded >> 13) - (112 << 10)));
 }
 
-// The vector of one value that attention_steps.h needs.
+// The vector of one value for attention_steps.h.
 struct Simd {
   static constexpr int kWidth = 1;
   static float load(const float* source) { return *source; }
@@ -60,7 +60,7 @@ void attend(const AttentionBlock& block) {
       for (int64_t i = 0; i < block.head_dim; i++) output[i] += weight * decode(value[i]);
     }
     block.state.max[row] = static_cast<float>(max);
-    // The state's maximum was rounded, and the weights count from it.
+    // The state's maximum is rounded, so rescale the weights to it.
     const double rescale = std::exp2(max - block.state.max[row]);
     block.state.sum[row] = static_cast<float>(sum * rescale);
     for (int64_t i = 0; i < block.head_dim; i++) {

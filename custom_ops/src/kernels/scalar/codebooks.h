@@ -6,7 +6,7 @@
 
 namespace llama3::scalar {
 
-// `half` bytes hold 2 * half weights, the low nibbles first.
+// Look up the 2 * half weights of `half` bytes, the low nibbles first.
 LLAMA3_INLINE void look_up_nibbles(const int8_t* codebook, const uint8_t* bytes, int half, int8_t* q) {
   for (int i = 0; i < half; i++) {
     q[i] = codebook[bytes[i] & 15];

@@ -1,5 +1,5 @@
-// The grids, packed: each number holds the digits of one entry, the first lowest, two bits a digit (iq1, iq2) or three
-// (iq3); a digit indexes the short list of values beside its grid.
+// The packed grids. Each number contains the digits of one entry, the first one lowest, with two bits per digit (iq1,
+// iq2) or three (iq3). A digit indexes its grid's short list of values (see unpack_grids).
 #include <cstddef>
 #include <memory>
 

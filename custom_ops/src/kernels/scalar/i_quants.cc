@@ -1,5 +1,5 @@
-// iq1_s to iq3_s: an index into a grid of four or eight small integers, with their signs beside it; and iq4_xs, whose
-// four bits index a code book.
+// iq1_s to iq3_s: indices into a grid of four or eight small integers, with separate signs. iq4_xs: four bits that
+// index a code book.
 #include <cstring>
 
 #include "kernels/half.h"
@@ -10,11 +10,11 @@
 namespace llama3::scalar {
 namespace {
 
-// Seven sign bits are stored for eight weights: an even number of them is negative.
+// Return the eight sign bits of eight weights from the seven that are stored: an even number is negative.
 uint32_t eight_signs(uint32_t seven) { return seven | static_cast<uint32_t>(__builtin_parity(seven)) << 7; }
 
-// Copies four or eight positive values, negated where a sign bit is set, all at once: bit i is spread to byte i, and a
-// byte's negation (its complement plus one) of a value above zero carries nothing into the next.
+// Copy four or eight positive values at once, negated where a sign bit is set. Bit i is spread to byte i. Negating a
+// byte above zero (its complement plus one) does not carry into the next byte.
 template <class Word>
 void copy_signed(const int8_t* values, uint32_t signs, int8_t* q) {
   constexpr auto kOnes = static_cast<Word>(0x0101010101010101u), kBits = static_cast<Word>(0x8040201008040201u);
@@ -24,7 +24,8 @@ void copy_signed(const int8_t* values, uint32_t signs, int8_t* q) {
   std::memcpy(q, &result, sizeof result);
 }
 
-// iq1: the grid holds -1, 0 and 1, and an eighth is added to or taken from each: eight times that is whole.
+// Copy values of iq1, times eight. The grid has -1, 0 and 1, and an eighth is added to or subtracted from each, so
+// eight times the result is whole.
 void copy_shifted(const int8_t* values, bool minus, int8_t* q) {
   for (int i = 0; i < 8; i++) q[i] = static_cast<int8_t>(8 * values[i] + (minus ? -1 : 1));
 }
@@ -111,7 +112,7 @@ template <>
 void unpack<Format::kIQ1_M>(const uint8_t* block, int8_t* q, float* scale, float*) {
   const Grids& grid = grids();
   const uint8_t *low = block, *high = block + 32, *scales = block + 48;
-  // The super-block's float16 is spread over the top nibbles of the four words that hold the scales.
+  // The super-block's float16 is spread over the top nibbles of the four words of scales.
   uint32_t d_bits = 0;
   for (int i = 0; i < 4; i++) d_bits |= static_cast<uint32_t>(load<uint16_t>(scales + 2 * i) >> 12) << (4 * i);
   const float d = half_to_float(static_cast<uint16_t>(d_bits));

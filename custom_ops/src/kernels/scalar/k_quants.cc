@@ -1,19 +1,19 @@
-// q2_k to q6_k: 256 weights in sub-blocks of 16 or 32, whose small integer scales (and minima) a float16 of the
-// super-block multiplies.
+// q2_k to q6_k: 256 weights in sub-blocks of 16 or 32. Each sub-block has a small integer scale (and minimum), which a
+// float16 of the super-block multiplies.
 #include "kernels/half.h"
 #include "kernels/scalar/unpack.h"
 
 namespace llama3::scalar {
 namespace {
 
-// The two-bit parts of q2_k and q3_k: 32 bytes hold 128 weights, 32 at each shift.
+// Return the two-bit part of weight i of q2_k and q3_k: 32 bytes contain 128 weights, 32 at each shift.
 int two_bits(const uint8_t* bytes, int i) { return bytes[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3; }
 
-// The four-bit parts of q4_k and q5_k: 32 bytes hold 64 weights, the low nibbles first.
+// Return the four-bit part of weight i of q4_k and q5_k: 32 bytes contain 64 weights, the low nibbles first.
 int four_bits(const uint8_t* bytes, int i) { return bytes[i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15; }
 
-// Eight 6-bit scales and eight 6-bit minima in 12 bytes: four of each whole in the first eight bytes, whose top bits
-// complete the nibbles of the last four.
+// Unpack eight 6-bit scales and eight 6-bit minima from 12 bytes. The first eight bytes have four of each whole, and
+// their top bits complete the nibbles of the last four bytes.
 void scales_and_minima(const uint8_t* block, float* scale, float* min) {
   const float d = half_at(block), dmin = half_at(block + 2);
   const uint8_t* packed = block + 4;

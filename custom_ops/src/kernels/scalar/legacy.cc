@@ -8,7 +8,7 @@
 namespace llama3::scalar {
 namespace {
 
-// 16 bytes: the low nibbles are weights 0 to 15, the high ones 16 to 31.
+// Unpack 16 bytes: the low nibbles are weights 0 to 15, the high ones 16 to 31.
 void unpack_nibbles(const uint8_t* bytes, int8_t* q, int zero) {
   for (int i = 0; i < 16; i++) {
     q[i] = static_cast<int8_t>((bytes[i] & 15) - zero);
@@ -16,7 +16,7 @@ void unpack_nibbles(const uint8_t* bytes, int8_t* q, int zero) {
   }
 }
 
-// The fifth bit of each weight.
+// Add the fifth bit of each weight.
 void add_fifth_bits(uint32_t bits, int8_t* q) {
   for (int i = 0; i < 32; i++) q[i] = static_cast<int8_t>(q[i] + static_cast<int>((bits >> i & 1) << 4));
 }

@@ -1,5 +1,5 @@
-// Products in plain C++, with sums in double precision: what every other instruction set is tested against, and what
-// runs where there is none.
+// Products in plain C++, with sums in double precision. Every other instruction set is tested against them, and they
+// run if none of them is supported.
 #include <algorithm>
 
 #include "kernels/activations.h"
@@ -16,7 +16,7 @@ bool uses_integers(Format format, Activations activations) {
   return activations == Activations::kInt8 && !is_float(format);
 }
 
-// The two quantizations of A, [M, super_blocks(K)] each; one that no product needs takes no room.
+// The two quantizations of A, [M, super_blocks(K)] each. One that no product needs is not allocated.
 struct QuantizedRows {
   ActivationBlock* per_256;
   ActivationBlock* per_32;
@@ -52,7 +52,7 @@ double dot_block(const Unpacked& weights, const ActivationBlock& a) {
   return sum;
 }
 
-// sums[m] = the product of one weight row with every row of A, from integers.
+// Add the products of one weight row and every row of A to `sums`, from integers.
 void multiply_row(const Matrix& weight, int64_t n, const ActivationBlock* A, int64_t M, double* sums) {
   const FormatInfo& layout = info(weight.format);
   const int64_t blocks = super_blocks(weight.cols);
@@ -66,7 +66,7 @@ void multiply_row(const Matrix& weight, int64_t n, const ActivationBlock* A, int
   }
 }
 
-// The same from dequantized weights, a piece of the row at a time (1024 is a multiple of every block).
+// Do the same from dequantized weights, a piece of the row at a time (1024 is a multiple of every block size).
 void multiply_row(const Matrix& weight, int64_t n, const float* A, int64_t M, double* sums) {
   constexpr int64_t kPiece = 1024;
   float piece[kPiece];

@@ -1,4 +1,4 @@
-// tq1_0 and tq2_0: three values, -1, 0 and 1, with one float16 behind them.
+// tq1_0 and tq2_0: weights of -1, 0 and 1, followed by one float16 scale.
 #include "kernels/half.h"
 #include "kernels/scalar/unpack.h"
 
@@ -6,8 +6,9 @@ namespace llama3::scalar {
 
 template <>
 void unpack<Format::kTQ1_0>(const uint8_t* block, int8_t* q, float* scale, float*) {
-  // A byte holds five digits of base 3 as a fraction of 256: times a power of 3, the next digit is the product's carry.
-  // 32 bytes hold 160 weights, 16 bytes 80, and the last 4, with four digits each, 16.
+  // A byte contains five base-3 digits as a fraction of 256. After multiplying by a power of 3, the carry of another
+  // multiplication by 3 is the next digit. 32 bytes contain 160 weights, 16 bytes 80, and the last 4 bytes 16, four
+  // digits each.
   const float d = half_at(block + 52);
   for (int j = 0; j < 16; j++) scale[j] = d;
   const struct {
@@ -25,7 +26,7 @@ template <>
 void unpack<Format::kTQ2_0>(const uint8_t* block, int8_t* q, float* scale, float*) {
   const float d = half_at(block + 64);
   for (int j = 0; j < 16; j++) scale[j] = d;
-  for (int part = 0; part < 8; part++)  // 32 bytes hold 128 weights, 32 at each shift
+  for (int part = 0; part < 8; part++)  // 32 bytes contain 128 weights, 32 at each shift
     for (int i = 0; i < 32; i++)
       q[32 * part + i] = static_cast<int8_t>((block[part / 4 * 32 + i] >> (part % 4 * 2) & 3) - 1);
 }

@@ -1,6 +1,6 @@
-// What a block of each format says, in one common form: small integers with a scale and a minimum for every 16 weights,
-// weight[i] = scale[i / 16] * q[i] - min[i / 16]. Every scale and minimum is exact in float32. This is the truth that
-// the vector kernels are tested against, and the way in for formats that have no vector code of their own.
+// Blocks of every format in one common form: small integers with a scale and a minimum per 16 weights, weight[i] =
+// scale[i / 16] * q[i] - min[i / 16]. Every scale and minimum is exact in float32. The vector kernels are tested
+// against this, and formats without vector code go through it.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@
 
 namespace llama3::scalar {
 
-// Writes one block: q[block_weights], scale and min[block_weights / 16]. Formats without minima leave `min` alone.
+// Write one block: q[block_weights], scale and min[block_weights / 16]. Formats without minima do not touch `min`.
 using UnpackBlock = void(const uint8_t* block, int8_t* q, float* scale, float* min);
 
-// Of each format with blocks, not f32, f16, bf16: defined in the file of the format's family.
+// Unpack a block of a format, but not f32, f16 or bf16. Defined in the file of the format's family.
 template <Format format>
 void unpack(const uint8_t* block, int8_t* q, float* scale, float* min);
 #define LLAMA3_UNPACK(id, ...) \
@@ -22,7 +22,7 @@ void unpack(const uint8_t* block, int8_t* q, float* scale, float* min);
 LLAMA3_FORMATS(LLAMA3_UNPACK)
 #undef LLAMA3_UNPACK
 
-// 256 weights of a row, or the last few of it, filled up with zeros.
+// 256 weights of a row, or its last few, padded with zeros.
 struct alignas(64) Unpacked {
   int8_t q[kSuperBlock];
   float scale[16];
@@ -30,7 +30,7 @@ struct alignas(64) Unpacked {
 };
 void unpack_super_block(Format format, const uint8_t* blocks, int count, Unpacked& out);
 
-// `count` weights of a row from its first block on as float32, of any format.
+// Dequantize `count` weights of a row, in any format, from its first block on.
 void dequantize(Format format, const uint8_t* row, int64_t count, float* out);
 
 }  // namespace llama3::scalar
