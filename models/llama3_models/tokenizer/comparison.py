@@ -28,9 +28,9 @@ def differences(expected: Vocabulary, found: Vocabulary) -> Iterator[str]:
         yield "its kind"
     for name, ours, theirs in (
         ("its beginning-of-sequence token", expected.bos_id, found.bos_id),
-        ("whether that token comes first", expected.adds_bos, found.adds_bos),
-        ("its token for bytes without a token", expected.missing_byte_id, found.missing_byte_id),
-        ("whether one such token stands for a run of bytes", _fuses_unknown(expected), _fuses_unknown(found)),
+        ("whether a prompt begins with a beginning-of-sequence token", expected.adds_bos, found.adds_bos),
+        ("its token for unknown bytes", expected.missing_byte_id, found.missing_byte_id),
+        ("whether a run of unknown bytes becomes one token", _fuses_unknown(expected), _fuses_unknown(found)),
         ("its end-of-generation tokens", expected.eog_ids, found.eog_ids),
         ("what tokens do with the text around them", expected.surroundings, found.surroundings),
         ("its chat template", expected.chat_template, found.chat_template),
