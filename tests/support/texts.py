@@ -46,7 +46,7 @@ _MARKS = ("e\u0301", "a\u0308\u0323", "Z\u0351\u036b\u0343", "\u200d", "\u200b",
 
 
 def mixed_texts(count: int = 10_000, seed: int = 20_240_418) -> list[str]:
-    """Return `count` texts of up to a few hundred characters, from every part of Unicode that tokenizers disagree on."""
+    """Return `count` texts of up to a few hundred characters, with all the Unicode that tokenizers disagree on."""
     rng = random.Random(seed)
     words = _SENTENCES.split()
     makers: list[Callable[[random.Random], str]] = [

@@ -215,7 +215,7 @@ def _rows(op: OpBuilder, ids: ir.Value, starts: ir.Value, pad: int) -> tuple[ir.
     """
     kept = op.GreaterOrEqual(ids, 0)
     tokens = op.Concat(op.Compress(ids, kept), [pad], axis=0)
-    counts = op.Concat([0], op.CumSum(op.Cast(kept, to=_INT64), 0), axis=0)  # of tokens before each piece
+    counts = op.Concat([0], op.CumSum(op.Cast(kept, to=_INT64), 0), axis=0)  # tokens before each piece
     borders = op.Gather(counts, starts)
     begins = op.Slice(borders, [0], [-1], [0])  # [batch]
     lengths = op.Sub(op.Slice(borders, [1], [_END], [0]), begins)

@@ -26,8 +26,8 @@ class ByteRanks(NamedTuple):
     """The tokens of two or more bytes that can occur.
 
     Attributes:
-        merging: The tokens that neighbors merge into, in the order in which they merge.
-        whole: The tokens that only a whole piece of text becomes, if the model keeps pieces that are tokens whole.
+        merging: The tokens that result from merging, in the order in which they merge.
+        whole: The tokens that only occur as whole pieces, if the model keeps pieces that are tokens whole.
     """
 
     merging: list[str]

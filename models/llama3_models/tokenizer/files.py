@@ -115,7 +115,7 @@ def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) 
         )
     for setting in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(setting):
-            raise Llama3Error(f"{path}: its model has a {setting}, which is not supported; use another tokenizer")
+            raise Llama3Error(f"{path}: its model sets {setting}, which is not supported; use another tokenizer")
     ids, types = _tokens_of_json(model, added, path)
     num_rows = _json_beside(path, "config.json").get("vocab_size")
     if isinstance(num_rows, int) and num_rows < 4 * len(types):

@@ -6,9 +6,8 @@ library cannot always follow. An unknown name is an error, because a wrong guess
 wrong. The table omits encoders, vocabularies that do not spell bytes (gemma4, sarvam-moe, whitespace), kimi-k2, which
 has no merges, and afmoe, whose tokenizer.json was not available.
 
-A GGUF does not say either whether text is normalized, and llama.cpp never normalizes it. It is normalized here for the
-names whose models publish a tokenizer.json that does so: Qwen's, Command R's, and OLMo's and MPT's, which are
-GPT-NeoX's.
+Nor does a GGUF say whether text is normalized, and llama.cpp never normalizes it. Here it is normalized for the names
+whose models publish a tokenizer.json that does so: Qwen's, Command R's, and OLMo's and MPT's, which are GPT-NeoX's.
 """
 
 import difflib
@@ -62,8 +61,8 @@ _QWEN3_5 = _QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r" ?[^\s\p{L}\p{N
 # Turkish writes suffixes after an apostrophe. Qwen's expression would mistake them for English ones.
 _UFAKZEKA = _QWEN2.removeprefix("(?i:'s|'t|'re|'ve|'m|'ll|'d)|")
 
-# Published with possessive quantifiers (`?+`, `++`), which not all regex libraries have. They change no match: what
-# follows one never begins with a character that it could give back.
+# Published with possessive quantifiers (`?+`, `++`), which not all regex libraries have. They do not change any match,
+# because what follows one never begins with a character that it could give back.
 _BAILINGMOE = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
 _EXAONE_MOE = (

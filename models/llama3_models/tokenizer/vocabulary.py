@@ -71,8 +71,8 @@ class ByteLevelBPE:
         pre_tokenizer: How text is split into pieces. Bytes merge only within a piece.
         merges: The merges in order, each as "left right" in the alphabet of `byte_alphabet`. None if any two neighbors
             that form a token merge, the token with the lowest id first (tiktoken's rule).
-        fuses_unknown: If a token stands for bytes without a token, whether a run of them becomes one such token
-            (`fuse_unk` of a tokenizer.json) instead of one each.
+        fuses_unknown: Whether a run of unknown bytes becomes one unknown token instead of one each (`fuse_unk` of a
+            tokenizer.json).
     """
 
     pre_tokenizer: PreTokenizer
@@ -162,7 +162,7 @@ class Vocabulary:
 
     @property
     def missing_byte_id(self) -> int | None:
-        """The token for bytes that have no token, if a byte-level vocabulary has one.
+        """The token for unknown bytes, if a byte-level vocabulary has one.
 
         This is the unknown token if its type says so, as in a tokenizer.json whose model has an `unk_token`. Other
         files name an unknown token that their tokenizer never produces: SmolLM2's is <|endoftext|>.

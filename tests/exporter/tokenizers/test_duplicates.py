@@ -42,7 +42,7 @@ def with_duplicates(path: Path, kind: str, seed: int) -> Path:
     """Write a vocabulary with up to three tokens per special text, and with copies of merged tokens at the end."""
     rng = random.Random(seed)
     formed = [merge.replace(" ", "") for merge in MERGES]
-    # A SentencePiece vocabulary with a normal token that no merge forms cannot be read back, and a byte-level one with a
+    # A SentencePiece vocabulary with a normal token that no merge forms cannot be read back. A byte-level one with a
     # normal token that is not spelled in bytes has no graph.
     found = [
         (text, rng.choice(TYPES[kind == "llama" or not text.isascii() :]))

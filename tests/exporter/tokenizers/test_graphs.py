@@ -315,13 +315,13 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"tokens": [*BYTES, "ab"], "merges": ["a b"], "pre": "superbpe"},
         "its pre-tokenizer looks ahead",
     ),
-    "merges that lead nowhere": ({"merges": ["a b", "b b"]}, "its merges are damaged"),
-    "merges in an order of their own": ({"merges": ["ab c", "a b"], "tokens": [*BYTES, "ab", "abc", "bc"]}, "no ranks"),
+    "damaged merges": ({"merges": ["a b", "b b"]}, "its merges are damaged"),
+    "merges that no ranks can follow": ({"merges": ["ab c", "a b"], "tokens": [*BYTES, "ab", "abc", "bc"]}, "no ranks"),
     "a first token that is text": (
         {"merges": ["a b"], "tokens": [*BYTES, "ab"], "bos_token_id": 256, "add_bos_token": True},
         r"beginning-of-sequence token \(256\)",
     ),
-    "a whole piece of bytes that are no tokens": (
+    "a whole piece of bytes without tokens": (
         {"tokens": [*filter("a".__ne__, BYTES), "bc", "ab"], "merges": ["b c"], "pre": "llama-bpe"},
         "its token 'ab' has bytes",
     ),
