@@ -1,4 +1,4 @@
-"""Three English passages of a little over 200 tokens each: a story, a text to learn from, and instructions."""
+"""Three English passages of a little over 200 tokens each: a story, a lesson and instructions."""
 
 STORY = """The lighthouse stood at the end of a long spit of sand, and for most of the year nobody walked out to it.
 In winter the waves came over the path and the keeper, an old man named Thomas, stayed inside with his books and his

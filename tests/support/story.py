@@ -1,7 +1,7 @@
-"""A small model that tells one story, whatever the prompt: each of its tokens is the most likely one by far.
+"""A small model that tells one story, whatever the prompt: each token of it is by far the most likely.
 
-The residual stream carries nothing but the last token's embedding, and the head knows each token's follower. So what a
-run has to print is known without running anything.
+The residual stream only carries the last token's embedding, and the head maps each token to its successor. So the
+correct output is known without running anything.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SIZES = {"hidden_size": 384, "vocab_size": 320, "num_heads": 8, "num_kv_heads":
 
 
 def write_story_gguf(path: Path, *, endless: bool = False, context_length: int = 512, text: str = STORY) -> Path:
-    """Write the model. It tells `text`, no byte of which comes twice, then the end; an endless one begins again.
+    """Write a model that tells `text`, whose bytes are all different, and then ends, or starts again if `endless`.
 
-    A prompt whose last token is in the story goes on from there.
+    If a prompt's last token is in the story, the story continues from there.
     """
     write_llama_gguf(path, context_length=context_length, **_SIZES)  # for the ids of its tokens
     tokenizer = Tokenizer.from_path(path)
@@ -29,9 +29,9 @@ def write_story_gguf(path: Path, *, endless: bool = False, context_length: int =
     story = [ids[bytes([byte])] for byte in text.encode()]
     followers = np.full(_SIZES["vocab_size"], story[0])
     followers[story] = [*story[1:], story[0] if endless else min(tokenizer.eog_ids)]
-    # More dimensions than tokens, so a linear map can give each token's follower a logit of 40 and all others 0.
+    # There are more dimensions than tokens, so a linear map can set the successor's logit to 40 and all others to 0.
     embeddings = np.random.default_rng(0).standard_normal((_SIZES["vocab_size"], _SIZES["hidden_size"]))
-    embeddings /= np.sqrt(np.mean(embeddings**2, axis=1, keepdims=True))  # as the norm leaves them
+    embeddings /= np.sqrt(np.mean(embeddings**2, axis=1, keepdims=True))  # as after the norm
     head = 40 * np.eye(_SIZES["vocab_size"])[followers].T @ np.linalg.pinv(embeddings).T
 
     def weights(name: str, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Texts to hold tokenizers against each other: mixed, nasty, and the same on every run."""
+"""Texts for comparing tokenizers: mixed, nasty, and the same in every run."""
 
 import random
 import unicodedata
@@ -46,7 +46,7 @@ _MARKS = ("e\u0301", "a\u0308\u0323", "Z\u0351\u036b\u0343", "\u200d", "\u200b",
 
 
 def mixed_texts(count: int = 10_000, seed: int = 20_240_418) -> list[str]:
-    """`count` texts of up to a few hundred characters, from every corner of Unicode that tokenizers disagree on."""
+    """Return `count` texts of up to a few hundred characters, with all the Unicode that tokenizers disagree on."""
     rng = random.Random(seed)
     words = _SENTENCES.split()
     makers: list[Callable[[random.Random], str]] = [
@@ -75,7 +75,7 @@ def mixed_texts(count: int = 10_000, seed: int = 20_240_418) -> list[str]:
 
 
 def _character(rng: random.Random) -> str:
-    """Any character that Unicode has had for some years; libraries differ on whether newer ones are letters."""
+    """Draw a character that Python's Unicode tables have; libraries differ on whether newer ones are letters."""
     while True:
         character = chr(rng.randrange(rng.choice((0x800, 0x10000, 0x20000, 0x110000))))
         if unicodedata.category(character) not in ("Cn", "Cs"):

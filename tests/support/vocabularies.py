@@ -1,4 +1,4 @@
-"""Real vocabularies and small made-up ones, and Hugging Face's tokenizers over them as the oracle."""
+"""Real and small synthetic vocabularies, with Hugging Face's tokenizers for them as the oracle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.texts import mixed_texts
 
 
 def package_folder(name: str) -> Path:
-    """Where an installed package lies, without importing it."""
+    """Return the folder of an installed package, without importing it."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"the tests need the package {name}")
@@ -52,7 +52,7 @@ def hugging_face_llama3() -> tokenizers.Tokenizer:
 
 @cache
 def hugging_face_smollm2() -> tokenizers.Tokenizer:
-    """SmolLM2's tokenizer as its authors describe it, from the tokens and merges as the gguf package reads them."""
+    """Build SmolLM2's tokenizer as its authors describe it, from the tokens and merges that the gguf package reads."""
     fields = gguf.GGUFReader(smollm2_gguf()).fields
     tokens, types, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type", "merges"))
     tokenizer = hugging_face_bpe(tokens, merges)
@@ -73,10 +73,10 @@ QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-"""The expression of Qwen's tokenizer.json."""
+"""The expression in Qwen's tokenizer.json."""
 
-# What Qwen3 adds to Qwen2.5's, which adds to Qwen2's first three. The second are not special there, so that they are
-# found in any text; in a GGUF those that look special (<|...|>) are.
+# The added tokens of Qwen3; Qwen2.5 has fewer, and Qwen2 only the first three. The second group is not special in
+# tokenizer.json, so it is recognized in any text; in a GGUF, those that look special (<|...|>) are.
 _QWEN3_SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -96,10 +96,10 @@ CHATML_TEMPLATE = (
 
 @cache
 def qwen_tokens_and_merges() -> tuple[list[str], list[str]]:
-    """The tokens of Qwen, Qwen2, 2.5 and 3, and their merges.
+    """Return the tokens of Qwen, Qwen2, Qwen2.5 and Qwen3, and their merges.
 
-    A package has the tokens as tiktoken ranks them. The published merges were made of these in this way: each token's
-    two parts are what its bytes come down to by the merges before its own.
+    A package has the tokens in the order of tiktoken's ranks. The published merges were made from these: the two parts
+    of each token are what its bytes come down to by the merges before its own.
     """
     content = (package_folder("dashscope") / "resources" / "qwen.tiktoken").read_bytes()
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, content.splitlines())}
@@ -119,7 +119,7 @@ def _halves(token: str, rank_of: dict[str, int]) -> list[str]:
 
 @cache
 def hugging_face_qwen3() -> tokenizers.Tokenizer:
-    """Qwen3's tokenizer as its tokenizer.json describes it."""
+    """Build Qwen3's tokenizer as its tokenizer.json describes it."""
     tokenizer = hugging_face_bpe(*qwen_tokens_and_merges())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -135,7 +135,7 @@ def hugging_face_qwen3() -> tokenizers.Tokenizer:
 
 
 def write_qwen3_gguf(path: Path, **keys: str | int | bool) -> Path:
-    """Qwen3's vocabulary as llama.cpp's converter writes it, with its rows without a token."""
+    """Write Qwen3's vocabulary like llama.cpp's converter, including the rows without a token."""
     tokens, merges = qwen_tokens_and_merges()
     added = [*_QWEN3_SPECIAL, *_QWEN3_FOUND]
     unused = [f"[PAD{row}]" for row in range(len(tokens) + len(added), _QWEN3_ROWS)]
@@ -173,14 +173,14 @@ def hugging_face_ids(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], *, s
 
 
 def without_newer_marks(texts: Iterable[str]) -> list[str]:
-    """The texts that Hugging Face's tables, of Unicode 9 (2016), and Python's normalize alike."""
+    """Return the texts that Hugging Face (Unicode 9, from 2016) and Python normalize alike."""
     hugging_face = normalizers.NFC()
     return [text for text in texts if hugging_face.normalize_str(text) == unicodedata.normalize("NFC", text)]
 
 
 @cache
 def sentencepiece_model() -> bytes:
-    """A byte-pair model of 900 tokens in the manner of Llama 2's, trained on the mixed texts' ASCII."""
+    """Train a byte-pair model of 900 tokens, similar to Llama 2's, on the ASCII of the mixed texts."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([re.sub("[^ -~]", "", text) for text in mixed_texts(600, seed=5)]),
@@ -209,7 +209,7 @@ def write_vocabulary_gguf(
     chat_template: str | None = None,
     **keys: str | int | bool,
 ) -> Path:
-    """A GGUF with a vocabulary, as much else as llama.cpp asks for, and no tensors; `keys` go to tokenizer.ggml."""
+    """Write a GGUF with a vocabulary, whatever else llama.cpp requires, and no tensors; `keys` go to tokenizer.ggml."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(1)
     writer.add_context_length(128)
@@ -238,7 +238,7 @@ def write_vocabulary_gguf(
 
 
 def write_llama3_gguf(path: Path, **keys: str | int | bool) -> Path:
-    """Llama 3's vocabulary as a GGUF has it."""
+    """Write Llama 3's vocabulary as a GGUF."""
     description = json.loads(llama3_tokenizer_json().read_text(encoding="utf-8"))
     ids = {**description["model"]["vocab"], **{token["content"]: token["id"] for token in description["added_tokens"]}}
     tokens = sorted(ids, key=ids.__getitem__)
@@ -249,7 +249,7 @@ def write_llama3_gguf(path: Path, **keys: str | int | bool) -> Path:
 
 
 def write_sentencepiece_gguf(path: Path, **keys: str | int | bool) -> Path:
-    """The trained SentencePiece vocabulary as a GGUF has it."""
+    """Write the trained SentencePiece vocabulary as a GGUF."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     ids = range(processor.vocab_size())
     types = [

@@ -1,1 +1,1 @@
-"""Tokenizers for other programs: as JSON, as a SentencePiece model, as graphs."""
+"""Tokenizers for other programs, as JSON, a SentencePiece model, or graphs."""

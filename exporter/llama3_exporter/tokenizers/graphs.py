@@ -1,8 +1,8 @@
-"""The tokenizer as two graphs, for hosts that have no tokenizer library: tokenizer.onnx and detokenizer.onnx.
+"""The tokenizer as two graphs, tokenizer.onnx and detokenizer.onnx, for hosts without a tokenizer library.
 
-Their ops are those of onnxruntime-extensions. Its op that takes a tokenizer.json, HfJsonTokenizer, gives other ids than
-the tokenizer does for many texts (docs/tokenizer-graph.md), so here it only turns text into bytes: RE2 cuts the text
-into pieces (`text_rewrites`), and SentencePiece merges within them (`sentencepiece_model`).
+They use the ops of onnxruntime-extensions. Its op that reads a tokenizer.json, HfJsonTokenizer, returns wrong ids for
+many texts (docs/tokenizer-graph.md), so here it only turns text into bytes. RE2 splits the text into pieces
+(`text_rewrites`), and SentencePiece merges within them (`sentencepiece_model`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DETOKENIZER: Final = "detokenizer.onnx"
 EXTENSIONS: Final = "ai.onnx.contrib"
 """The domain of onnxruntime-extensions' ops."""
 
-# RE2 refuses a program of more than 349,525 instructions, one a byte or so, and its op then replaces nothing.
+# RE2 refuses programs of more than 349,525 instructions, about one per byte; the op then replaces nothing.
 _MOST_SPECIAL_BYTES: Final = 250_000
 
 _INT64, _STRING = ir.DataType.INT64, ir.DataType.STRING
@@ -47,51 +47,50 @@ _END: Final = int(np.iinfo(np.int64).max)
 
 
 def tokenizer_graphs(vocabulary: Vocabulary) -> dict[str, bytes]:
-    """Both graphs, by the names of their files.
+    """Build both graphs; return them by file name.
 
-    The tokenizer takes `text`, strings [batch], and gives `input_ids` and `attention_mask`, int64 [batch, sequence].
-    Special tokens are found in a text by theirs, and the beginning-of-sequence token comes first where the model's file
-    wants it. The detokenizer takes `ids`, int64 [batch, sequence], and gives `text`, strings [batch]; special tokens
-    have none, and what is no UTF-8 becomes U+FFFD.
+    The tokenizer turns `text`, strings [batch], into `input_ids` and `attention_mask`, int64 [batch, sequence]. It
+    recognizes special tokens in the text, and begins with the beginning-of-sequence token if the model's file asks for
+    it. The detokenizer turns `ids`, int64 [batch, sequence], into `text`, strings [batch]. Special tokens have no text,
+    and bytes that are not UTF-8 become U+FFFD.
 
     Raises:
-        Llama3Error: The graphs would not give the ids of the vocabulary's tokenizer, for more texts than `what_differs`
-            says.
+        Llama3Error: The graphs' ids would differ from the tokenizer's, for more texts than `what_differs` says.
     """
     if any(mark in token for token in vocabulary.tokens for mark in MARKS):
         raise Llama3Error(
-            f"{vocabulary.source}: a token holds one of the noncharacters U+FDD0 to U+FDD2, which the tokenizer graph "
-            "uses as marks; export it without --tokenizer-graph"
+            f"{vocabulary.source}: a token contains one of the noncharacters U+FDD0 to U+FDD2, which the tokenizer "
+            "graph uses as marks; export it without --tokenizer-graph"
         )
     if isinstance(vocabulary.model, ByteLevelBPE) and not can_cut(vocabulary.model.pre_tokenizer):
         raise Llama3Error(
-            f"{vocabulary.source}: its pre-tokenizer looks ahead of what it cuts, which a tokenizer graph cannot; "
+            f"{vocabulary.source}: its pre-tokenizer looks ahead in the text, which a tokenizer graph cannot do; "
             "export it without --tokenizer-graph"
         )
     special = vocabulary.ids_by_text(*FOUND_BY_TEXT)
     if vocabulary.adds_bos and vocabulary.bos_id not in special.values():
         raise Llama3Error(
-            f"{vocabulary.source}: its beginning-of-sequence token ({vocabulary.bos_id}) is not one that a text can "
-            "spell out, as a tokenizer graph puts it in front; export it without --tokenizer-graph"
+            f"{vocabulary.source}: its beginning-of-sequence token ({vocabulary.bos_id}) is not a special token, so a "
+            "tokenizer graph cannot put it first; export it without --tokenizer-graph"
         )
     if sum(len(token.encode()) for token in special) > _MOST_SPECIAL_BYTES:
         raise Llama3Error(
-            f"{vocabulary.source}: its special tokens have more than {_MOST_SPECIAL_BYTES:,} bytes, which no tokenizer "
-            "graph can search for; export it without --tokenizer-graph"
+            f"{vocabulary.source}: its special tokens have more than {_MOST_SPECIAL_BYTES:,} bytes, too many for a "
+            "tokenizer graph; export it without --tokenizer-graph"
         )
     graphs = {TOKENIZER: _tokenizer(vocabulary, special), DETOKENIZER: _detokenizer(vocabulary)}
     return {name: ir.to_proto(graph).SerializeToString() for name, graph in graphs.items()}
 
 
 def what_differs(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """A warning about texts for which tokenizer.onnx gives other ids than the tokenizer.
+    """Return a warning about texts whose ids in tokenizer.onnx differ from the tokenizer's, if there are any.
 
-    No op of onnxruntime-extensions normalizes text. Nearly all text is in NFC already, so a graph is worth having.
+    onnxruntime-extensions has no op that normalizes text. Nearly all text is already NFC, so a graph is still useful.
     """
     if isinstance(vocabulary.model, ByteLevelBPE) and vocabulary.model.pre_tokenizer.nfc:
         return (
-            f"{TOKENIZER} does not normalize text, as this tokenizer does (NFC); "
-            "where letters and accents are separate characters, its ids differ",
+            f"{TOKENIZER} does not normalize text, but this tokenizer does (NFC); "
+            "if letters and accents are separate characters, the ids differ",
         )
     return ()
 
@@ -127,7 +126,7 @@ def _tokenizer(vocabulary: Vocabulary, special: dict[str, int]) -> ir.Model:
     return _model(builder)
 
 
-# Inputs of SentencepieceTokenizer behind the text.
+# Inputs of SentencepieceTokenizer after the text.
 _UNUSED_SETTINGS: Final = (
     ("nbest_size", np.int64),
     ("alpha", np.float32),
@@ -151,7 +150,7 @@ def _detokenizer(vocabulary: Vocabulary) -> ir.Model:
 
 
 def _rewrite(op: OpBuilder, text: ir.Value, rewrites: Iterable[Rewrite]) -> ir.Value:
-    """Strings [batch] -> [batch]."""
+    """Apply rewrites to a text: strings [batch] -> [batch]."""
     for rewrite in rewrites:
         pattern, replacement = (_strings(op, [part.encode()]) for part in (rewrite.pattern, rewrite.replacement))
         text = op.StringRegexReplace(text, pattern, replacement, _domain=EXTENSIONS)
@@ -159,10 +158,10 @@ def _rewrite(op: OpBuilder, text: ir.Value, rewrites: Iterable[Rewrite]) -> ir.V
 
 
 def _letters(vocabulary: Vocabulary, model: ByteLevelBPE) -> set[str]:
-    """The letters of `byte_alphabet` that are tokens or merge; all, if there is a token for bytes that no other has.
+    """Return the letters of `byte_alphabet` that are tokens or merge; all if a token stands for bytes without one.
 
     Raises:
-        Llama3Error: Other letters are left out of a text, but there is a whole piece that has one.
+        Llama3Error: Other letters are left out of texts, but the token of a whole piece contains one.
     """
     if vocabulary.missing_byte_id is not None:
         return set(CHARACTER_OF_BYTE.values())
@@ -173,16 +172,16 @@ def _letters(vocabulary: Vocabulary, model: ByteLevelBPE) -> set[str]:
     letters.update(half for merge in model.merges for half in merge.split(" ", 1) if len(half) == 1)
     if model.pre_tokenizer.ignore_merges and (wrong := [token for token in tokens if not letters.issuperset(token)]):
         raise Llama3Error(
-            f"{vocabulary.source}: its token {quoted(wrong[0])} has bytes that are no tokens, which a tokenizer graph "
-            "leaves out of a text; export it without --tokenizer-graph"
+            f"{vocabulary.source}: its token {quoted(wrong[0])} has bytes that are not tokens, which a tokenizer graph "
+            "leaves out of texts; export it without --tokenizer-graph"
         )
     return letters
 
 
 def _spell(op: OpBuilder, text: ir.Value, used: Collection[str]) -> ir.Value:
-    """Each byte of a text as its letter in `byte_alphabet`, strings [batch]; those that are not used are left out."""
+    """Turn each byte of a text into its letter in `byte_alphabet`, strings [batch]; leave out letters not in `used`."""
     letters = {byte: letter if letter in used else "" for byte, letter in CHARACTER_OF_BYTE.items()}
-    letters[0] = ""  # fills up short rows; no text has it, since the ops take a text to end there
+    letters[0] = ""  # pads short rows; not in any text, because texts are C strings
     vocab = {letter: byte for byte, letter in CHARACTER_OF_BYTE.items()}
     numbers = op.HfJsonTokenizer(
         text,
@@ -196,9 +195,9 @@ def _spell(op: OpBuilder, text: ir.Value, used: Collection[str]) -> ir.Value:
 
 
 def _look_up_and_join(op: OpBuilder, texts: ir.Value, numbers: ir.Value) -> ir.Value:
-    """Texts by their numbers, int64 [batch, n], and those of a row as one: strings [batch].
+    """Look up texts by their numbers, int64 [batch, n], and join each row: strings [batch].
 
-    StringJoin crashes where it is given no row, so it is given one more.
+    StringJoin crashes if there are no rows, so it gets an extra one.
     """
     rows = op.Gather(texts, op.Pad(numbers, [0, 0, 1, 0]))
     joined = op.StringJoin(rows, _strings(op, [b""]), [1], _domain=EXTENSIONS)
@@ -206,17 +205,17 @@ def _look_up_and_join(op: OpBuilder, texts: ir.Value, numbers: ir.Value) -> ir.V
 
 
 def _rows(op: OpBuilder, ids: ir.Value, starts: ir.Value, pad: int) -> tuple[ir.Value, ir.Value]:
-    """The ids of all texts, one after the other, as rows, and their mask: int64 [batch, longest].
+    """Turn the ids of all texts, one after the other, into rows and their mask: int64 [batch, longest].
 
     Args:
-        op: Makes nodes.
-        ids: Int64 [n]; negative ones stand for no token and are left out.
+        op: The builder of nodes.
+        ids: Int64 [n]; negative ones are not tokens and are left out.
         starts: Where in `ids` each text begins, and where the last one ends, int64 [batch + 1].
-        pad: Fills up short rows.
+        pad: The id that pads short rows.
     """
     kept = op.GreaterOrEqual(ids, 0)
     tokens = op.Concat(op.Compress(ids, kept), [pad], axis=0)
-    counts = op.Concat([0], op.CumSum(op.Cast(kept, to=_INT64), 0), axis=0)  # of tokens before each piece
+    counts = op.Concat([0], op.CumSum(op.Cast(kept, to=_INT64), 0), axis=0)  # tokens before each piece
     borders = op.Gather(counts, starts)
     begins = op.Slice(borders, [0], [-1], [0])  # [batch]
     lengths = op.Sub(op.Slice(borders, [1], [_END], [0]), begins)
@@ -239,7 +238,7 @@ def _constant(op: OpBuilder, name: str, array: np.ndarray[Any, Any]) -> ir.Value
 
 
 def _strings(op: OpBuilder, texts: Iterable[bytes], name: str | None = None) -> ir.Value:
-    """A constant, strings [n], which may be parts of characters; without a name it is numbered."""
+    """Add a constant, strings [n], which may be parts of characters; without a name it gets a number."""
     texts = list(texts)
     if name is None:
         name = f"string_{len(op.builder.graph.initializers)}"

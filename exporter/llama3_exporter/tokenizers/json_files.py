@@ -1,7 +1,7 @@
-"""The tokenizer of an export folder, as other programs read it: tokenizer.json and tokenizer_config.json.
+"""The tokenizer of an export folder for other programs: tokenizer.json and tokenizer_config.json.
 
-The formats are those of Hugging Face's `tokenizers` and `transformers`, which give the same ids with these files as the
-runtime does. onnxruntime-genai and onnx-genai read them too.
+The formats are those of Hugging Face's `tokenizers` and `transformers`. With these files, both return the same ids as
+the runtime. onnxruntime-genai and onnx-genai also read them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _USED = tuple(type_ for type_ in TokenType if type_ != TokenType.UNUSED)
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The contents of tokenizer.json."""
+    """Build the contents of tokenizer.json."""
     if isinstance(vocabulary.model, ByteLevelBPE):
         parts = _byte_level(vocabulary, vocabulary.model)
     else:
@@ -42,7 +42,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The contents of tokenizer_config.json."""
+    """Build the contents of tokenizer_config.json."""
 
     def text(token_id: int | None) -> str | None:
         return None if token_id is None else vocabulary.tokens[token_id]
@@ -55,7 +55,7 @@ def tokenizer_config(vocabulary: Vocabulary) -> dict[str, Any]:
         "bos_token": text(vocabulary.bos_id),
         "eos_token": text(vocabulary.eos_id),
         "unk_token": text(vocabulary.unk_id),
-        # Rows of a batch are filled up with it, under a mask of zeros: any token does.
+        # It pads the rows of a batch, where the mask is zero, so any token will do.
         "pad_token": text(vocabulary.eos_id if vocabulary.pad_id is None else vocabulary.pad_id),
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
@@ -105,16 +105,16 @@ def _sentencepiece(vocabulary: Vocabulary, model: SentencePieceBPE) -> dict[str,
 
 
 def _all_merges(tokens: Iterable[str], ids: Mapping[str, int], source: Path) -> list[str]:
-    """Every pair of tokens that forms one of `tokens`; there can be quadratically many, so their text is limited."""
+    """List every pair of tokens that forms one of `tokens`, up to a limit: there can be quadratically many."""
     merges: list[str] = []
     size = 0
     for token, middles in splits(tokens, ids):
         size += len(middles) * len(token)
         if size > _LONGEST_MERGES:
             raise Llama3Error(
-                f"{source}: token {ids[token]}, of {len(token):,} characters, can be made of two others in "
-                f"{len(middles):,} ways; a tokenizer.json lists these, and they and those before have more than "
-                f"{_LONGEST_MERGES:,} characters, so the file cannot be exported"
+                f"{source}: token {ids[token]} ({len(token):,} characters) splits into two other tokens in "
+                f"{len(middles):,} ways; listing these and earlier pairs in tokenizer.json needs more than "
+                f"{_LONGEST_MERGES:,} characters; use another model"
             )
         merges += [f"{token[:middle]} {token[middle:]}" for middle in middles]
     return merges
@@ -141,8 +141,8 @@ def _added_token(token_id: int, token: str, *, special: bool) -> dict[str, Any]:
 
 
 def _bos_template(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Puts the beginning-of-sequence token before a text, and before each of a pair."""
-    assert vocabulary.bos_id is not None  # it is what `adds_bos` adds
+    """Build the rule that puts the beginning-of-sequence token before a text, and before each text of a pair."""
+    assert vocabulary.bos_id is not None  # because of `adds_bos`
     bos = vocabulary.tokens[vocabulary.bos_id]
     first, second = (
         [{"SpecialToken": {"id": bos, "type_id": type_id}}, {"Sequence": {"id": name, "type_id": type_id}}]

@@ -1,7 +1,7 @@
-"""Reads an export's tokenizer back as llama3-run does, and holds it against the GGUF's.
+"""A check that reads an export's tokenizer back as llama3-run does, and compares it with the GGUF's.
 
-What the runtime would log of a vocabulary and of texts is left out here: an export and `llama3-inspect` say themselves
-what a user should know of the vocabulary, and nobody gave them these texts.
+The runtime's log messages are suppressed: llama3-export and llama3-inspect report on the vocabulary themselves, and the
+texts do not come from the user.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _TEXTS: Final = (
 
 
 def why_unusable(vocabulary: Vocabulary) -> str | None:
-    """Why llama3-run cannot use a tokenizer; None if it can."""
-    from llama3_runtime.text.tokenizer import Tokenizer  # late: an import of the exporter loads no runtime
+    """Return why llama3-run cannot use a tokenizer, or None if it can."""
+    from llama3_runtime.text.tokenizer import Tokenizer  # the exporter's import must not load the runtime
 
     try:
         Tokenizer(vocabulary, quiet=True).encode(_TEXTS[0])
@@ -43,14 +43,14 @@ def why_unusable(vocabulary: Vocabulary) -> str | None:
 def check_tokenizer(folder: Path, vocabulary: Vocabulary) -> tuple[str | None, str | None]:
     """Read the tokenizer of an export back.
 
-    Texts are compared only if the two vocabularies differ: otherwise the ids of all texts are the same.
+    Texts are compared only if the two vocabularies differ; otherwise the ids of all texts are the same.
 
     Args:
         folder: The export.
-        vocabulary: The GGUF's.
+        vocabulary: The GGUF's vocabulary.
 
     Returns:
-        Why llama3-run cannot use it, and what it says otherwise than the GGUF; None where all is well.
+        Why llama3-run cannot use the tokenizer, and how it differs from the GGUF's; each None if all is well.
     """
     try:
         found = read_vocabulary(folder)
@@ -60,24 +60,24 @@ def check_tokenizer(folder: Path, vocabulary: Vocabulary) -> tuple[str | None, s
     problem = why_unusable(found)
     if not different:
         return problem, _not_for_other_programs(vocabulary)
-    warning = f"tokenizer.json cannot say all that the GGUF says; it differs in {', '.join(different)}"
+    warning = f"tokenizer.json cannot express everything in the GGUF; it differs in {', '.join(different)}"
     if problem is None and why_unusable(vocabulary) is None:
         text = _first_text_with_other_ids(vocabulary, found)
         if text is not None:
-            warning += f"; the ids of {text[:40]!r} are others"
+            warning += f"; the ids of {text[:40]!r} differ"
     return problem, warning
 
 
 def _not_for_other_programs(vocabulary: Vocabulary) -> str | None:
-    """That the library of other programs refuses what llama3-run and llama.cpp take; None if it takes it."""
+    """Return a warning if Hugging Face's library refuses what llama3-run and llama.cpp accept, or None."""
     if isinstance(vocabulary.model, ByteLevelBPE):
         tokens = vocabulary.ids
         for merge in vocabulary.model.merges or ():
             stranger = next((half for half in merge.split(" ", 1) if half not in tokens), None)
             if stranger is not None:
                 return (
-                    f"its merge {merge!r:.80} is of {stranger!r:.40}, which is no token: Hugging Face's tokenizers "
-                    "refuse this tokenizer.json, and so do programs that use them; llama3-run reads it"
+                    f"its merge {merge!r:.80} contains {stranger!r:.40}, which is not a token; Hugging Face's "
+                    "tokenizers and programs that use them refuse this tokenizer.json, but llama3-run reads it"
                 )
     return None
 
@@ -86,7 +86,7 @@ def _first_text_with_other_ids(ours: Vocabulary, theirs: Vocabulary) -> str | No
     from llama3_runtime.text.tokenizer import Tokenizer
 
     first, second = (Tokenizer(vocabulary, quiet=True) for vocabulary in (ours, theirs))
-    # Of the tokens that are found by their text only these can matter, and there may be a million of the others.
+    # Only these recognized tokens can matter, and there may be a million others.
     changed = {*ours.surroundings, *theirs.surroundings}
     for type_ in FOUND_BY_TEXT:
         changed.update(token for token, _ in ours.ids_by_text(type_).items() ^ theirs.ids_by_text(type_).items())

@@ -1,8 +1,8 @@
-"""A SentencePiece model that gives a vocabulary's ids, whatever kind of tokenizer the vocabulary is of.
+"""A SentencePiece model that returns a vocabulary's ids, whatever the vocabulary's kind.
 
-SentencePiece merges, of all neighbours that form a piece, those of the highest score. A byte-level vocabulary has a
-list of merges instead, but also ranks that lead to the same tokens (`byte_ranks`), and these make scores. Tokens that
-are found by their text, and marks, are pieces that SentencePiece calls user-defined: it looks for them first.
+Of all neighbors that form a piece, SentencePiece merges those with the highest score. A byte-level vocabulary has a
+list of merges instead. `byte_ranks` finds ranks that lead to the same tokens, and these become scores. Marks and
+special tokens become pieces that SentencePiece calls user-defined: it looks for them first.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sentencepiece import sentencepiece_model_pb2
 from llama3_exporter.tokenizers.text_rewrites import MARKS
 
 NO_TOKEN: Final = -1
-"""In the place of an id, for a piece that stands for no token."""
+"""Used instead of an id for a piece that is not a token."""
 
-_UNKNOWN: Final = "\ufdd3"  # SentencePiece wants a piece for what it does not know; this noncharacter is in no text
+_UNKNOWN: Final = "\ufdd3"  # SentencePiece needs an unknown piece; no text contains this noncharacter
 
 
 class SentencePieceModel(NamedTuple):
-    """A model as a file has it, and the token that each of its pieces stands for."""
+    """The content of a model file, and the token id of each of its pieces."""
 
     content: bytes
     token_ids: list[int]
@@ -41,14 +41,14 @@ class _Piece(NamedTuple):
 
 
 def sentencepiece_model(vocabulary: Vocabulary, special: Mapping[str, int]) -> SentencePieceModel:
-    """Make the model, for texts as `text_rewrites` leaves them.
+    """Build the model, for texts prepared by `text_rewrites`.
 
     Args:
-        vocabulary: The tokens. If it is a byte-level one, texts have to be in the alphabet of `byte_alphabet`.
-        special: Ids by text of the tokens that are found by it.
+        vocabulary: The tokens. If it is byte-level, texts must be spelled in `byte_alphabet`.
+        special: The ids of special tokens, by their text.
 
     Raises:
-        Llama3Error: No such model gives the ids of the vocabulary.
+        Llama3Error: No such model returns the vocabulary's ids.
     """
     if isinstance(vocabulary.model, ByteLevelBPE):
         pieces = _byte_level_pieces(vocabulary, vocabulary.model, special)
@@ -56,7 +56,7 @@ def sentencepiece_model(vocabulary: Vocabulary, special: Mapping[str, int]) -> S
         pieces = _sentencepiece_pieces(vocabulary, vocabulary.model, special)
     by_text: dict[str, _Piece] = {}
     for piece in pieces:
-        by_text.setdefault(piece.text, piece)  # what is found first comes first
+        by_text.setdefault(piece.text, piece)  # of equal texts the first counts
     model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.trainer_spec.model_type = model.trainer_spec.BPE
     model.trainer_spec.byte_fallback = vocabulary.types.count(TokenType.BYTE) == 256
@@ -91,7 +91,7 @@ def _byte_level_pieces(vocabulary: Vocabulary, model: ByteLevelBPE, special: Map
     if model.pre_tokenizer.ignore_merges:
         formed = set(merging := formed_products(ranks.merging))
         for token in (*ranks.merging, *ranks.whole):
-            if token not in formed:  # what lies between two cuts may still be this token
+            if token not in formed:  # but it may be a whole piece, between two cuts
                 yield _Piece(f"{cut}{token}{cut}", ids[token], type=TokenType.USER_DEFINED)
     missing = NO_TOKEN if vocabulary.missing_byte_id is None else vocabulary.missing_byte_id
     for character in CHARACTER_OF_BYTE.values():
@@ -117,6 +117,6 @@ def _sentencepiece_pieces(
 
 def _refused(vocabulary: Vocabulary, reason: str) -> Llama3Error:
     return Llama3Error(
-        f"{vocabulary.source}: no tokenizer graph would give this vocabulary's ids, since {reason}; export it without "
+        f"{vocabulary.source}: a tokenizer graph cannot return this vocabulary's ids: {reason}; export it without "
         "--tokenizer-graph"
     )

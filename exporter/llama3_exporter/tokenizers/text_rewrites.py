@@ -1,8 +1,8 @@
-r"""How a text is prepared for SentencePiece with search and replace alone: special tokens set apart, pieces cut.
+r"""Preparation of a text for SentencePiece by search and replace alone: isolate special tokens, mark pieces.
 
-The expressions are RE2's, which has Unicode's classes but no lookaround, and whose \s is ASCII's. Where a tokenizer's
-expression looks ahead, a mark is put into the text beforehand. Marks are noncharacters of Unicode, which no text means
-to hold; any that a text has are removed from it first.
+The expressions are for RE2, which has Unicode's classes but no lookaround, and whose \s only matches ASCII. If a
+tokenizer's expression looks ahead, a mark is put into the text beforehand. Marks are Unicode noncharacters, which texts
+should not contain; they are removed from a text first.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _SPACES_BUT_NEWLINES: Final = _SPACES.replace(r"\t-\r", r"\t\v\f")
 
 @dataclass(frozen=True)
 class Rewrite:
-    r"""Search for `pattern` everywhere, and put `replacement` (in which \0 is what was found) in its place."""
+    r"""A replacement of every match of `pattern` by `replacement`, in which \0 is the match."""
 
     pattern: str
     replacement: str
 
 
 def byte_level_rewrites(pre_tokenizer: PreTokenizer, special: Iterable[str]) -> Iterator[Rewrite]:
-    """What leaves each piece of a text, and each special token, between two cuts.
+    """Yield the rewrites that put each piece of a text, and each special token, between two cuts.
 
     Args:
-        pre_tokenizer: How text is cut into pieces.
+        pre_tokenizer: How text is split into pieces.
         special: The texts of special tokens.
     """
     yield from _set_apart(special)
@@ -50,20 +50,21 @@ def byte_level_rewrites(pre_tokenizer: PreTokenizer, special: Iterable[str]) -> 
         return
     for step in pre_tokenizer.steps:
         yield from _cuts(step)
-    # A piece between two matches shares their cuts; each piece needs its own.
+    # A piece between two matches shares their cuts, but each piece needs its own.
     yield Rewrite(rf"\A|\z|{CUT}", CUT * 2)
 
 
 def can_cut(pre_tokenizer: PreTokenizer) -> bool:
-    """Whether `byte_level_rewrites` knows how to do without what its expressions look ahead for."""
+    """Tell whether `byte_level_rewrites` can replace the lookaheads in the expressions of a pre-tokenizer."""
     steps = pre_tokenizer.steps if pre_tokenizer.pattern is None else (pre_tokenizer.pattern,)
     return not any(re.search(r"\(\?[=!<]|\\b", _without_lookahead(step)) for step in steps)
 
 
 def _cuts(expression: str) -> Iterator[Rewrite]:
-    """Put what an expression matches, within the pieces that there are already, between two cuts."""
-    # Of white space before other text the last character is cut off, `\s+(?!\S)`, to go with what follows it. A newline
-    # stays where an earlier branch takes it, `\s*[\r\n]`; all stays before a number where that is cut off beforehand.
+    """Yield the rewrites that put each match of an expression, within the existing pieces, between two cuts."""
+    # `\s+(?!\S)` leaves the last character of white space to the text after it, so it is cut off here. But a newline
+    # stays if an earlier branch matches it (`\s*[\r\n]`), and all white space stays before a number if numbers are
+    # isolated first.
     if r"\s+(?!\S)" in expression:
         last = _SPACES_BUT_NEWLINES if r"\s*[" in expression else _SPACES
         number = r"\p{N}" if r"\s++(?=\p{N})" in expression else ""
@@ -72,7 +73,7 @@ def _cuts(expression: str) -> Iterator[Rewrite]:
 
 
 def sentencepiece_rewrites(special: Iterable[str], *, add_space_prefix: bool) -> Iterator[Rewrite]:
-    """What sets special tokens apart, and puts a space before text that begins or follows one, if it is to be so."""
+    """Yield the rewrites that isolate special tokens and, if asked, put a space before the text and after each."""
     yield from _set_apart(special)
     if add_space_prefix:
         yield Rewrite(r"\A", CLOSE)
@@ -80,22 +81,22 @@ def sentencepiece_rewrites(special: Iterable[str], *, add_space_prefix: bool) ->
 
 
 def first(token: str) -> Rewrite:
-    """What puts a special token before a text that does not begin with it."""
+    """Return the rewrite that puts a special token before a text that does not begin with it."""
     return Rewrite(rf"\A(?:{re.escape(token)})?", token.replace("\\", "\\\\"))
 
 
 def without_letters(letters: Collection[str]) -> Iterator[Rewrite]:
-    """What leaves letters out of a text that is spelled in `byte_alphabet`, but not out of marks and special tokens."""
+    """Yield the rewrite that removes letters from a text in `byte_alphabet`, but not from marks or special tokens."""
     if letters:
         cut, begin, end = (spell_bytes(mark.encode()) for mark in MARKS)
         yield Rewrite(f"({begin}.*?{end}|{cut})|[{re.escape(''.join(sorted(letters)))}]", r"\1")
 
 
 def valid_utf8() -> Iterator[Rewrite]:
-    r"""What puts U+FFFD in the place of bytes that are no UTF-8.
+    r"""Yield the rewrites that replace bytes that are not UTF-8 with U+FFFD.
 
-    RE2 finds only valid characters, so these are marked, in runs, and what lies between the runs is replaced. A letter
-    in front makes sure that there is a first run.
+    RE2 matches only valid characters. So runs of these are marked, and the bytes between the runs are replaced. A
+    letter put first ensures that there is a first run.
     """
     yield Rewrite(f"[{_MARKS}]", "")
     yield Rewrite(r"\A", "x")
@@ -111,14 +112,14 @@ def _set_apart(special: Iterable[str]) -> Iterator[Rewrite]:
 
 
 def _without_lookahead(pattern: str) -> str:
-    r"""An expression of `pre_tokenizers` for RE2, right for texts in which the last white space is cut off.
+    r"""Adapt an expression of `pre_tokenizers` to RE2, for texts in which the last white space is already cut off.
 
-    A piece ends at a cut or with the text.
+    A piece ends at a cut or at the end of the text.
     """
     pattern = pattern.replace(r"\s++(?=\p{N})|", "").replace(r"\s+(?!\S)|", "")
     if pattern.endswith("$"):
         pattern = pattern.removesuffix("$") + rf"(?:{CUT}|\z)"
-    # Classes that exclude characters exclude the marks. A \s within a class lists its characters, else it is a class.
+    # Negated classes also exclude the marks. A \s becomes a list of characters within a class, otherwise a class.
     pattern = pattern.replace("[^", f"[^{_MARKS}")
     return re.sub(
         r"(\[[^]]*\])|\\s",

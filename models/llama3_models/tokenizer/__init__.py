@@ -1,1 +1,1 @@
-"""Vocabularies: tokens, and the rules by which text becomes them."""
+"""Vocabularies: tokens, and the rules that turn text into them."""

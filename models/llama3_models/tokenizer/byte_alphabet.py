@@ -1,8 +1,8 @@
-"""How GPT-2's family of tokenizers spells bytes as text.
+"""How tokenizers like GPT-2's spell bytes as text.
 
-A byte-level vocabulary keeps its tokens as strings, one character for each byte: printable Latin-1 bytes stand for
-themselves, the 68 others (white space, controls) are moved to U+0100 and up. So no token of such a vocabulary holds
-white space, and a space can separate the two halves of a merge.
+A byte-level vocabulary keeps its tokens as strings, one character per byte. Printable Latin-1 bytes stand for
+themselves; the other 68 (white space, control characters) become U+0100 and up. So no token of such a vocabulary
+contains white space, and a space can separate the two halves of a merge.
 """
 
 from typing import Final
@@ -18,12 +18,12 @@ BYTE_OF_CHARACTER: Final[dict[str, int]] = {character: byte for byte, character 
 
 
 def spell_bytes(data: bytes) -> str:
-    """The token text that stands for `data`."""
+    """Return the token text that stands for `data`."""
     return "".join([CHARACTER_OF_BYTE[byte] for byte in data])
 
 
 def read_bytes(token: str) -> bytes:
-    """The bytes that `token` stands for; a token that is not spelled in the alphabet gives its UTF-8."""
+    """Return the bytes that `token` stands for, or its UTF-8 if it is not spelled in the alphabet."""
     try:
         return bytes([BYTE_OF_CHARACTER[character] for character in token])
     except KeyError:

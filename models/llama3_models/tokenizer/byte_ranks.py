@@ -1,7 +1,7 @@
-"""The ranks by which tiktoken, which knows no merges, follows a byte-level vocabulary's list of them.
+"""Ranks that make tiktoken, which does not know merges, follow a byte-level vocabulary's list of merges.
 
-The runtime encodes by these ranks, and the exporter makes them the scores of a SentencePiece model. Some lists have no
-such ranks.
+The runtime encodes with these ranks, and the exporter uses them as the scores of a SentencePiece model. Some lists have
+no such ranks.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from llama3_models.tokenizer.vocabulary import ByteLevelBPE
 
 
 class ByteRanks(NamedTuple):
-    """The tokens of two and more bytes that a text can become.
+    """The tokens of two or more bytes that can occur.
 
     Attributes:
-        merging: Those that neighbours merge into, first the one that merges first.
-        whole: Those that only a whole piece of text becomes, where the model takes pieces that are tokens as they are.
+        merging: The tokens that result from merging, in the order in which they merge.
+        whole: The tokens that only occur as whole pieces, if the model keeps pieces that are tokens whole.
     """
 
     merging: list[str]
@@ -35,12 +35,12 @@ class ByteRanks(NamedTuple):
 
 
 def byte_ranks(ids: Mapping[str, int], model: ByteLevelBPE, source: Path) -> ByteRanks | None:
-    """The ranks of a vocabulary's tokens; None if its list of merges has none.
+    """Compute the ranks of a vocabulary's tokens, or None if its list of merges has none.
 
     Args:
-        ids: The id of each token of type normal, by its text.
-        model: Its merges, and how text is cut before.
-        source: The file that it was read from, for messages.
+        ids: The id of each normal token, by its text.
+        model: The merges, and how text is split before them.
+        source: The vocabulary's file, for messages.
 
     Raises:
         Llama3Error: The list of merges is damaged.
@@ -51,14 +51,15 @@ def byte_ranks(ids: Mapping[str, int], model: ByteLevelBPE, source: Path) -> Byt
     ignore_merges = model.pre_tokenizer.ignore_merges
     broken = next((merge for merge in model.merges if not 0 < merge.find(" ") < len(merge) - 1), None)
     if broken is not None:
-        raise Llama3Error(f"{source}: the merge {broken!r:.80} is not of two tokens; download it again")
+        raise Llama3Error(f"{source}: the merge {broken!r:.80} is not a pair of tokens; download the file again")
     merges = without_duplicates(model.merges)
     formed = _formed(merges, ids, ignore_merges=ignore_merges)
     products = formed if formed is not None else _possible_products(merges, ids)
     stranger = next((token for token in products if token not in ids or not _is_spelled(token)), None)
     if stranger is not None:
         raise Llama3Error(
-            f"{source}: its merges form {stranger!r:.80}, which is no token of bytes; download or convert it again"
+            f"{source}: its merges form {stranger!r:.80}, which is not a byte-level token; download or convert "
+            "the model again"
         )
     if formed is None:
         return None
@@ -68,13 +69,13 @@ def byte_ranks(ids: Mapping[str, int], model: ByteLevelBPE, source: Path) -> Byt
 
 
 def tiktoken_ranks(ids: Mapping[str, int], model: ByteLevelBPE, source: Path) -> list[str] | None:
-    """The tokens of two and more bytes in the order of their ranks; None if tiktoken would give other ids.
+    """Return the tokens of two or more bytes in the order of their ranks, or None if tiktoken's ids would differ.
 
-    tiktoken takes a piece that is a token as it is, but merges two neighbours into any token that they are the text of,
-    so it has no way to keep a token for whole pieces that two others make up.
+    tiktoken keeps a piece that is a token whole, but it merges two neighbors into any token that has their text. So it
+    cannot reserve a token for whole pieces if two other tokens together have its text.
 
     Raises:
-        Llama3Error: As `byte_ranks`.
+        Llama3Error: The list of merges is damaged.
     """
     ranks = byte_ranks(ids, model, source)
     if ranks is None or any(middles for _, middles in splits(ranks.whole, ids)):
@@ -83,7 +84,7 @@ def tiktoken_ranks(ids: Mapping[str, int], model: ByteLevelBPE, source: Path) ->
 
 
 def _formed(merges: Sequence[str], ids: Mapping[str, int], *, ignore_merges: bool) -> list[str] | None:
-    """The tokens that merging forms, and with `ignore_merges` all of a complete list's, since they are taken whole."""
+    """Return the tokens that merging forms; with `ignore_merges`, all of a complete list's, because they stay whole."""
     if ignore_merges:
         complete = complete_products(merges, ids)
         return reached_products(merges) if complete is None else complete
@@ -95,11 +96,11 @@ def _formed(merges: Sequence[str], ids: Mapping[str, int], *, ignore_merges: boo
 
 
 def _possible_products(merges: Sequence[str], ids: Mapping[str, int]) -> list[str]:
-    """What merges form whose halves are single bytes or tokens; others never happen."""
+    """Return the products of merges whose halves are single bytes or tokens; other merges never happen."""
     pairs = (merge.split(" ", 1) for merge in merges)
     return [left + right for left, right in pairs if all(len(half) == 1 or half in ids for half in (left, right))]
 
 
 def _is_spelled(token: str) -> bool:
-    """Whether a token is in the alphabet of `byte_alphabet`: a byte a character."""
+    """Tell whether a token is spelled in `byte_alphabet`, one character per byte."""
     return len(read_bytes(token)) == len(token)

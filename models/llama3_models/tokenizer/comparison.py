@@ -1,6 +1,6 @@
-"""Whether two vocabularies mean the same tokenizer: the ids of every text, where text ends, and the chat template.
+"""Comparison of two vocabularies: the ids of every text, where generation ends, and the chat template.
 
-A tokenizer is a function of its vocabulary, so two without differences give the same ids for every text.
+A tokenizer is a function of its vocabulary, so two vocabularies without differences have the same ids for every text.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from itertools import pairwise
 
 from llama3_models.tokenizer.vocabulary import ByteLevelBPE, SentencePieceBPE, TokenType, Vocabulary
 
-# Both are found by their text where special tokens are, and add nothing to a text.
+# Both are recognized wherever special tokens are, and decode to nothing.
 _SAME = {int(TokenType.UNKNOWN): int(TokenType.CONTROL)}
 
 
 def differences(expected: Vocabulary, found: Vocabulary) -> Iterator[str]:
-    """What `found` does not say as `expected` does, a phrase each.
+    """Yield a phrase for each difference of `found` from `expected`.
 
-    Unused tokens and tokens without text are passed over, since no text leads to them.
+    Unused tokens and tokens without text are skipped, because no text leads to them.
     """
     yield from _tokens(expected, found)
     if isinstance(expected.model, ByteLevelBPE) and isinstance(found.model, ByteLevelBPE):
@@ -28,9 +28,9 @@ def differences(expected: Vocabulary, found: Vocabulary) -> Iterator[str]:
         yield "its kind"
     for name, ours, theirs in (
         ("its beginning-of-sequence token", expected.bos_id, found.bos_id),
-        ("whether that token comes first", expected.adds_bos, found.adds_bos),
-        ("its token for bytes that no other has", expected.missing_byte_id, found.missing_byte_id),
-        ("whether one such token stands for a run of bytes", _fuses_unknown(expected), _fuses_unknown(found)),
+        ("whether a prompt begins with a beginning-of-sequence token", expected.adds_bos, found.adds_bos),
+        ("its token for unknown bytes", expected.missing_byte_id, found.missing_byte_id),
+        ("whether a run of unknown bytes becomes one token", _fuses_unknown(expected), _fuses_unknown(found)),
         ("its end-of-generation tokens", expected.eog_ids, found.eog_ids),
         ("what tokens do with the text around them", expected.surroundings, found.surroundings),
         ("its chat template", expected.chat_template, found.chat_template),
@@ -40,9 +40,9 @@ def differences(expected: Vocabulary, found: Vocabulary) -> Iterator[str]:
 
 
 def _tokens(expected: Vocabulary, found: Vocabulary) -> Iterator[str]:
-    """The first token that is another, and how many there are."""
+    """Name the first token that differs, and say how many more there are."""
     if list(expected.tokens) == list(found.tokens) and list(expected.types) == list(found.types):
-        return  # as almost always, and ten times as fast
+        return  # almost always so, and ten times faster to check
     ours, theirs = (list(_used(vocabulary)) for vocabulary in (expected, found))
     if ours != theirs:
         wrong = sorted({token_id for token_id, *_ in set(ours) ^ set(theirs)})
@@ -72,7 +72,7 @@ def _byte_level(expected: ByteLevelBPE, found: ByteLevelBPE) -> Iterator[str]:
         for model in (expected, found)
     )
     if ours != theirs:
-        yield "how it cuts text into pieces"
+        yield "how it splits text into pieces"
 
 
 def _sentencepiece(

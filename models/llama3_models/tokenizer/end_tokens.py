@@ -1,8 +1,8 @@
-"""Which tokens end generation, and which are special though their file calls them text, by llama.cpp's rules.
+"""End tokens, and special tokens that their file marks as text, by llama.cpp's rules.
 
-Files often name only one of several ends: an instruct model of Llama 3 ends its turn with <|eot_id|>, a tool call with
-<|eom_id|>, and either may be what eos_token_id leaves out. Some converters also write special tokens down as text. So
-llama.cpp goes by the texts of tokens (`llama_vocab::impl::load`), and so does this module.
+Files often name only one of several end tokens. A Llama 3 instruct model ends its turn with <|eot_id|> and a tool call
+with <|eom_id|>, and eos_token_id names only one of them. Some converters also mark special tokens as text. So llama.cpp
+looks at the texts of tokens (`llama_vocab::impl::load`), and so does this module.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _ENDS: Final = frozenset({
     "<｜end▁of▁sentence｜>",
 })
 
-# The texts of a role count only where the metadata names no token for it. The last three mark where the next file of a
-# repository begins, which for a model of code is the end of this one.
+# The texts of a role count only if the metadata names no token for it. The last two roles mark where the next file of a
+# repository begins. For a code model that is the end of the current file.
 _BY_ROLE: Final[Mapping[str, frozenset[str]]] = {
     "fim_pre": frozenset({
         "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
@@ -40,14 +40,14 @@ _BY_ROLE: Final[Mapping[str, frozenset[str]]] = {
 # fmt: on
 
 END_ROLES: Final = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
-"""Roles of the metadata whose tokens end generation."""
+"""Roles in the metadata whose tokens end generation."""
 
 ROLES: Final = (*END_ROLES, "fim_pre", "fim_suf", "fim_mid")
-"""All roles that are looked at here."""
+"""All roles that this module looks at."""
 
 _ALL_TEXTS: Final = _ENDS.union(*_BY_ROLE.values())
 
-# Where a reply has several parts, <|end|> is the end of one of them, and the reply goes on.
+# If a reply has several parts, <|end|> ends only one part, and the reply continues.
 _PARTS: Final = (
     {"<|return|>", "<|call|>"},
     {"<|return|>", "<|calls|>"},
@@ -55,7 +55,7 @@ _PARTS: Final = (
     {"<|flush|>", "<|calls|>"},
 )
 
-# With these, </s> is text.
+# If a vocabulary has one of these, </s> is text.
 _OTHER_ENDS: Final = frozenset({"<|tool_response>", "<|plamo:eos|>"})
 
 
@@ -63,10 +63,10 @@ class SpecialTokens(NamedTuple):
     """Ids of tokens.
 
     Attributes:
-        ends: Generation ends at these.
-        control: These are special tokens.
-        found: These are found in any text: the <|end|> of a part of a reply.
-        text: These are text, although they look special.
+        ends: Tokens that end generation.
+        control: Special tokens.
+        found: Tokens recognized in any text: the <|end|> of a part of a reply.
+        text: Tokens that look special but are text.
     """
 
     ends: frozenset[int]
@@ -76,11 +76,11 @@ class SpecialTokens(NamedTuple):
 
 
 def special_tokens(tokens: Iterable[tuple[int, str]], named: Mapping[str, int]) -> SpecialTokens:
-    """Find special tokens by their text and by what the metadata names.
+    """Find special tokens by their text and by the ids in the metadata.
 
     Args:
         tokens: Ids and texts of the tokens that may be special.
-        named: The ids that the metadata names, by those of `ROLES` for which it names one.
+        named: The ids that the metadata names, by role (one of `ROLES`).
     """
     named_ends = {named[role] for role in END_ROLES if role in named}
     end_texts = set[str]()

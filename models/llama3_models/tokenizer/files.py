@@ -1,6 +1,6 @@
-"""Vocabularies from files other than a GGUF: tokenizer.json, Meta's tokenizer.model, SentencePiece's, a folder of them.
+"""Vocabularies from files other than GGUFs: a tokenizer.json, Meta's or SentencePiece's tokenizer.model, or a folder.
 
-What a file is, is seen from its first bytes, not from its name: both Meta and SentencePiece say `tokenizer.model`.
+The first bytes of a file tell what it is, not its name: Meta and SentencePiece both call theirs `tokenizer.model`.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from llama3_models.tokenizer.vocabulary import (
 
 _Json = Mapping[str, Any]
 
-# The special tokens that Llama 3.1 to 3.3 put behind the 128,000 of tokenizer.model, which does not list them. Llama
-# 3.0 has the same ids, some of them still as reserved ones.
+# Special tokens of Llama 3.1 to 3.3, which follow the 128,000 tokens of tokenizer.model and are not listed there. Llama
+# 3.0 has the same ids; some of them are reserved tokens there.
 _META_SPECIAL: Final = {
     0: "<|begin_of_text|>",
     1: "<|end_of_text|>",
@@ -58,18 +58,18 @@ _META_SPECIAL_COUNT: Final = 256
 
 
 def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
-    """Reads a vocabulary from a GGUF, a tokenizer.json, a tokenizer.model, or a folder with one of them.
+    """Read a vocabulary from a GGUF, a tokenizer.json, a tokenizer.model, or a folder with one of them.
 
-    A tokenizer.json is read together with the tokenizer_config.json and generation_config.json beside it, where there
-    are such files: they name its special tokens. The config.json says how many rows the model has for tokens.
+    The tokenizer_config.json and generation_config.json beside a tokenizer.json, if there are any, name its special
+    tokens. The config.json says how many rows the model has for tokens.
 
     Args:
         path: The file or folder.
-        pre_tokenizer: The name of another way to cut text than the file's; None takes the file's own.
+        pre_tokenizer: The name of a pre-tokenizer to use instead of the file's own.
 
     Raises:
-        UsageError: `pre_tokenizer` is not a name that is known, or the vocabulary has none.
-        Llama3Error: There is no such file, or it is none of these, or of a kind that is not supported.
+        UsageError: `pre_tokenizer` is an unknown name, or the vocabulary does not use a pre-tokenizer.
+        Llama3Error: The file does not exist, is not one of these, or is of an unsupported kind.
     """
     check_pre_tokenizer(pre_tokenizer)
     if is_folder(path):
@@ -83,13 +83,13 @@ def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
     except OSError as error:
         raise Llama3Error(f"{path}: the tokenizer cannot be read: {error.strerror}") from None
     except RecursionError:
-        raise Llama3Error(f"{path}: nested too deeply; give the model's own tokenizer.json") from None
+        raise Llama3Error(f"{path}: nested too deeply; use the model's own tokenizer.json") from None
     if head.startswith(b"GGUF"):
         with GGUFFile.open(path) as model:
             return Vocabulary.from_gguf(model, pre_tokenizer)
     what = described(head[:HEAD_BYTES])
-    if not head or what.endswith(NO_MODEL):  # nothing better is known of it
-        what = "is no GGUF, tokenizer.json or tokenizer.model; give one of them"
+    if not head or what.endswith(NO_MODEL):  # not recognized as anything more specific
+        what = "not a GGUF, tokenizer.json or tokenizer.model; use one of these"
     raise Llama3Error(f"{path}: {what}")
 
 
@@ -107,19 +107,19 @@ def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) 
     described = _parse_json(content, path)
     model, added = described.get("model"), described.get("added_tokens", [])
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(added, list):
-        raise Llama3Error(f"{path}: JSON, but not a tokenizer.json with a vocabulary; give the model's tokenizer.json")
+        raise Llama3Error(f"{path}: JSON, but not a tokenizer.json with a vocabulary; use the model's tokenizer.json")
     if not isinstance(model.get("merges"), list) or model.get("type", "BPE") != "BPE":
         raise Llama3Error(
-            f"{path}: its model is {model.get('type')!r}, and only BPE with merges is supported; "
+            f"{path}: its model is {model.get('type')!r}, but only BPE with merges is supported; "
             "use a model with such a tokenizer"
         )
     for setting in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(setting):
-            raise Llama3Error(f"{path}: its model has a {setting}, which is not supported; give another tokenizer")
+            raise Llama3Error(f"{path}: its model sets {setting}, which is not supported; use another tokenizer")
     ids, types = _tokens_of_json(model, added, path)
     num_rows = _json_beside(path, "config.json").get("vocab_size")
     if isinstance(num_rows, int) and num_rows < 4 * len(types):
-        types += [int(TokenType.UNUSED)] * (num_rows - len(types))  # models are padded to a round number of rows
+        types += [int(TokenType.UNUSED)] * (num_rows - len(types))  # rows are padded to a round number
     tokens = [""] * len(types)
     for token, token_id in ids.items():
         tokens[token_id] = token
@@ -162,7 +162,7 @@ def _from_tokenizer_json(content: bytes, path: Path, pre_tokenizer: str | None) 
         eos_id=eos_id if eos_id is not None or not named else named[0],
         unk_id=_id_of(model.get("unk_token"), ids),
         pad_id=_id_of(config.get("pad_token"), ids),
-        # A folder that names its ends has named them all.
+        # A folder that names any end tokens names all of them.
         eog_ids=frozenset(named) or end_of_generation_ids(tokens, types, eos_id),
         adds_bos=adds_bos and bos_id is not None,
         chat_template=chat_template if isinstance(chat_template, str) else None,
@@ -179,44 +179,44 @@ def _surroundings(added: list[_Json]) -> dict[str, Surroundings]:
 
 
 def _usual_bos(ids: Mapping[str, int], types: list[int]) -> int | None:
-    """The special token that is usually the beginning of sequence; Qwen's <s> is text."""
+    """Return the special token that usually begins a sequence; Qwen's <s> is text."""
     usual = (ids[token] for token in ("<|begin_of_text|>", "<s>") if token in ids)
     return next((token_id for token_id in usual if types[token_id] == TokenType.CONTROL), None)
 
 
 def _is_nfc(normalizer: object, path: Path) -> bool:
-    """Whether the normalizer of a byte-level vocabulary is NFC; it may also do nothing."""
+    """Tell whether a byte-level vocabulary's normalizer is NFC (true) or does nothing (false)."""
     match normalizer:
         case None:
             return False
         case {"type": "NFC"}:
             return True
         case {"type": "Sequence", "normalizers": [*steps]}:
-            return True in [_is_nfc(step, path) for step in steps]  # each is looked at
-    raise Llama3Error(f"{path}: its normalizer is not NFC, the only one that is supported; give another tokenizer")
+            return True in [_is_nfc(step, path) for step in steps]  # a list: every step is checked
+    raise Llama3Error(f"{path}: its normalizer is not NFC, the only one supported; use another tokenizer")
 
 
 def _tokens_of_json(model: _Json, added: list[Any], path: Path) -> tuple[dict[str, int], list[int]]:
-    """The ids of all tokens, and their types by id.
+    """Return the ids of all tokens, and their types by id.
 
-    An added token counts as `normalized: false`, as those of models are: it is found in text before that is normalized.
+    Added tokens are recognized before text is normalized (`normalized: false`), as the files of models have it.
     """
     ids: dict[str, int] = dict(model["vocab"])
     special: dict[str, bool] = {}
     for token in added:
         match token:
             case {"content": str(text), "id": int(token_id), **rest}:
-                ids.setdefault(text, token_id)  # one that the vocabulary has keeps its id there
+                ids.setdefault(text, token_id)  # the vocabulary's own id wins
                 special[text] = bool(rest.get("special", True))
             case _:
-                raise Llama3Error(f"{path}: an entry of added_tokens has no content or no id; download it again")
+                raise Llama3Error(f"{path}: an entry of added_tokens lacks its content or id; download the file again")
     count = len(ids)
     if not ids or not all(isinstance(token_id, int) and 0 <= token_id < 4 * count for token_id in ids.values()):
-        raise Llama3Error(f"{path}: its vocabulary is empty or its ids are no numbering of tokens; download it again")
+        raise Llama3Error(f"{path}: its vocabulary is empty or has invalid token ids; download the file again")
     try:
         "".join(ids).encode()
     except UnicodeEncodeError:
-        raise Llama3Error(f"{path}: a token of its vocabulary is not Unicode; download it again") from None
+        raise Llama3Error(f"{path}: a token of its vocabulary is not Unicode; download the file again") from None
     types = [int(TokenType.UNUSED)] * (max(ids.values()) + 1)
     byte_fallback = bool(model.get("byte_fallback"))
     for text, token_id in ids.items():
@@ -233,7 +233,7 @@ _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def _merges_of_json(model: _Json, path: Path) -> list[str]:
-    """The merges as "left right"; newer files have them as pairs."""
+    """Return the merges as "left right"; newer files have pairs."""
     merges = []
     for merge in model["merges"]:
         match merge:
@@ -242,7 +242,7 @@ def _merges_of_json(model: _Json, path: Path) -> list[str]:
             case [str(left), str(right)] if " " not in left + right:
                 merges.append(f"{left} {right}")
             case _:
-                raise Llama3Error(f"{path}: {merge!r:.80} is no merge of two tokens; download it again")
+                raise Llama3Error(f"{path}: the merge {merge!r:.80} is not a pair of tokens; download the file again")
     return merges
 
 
@@ -251,14 +251,14 @@ def _byte_level_of_json(model: _Json, pre_tokenizer: PreTokenizer, path: Path) -
 
 
 def _sentencepiece_of_json(described: _Json, ids: Mapping[str, int], types: list[int], path: Path) -> SentencePieceBPE:
-    """Scores that put tokens in the order of the file's merges."""
+    """Turn the file's merges into scores that put the tokens in the same order."""
     merges = _merges_of_json(described["model"], path)
     normal = {token for token, token_id in ids.items() if types[token_id] == TokenType.NORMAL}
     formed = complete_products(merges, normal)
     if formed is None or {token for token in normal if len(token) > 1} != set(formed):
         raise Llama3Error(
-            f"{path}: a SentencePiece vocabulary whose list of merges is not SentencePiece's; "
-            "give the model's tokenizer.model or GGUF as --tokenizer-path"
+            f"{path}: its vocabulary is SentencePiece's, but its merges are not; "
+            "pass the model's tokenizer.model or GGUF as --tokenizer-path"
         )
     scores = [0.0] * len(types)
     for place, token in enumerate(formed):
@@ -270,8 +270,8 @@ _PREPEND: Final = {"type": "Prepend", "prepend": "\u2581"}
 _REPLACE: Final = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 _METASPACE: Final = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False}
 
-# The normalizers and pre-tokenizers that do what SentencePiece does to spaces, and whether one is put before text. A
-# Metaspace that prepends is none of them: it leaves a text alone that begins with a space.
+# Normalizers and pre-tokenizers that treat spaces as SentencePiece does, and whether they put one before text. A
+# Metaspace that prepends is not one of them: it adds nothing to a text that begins with a space.
 _SPACE_RULES: Final[tuple[tuple[object, object, bool], ...]] = (
     ({"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}, None, True),
     ({"type": "Sequence", "normalizers": [_REPLACE]}, None, False),
@@ -281,7 +281,7 @@ _SPACE_RULES: Final[tuple[tuple[object, object, bool], ...]] = (
 
 
 def _space_rule(described: _Json) -> bool | None:
-    """Whether a space is put before text; None if the file does not treat spaces as SentencePiece does."""
+    """Tell whether a space is put before text; None if the file does not treat spaces as SentencePiece does."""
     found = described.get("normalizer"), described.get("pre_tokenizer")
     return next((adds for normalizer, pre, adds in _SPACE_RULES if found == (normalizer, pre)), None)
 
@@ -290,14 +290,14 @@ def _adds_space_prefix(described: _Json, path: Path) -> bool:
     adds_space_prefix = _space_rule(described)
     if adds_space_prefix is None:
         raise Llama3Error(
-            f"{path}: a SentencePiece vocabulary whose normalizer and pre_tokenizer are none that is known; "
-            "give the model's tokenizer.model or GGUF as --tokenizer-path"
+            f"{path}: a SentencePiece vocabulary with an unknown normalizer or pre_tokenizer; "
+            "pass the model's tokenizer.model or GGUF as --tokenizer-path"
         )
     return adds_space_prefix
 
 
 def _template_bos(post_processor: object) -> str | None:
-    """The special token that a TemplateProcessing puts before a text."""
+    """Return the special token that a TemplateProcessing puts before a text."""
     match post_processor:
         case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]}:
             return token
@@ -307,14 +307,14 @@ def _template_bos(post_processor: object) -> str | None:
 
 
 def _text_of(token: object) -> str | None:
-    """A token of tokenizer_config.json: a text, or an object with its text."""
+    """Return the text of a token in tokenizer_config.json, which is a string or an object."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
 
 
 def _id_of(token: object, ids: Mapping[str, int]) -> int | None:
-    """The id of a token that a file names, if it names one that there is."""
+    """Return the id of a token that a file names; None if it names none or it does not exist."""
     text = _text_of(token)
     return ids.get(text) if text else None
 
@@ -333,13 +333,13 @@ def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError):
-        raise Llama3Error(f"{path}: is not complete JSON; download it again") from None
+        raise Llama3Error(f"{path}: not complete JSON; download it again") from None
     if not isinstance(parsed, dict):
-        raise Llama3Error(f"{path}: is not a JSON object; download it again")
+        raise Llama3Error(f"{path}: not a JSON object; download it again")
     return parsed
 
 
-# tokenizer.model: Meta's for Llama 3 (lines of base64 and rank), and SentencePiece's
+# tokenizer.model: Meta's for Llama 3 (one token in base64 and its rank per line), and SentencePiece's
 
 
 def _from_tiktoken(content: bytes, path: Path, pre_tokenizer: str | None) -> Vocabulary:
@@ -352,11 +352,11 @@ def _from_tiktoken(content: bytes, path: Path, pre_tokenizer: str | None) -> Voc
             token, rank = b"", b""
         if not token or rank != b"%d" % number:
             raise Llama3Error(
-                f"{path}: line {number + 1} is not a token in base64 and the rank {number}; download it again"
+                f"{path}: line {number + 1} is not a token in base64 and the rank {number}; download the file again"
             )
         tokens.append(spell_bytes(token))
     if not set(map(spell_bytes, (bytes([byte]) for byte in range(256)))) <= set(tokens):
-        raise Llama3Error(f"{path}: not every single byte is one of its {len(tokens)} tokens; download it again")
+        raise Llama3Error(f"{path}: not every byte is one of its {len(tokens)} tokens; download the file again")
     types = [int(TokenType.NORMAL)] * len(tokens) + [int(TokenType.CONTROL)] * _META_SPECIAL_COUNT
     first = len(tokens)
     reserved = iter(range(_META_SPECIAL_COUNT))
@@ -385,17 +385,15 @@ def _from_sentencepiece(content: bytes, path: Path, pre_tokenizer: str | None) -
         proto.ParseFromString(content)
     except DecodeError:
         proto.Clear()
-    # A text that is not UTF-8 is given as bytes.
+    # protobuf returns text that is not UTF-8 as bytes.
     if not proto.pieces or not all(isinstance(piece.piece, str) for piece in proto.pieces):
-        raise Llama3Error(f"{path}: is no GGUF, tokenizer.json or tokenizer.model, or a damaged one; download it again")
+        raise Llama3Error(f"{path}: damaged, or not a GGUF, tokenizer.json or tokenizer.model; download it again")
     if proto.trainer_spec.model_type != proto.trainer_spec.BPE:
-        raise Llama3Error(
-            f"{path}: a SentencePiece model, but not of byte-pair encoding; give the model's own tokenizer"
-        )
+        raise Llama3Error(f"{path}: a SentencePiece model without byte-pair encoding; use the model's own tokenizer")
     if proto.normalizer_spec.precompiled_charsmap or proto.normalizer_spec.remove_extra_whitespaces:
-        raise Llama3Error(f"{path}: normalizes text, which is not supported; give the GGUF as --tokenizer-path")
+        raise Llama3Error(f"{path}: normalizes text, which is not supported; pass the model's GGUF as --tokenizer-path")
     refuse_pre_tokenizer(pre_tokenizer, path)
-    # SentencePiece and GGUF number types alike. A user-defined token is found in text as it was before U+2581 came in.
+    # SentencePiece and GGUF number types alike. User-defined tokens are looked up before spaces become U+2581.
     types = [int(piece.type) for piece in proto.pieces]
     tokens = [
         piece.piece.replace("\u2581", " ") if piece.type == TokenType.USER_DEFINED else piece.piece
@@ -421,7 +419,7 @@ def _from_sentencepiece(content: bytes, path: Path, pre_tokenizer: str | None) -
     )
 
 
-# How each kind of file begins, and who reads it. A SentencePiece model is a message whose first field is a token.
+# How each kind of file begins, and its reader. A SentencePiece model is a message whose first field is a token.
 _KINDS: Final[tuple[tuple[Callable[[bytes], object], Callable[[bytes, Path, str | None], Vocabulary]], ...]] = (
     (re.compile(rb"\s*\{").match, _from_tokenizer_json),
     (re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n").match, _from_tiktoken),

@@ -1,19 +1,20 @@
-"""What a list of byte-pair merges means, and whether a tokenizer that knows only ranks can follow it.
+"""The meaning of a list of byte-pair merges, and whether a tokenizer that only knows ranks can follow it.
 
-A list of merges names pairs: *these* two neighbours become one token. tiktoken and SentencePiece know tokens only: any
-two neighbours merge whose text together is a token, the token of the lowest rank first. The two agree on every text if
+A list of merges names pairs: *these* two neighbors become one token. tiktoken and SentencePiece only know tokens: any
+two neighbors merge if their text together is a token, and the token with the lowest rank goes first. The two agree on
+every text if
 
-- the list has every pair that forms one of its tokens, each token's pairs together (`complete_products`): lists made
-  from a tiktoken or SentencePiece vocabulary, Llama 3's among them with 280,147 merges for 127,744 tokens; or
-- each token of the list is formed by one pair only, whatever surrounds it (`reached_products`): lists as they come from
-  training, SmolLM2's among them.
+- the list has every pair that forms one of its tokens, each token's pairs together (`complete_products`). This is true
+  of lists made from a tiktoken or SentencePiece vocabulary, such as Llama 3's (280,147 merges for 127,744 tokens); or
+- each token of the list is formed by one pair only, whatever surrounds it (`reached_products`). This is true of lists
+  that come from training, such as SmolLM2's.
 
-The second is decided without trying texts, by this argument. While neighbours merge, what happens inside a stretch of
-text whose borders have not been merged over depends on that stretch alone. So if the bytes of a token t ever come down
-to two parts, they do so as they would with nothing around them, and the two parts are always the same. A pair (l, r) is
-that pair if no merge across its middle would have come before l and r were whole; that is checked by taking l and r
-apart again, the latest merge first, and asking at each step whether the two parts that meet in the middle form a token
-of a lower rank. (The same argument is behind the backtracking encoder of github/rust-gems' `bpe`.)
+The second is decided without trying texts. As long as no merge has crossed the borders of a stretch of text, the merges
+inside it depend on that stretch alone. So if the bytes of a token t ever come down to two parts, they do so as they
+would with nothing around them, and the two parts are always the same. A pair (l, r) is that pair if no merge across its
+middle comes before l and r are whole. To check this, take l and r apart again, the latest merge first, and look at each
+step whether the two parts that meet in the middle form a token of a lower rank. (The backtracking encoder of
+github/rust-gems' `bpe` uses the same argument.)
 
 Tokens are strings here, in whatever alphabet their vocabulary spells them; a merge is "left right".
 """
@@ -28,19 +29,19 @@ from typing import Final
 
 from llama3_models.tokenizer.splits import splits
 
-# Tokens of models are shorter. Whether ranks lead to a longer one is not asked, since that takes quadratic time.
+# Models' tokens are shorter. Longer ones are not checked, because that takes quadratic time.
 _LONGEST_RANKED: Final = 512
 
 
 def without_duplicates(merges: Sequence[str]) -> Sequence[str]:
-    """The list with each merge where it stands last, as Hugging Face's tokenizers read it."""
+    """Keep only the last occurrence of each merge, as Hugging Face's tokenizers do."""
     if len(set(merges)) == len(merges):
         return merges
     return [*dict.fromkeys(reversed(merges))][::-1]
 
 
 def complete_products(merges: Sequence[str], parts: Set[str] | Mapping[str, object]) -> list[str] | None:
-    """The tokens that a list of merges forms, in its order, if the list is complete.
+    """Return the tokens that a list of merges forms, in its order, if the list is complete.
 
     Returns:
         The tokens; None unless the list has every pair of `parts` that forms one of them, each token's pairs together.
@@ -48,7 +49,7 @@ def complete_products(merges: Sequence[str], parts: Set[str] | Mapping[str, obje
     products = [token for token, _ in groupby(merge.replace(" ", "", 1) for merge in merges)]
     if len(products) != len(set(products)) or len(set(merges)) != len(merges):
         return None
-    # Counting is enough, and is half the work of comparing: no pair is twice in the list.
+    # Counting is enough, because no pair is in the list twice, and half the work of comparing.
     pairs = 0
     for _, middles in splits(products, parts):
         pairs += len(middles)
@@ -58,12 +59,12 @@ def complete_products(merges: Sequence[str], parts: Set[str] | Mapping[str, obje
 
 
 def formed_products(products: Sequence[str]) -> list[str]:
-    """Those of a complete list's tokens that merging forms.
+    """Return the tokens of a complete list that merging can form.
 
-    Llama 3's list has 588 others: the merges within each of them end at two or more parts. Only a tokenizer that looks
-    for whole pieces first knows them.
+    Llama 3's list has 588 others: merging leaves two or more parts of each. Only a tokenizer that looks for whole
+    pieces first produces them.
     """
-    number = {token: place for place, token in enumerate(products)}  # of a token, its rank; letters come after
+    number = {token: place for place, token in enumerate(products)}  # a token's rank; letters follow
     for letter in sorted(set("".join(products))):
         number[letter] = len(number)
     pairs = {
@@ -80,8 +81,8 @@ def formed_products(products: Sequence[str]) -> list[str]:
 
 
 def _comes_down_to_one(parts: list[int], pairs: Mapping[tuple[int, int], int]) -> bool:
-    """Whether merging neighbours, the pair of the lowest rank first and of equal ones the leftmost, leaves one part."""
-    after = [*range(1, len(parts)), -1]  # the place of each part's neighbour
+    """Tell whether merging neighbors, the lowest rank first and the leftmost of equal ones, leaves one part."""
+    after = [*range(1, len(parts)), -1]  # the place of each part's neighbor
     before = [*range(-1, len(parts) - 1)]
     waiting = [(pairs[pair], place) for place, pair in enumerate(pairwise(parts)) if pair in pairs]
     heapify(waiting)
@@ -90,7 +91,7 @@ def _comes_down_to_one(parts: list[int], pairs: Mapping[tuple[int, int], int]) -
         rank, place = heappop(waiting)
         neighbour = after[place]
         if parts[place] < 0 or neighbour < 0 or pairs.get((parts[place], parts[neighbour])) != rank:
-            continue  # one of the two has merged with another part since
+            continue  # one of the two has since merged with another part
         parts[place], parts[neighbour] = rank, -1
         remaining -= 1
         after[place] = following = after[neighbour]
@@ -103,10 +104,10 @@ def _comes_down_to_one(parts: list[int], pairs: Mapping[tuple[int, int], int]) -
 
 
 def reached_products(merges: Sequence[str]) -> list[str] | None:
-    """The tokens that a list of merges really forms, in the order in which ranks have to be given.
+    """Return the tokens that a list of merges really forms, in the order of their ranks.
 
     Returns:
-        The tokens, without those that an earlier merge always prevents; None if a pair comes before the merges that
+        The tokens, without those that an earlier merge always prevents. None if a pair comes before the merges that
         form its halves, which ranks cannot express, or if a token has more than 512 characters.
     """
     if any(len(merge) > _LONGEST_RANKED + 1 for merge in merges):
@@ -129,7 +130,7 @@ def reached_products(merges: Sequence[str]) -> list[str] | None:
 
 
 def _stays_apart(left: str, right: str, rank: dict[str, int], halves: dict[str, tuple[str, str]]) -> bool:
-    """Whether `left` and `right` become whole, side by side, before anything merges across their border."""
+    """Tell whether `left` and `right` become whole, side by side, before anything merges across their border."""
     limit = sys.maxsize
     while True:
         if rank.get(left + right, limit) < limit:
@@ -141,5 +142,5 @@ def _stays_apart(left: str, right: str, rank: dict[str, int], halves: dict[str, 
             limit = left_rank
             left = halves[left][1]
         else:
-            limit = right_rank + 1  # of two equal merges the left one goes first, and that is the one across the border
+            limit = right_rank + 1  # of two equal merges the left one goes first: the one across the border
             right = halves[right][0]

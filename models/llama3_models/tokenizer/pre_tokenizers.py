@@ -1,13 +1,13 @@
-r"""What a byte-level tokenizer does with text before it merges bytes: some normalize it, and all cut it into pieces.
+r"""The steps of a byte-level tokenizer before it merges bytes: some normalize text, and all split it into pieces.
 
-A GGUF does not carry its regular expressions, only a name (`tokenizer.ggml.pre`); llama.cpp's `llama-vocab.cpp` is
-where the names come from. The expressions are those of the models' own tokenizer.json, which llama.cpp's regex library
-cannot always follow. A name that is not here is an error, since a wrong guess would give a model slightly wrong prompts
-without a word. Not here are the names of encoders, those of vocabularies that do not spell bytes (gemma4, sarvam-moe,
-whitespace), kimi-k2, which has no merges, and afmoe, whose tokenizer.json was not at hand.
+A GGUF does not contain the regular expressions, only a name for them (`tokenizer.ggml.pre`). The names come from
+llama.cpp's `llama-vocab.cpp`. The expressions come from the models' own tokenizer.json files, which llama.cpp's regex
+library cannot always follow. An unknown name is an error, because a wrong guess would silently make prompts slightly
+wrong. The table omits encoders, vocabularies that do not spell bytes (gemma4, sarvam-moe, whitespace), kimi-k2, which
+has no merges, and afmoe, whose tokenizer.json was not available.
 
-Nor does a GGUF say whether text is normalized, and llama.cpp never does it. It is done here for the names whose models
-publish a tokenizer.json that does it: Qwen's, Command R's, and OLMo's and MPT's, which are GPT-NeoX's.
+Nor does a GGUF say whether text is normalized, and llama.cpp never normalizes it. Here it is normalized for the names
+whose models publish a tokenizer.json that does so: Qwen's, Command R's, and OLMo's and MPT's, which are GPT-NeoX's.
 """
 
 import difflib
@@ -19,13 +19,13 @@ from llama3_models.errors import Llama3Error, UsageError
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-# The same, spelled as everywhere.
+# The same, in its usual spelling.
 _GPT2_SPELLED = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-# Two steps in Hugging Face's tokenizers: each digit is split off, then GPT-2's expression cuts what lies between. White
-# space before a digit ends what the second step sees, so it stays whole, where it would else have left its last
-# character to the next word. The quantifier is possessive because a shorter run is never followed by a digit, and
-# giving back a long run one character at a time exhausts fancy-regex.
+# Hugging Face's tokenizers need two steps: the first isolates each digit, the second splits the rest with GPT-2's
+# expression. White space before a digit stays whole, because the second step sees it at the end of a text; elsewhere
+# its last character goes to the next word. The quantifier is possessive because a shorter run is never followed by a
+# digit, and backtracking through a long run exhausts fancy-regex.
 _DIGITS_THEN_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s++(?=\p{N})|\s+(?!\S)|\s+"
 
 _LLAMA3 = (
@@ -33,7 +33,7 @@ _LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# A number is cut off first, three digits at a time, so that white space before it stays whole, as above.
+# Numbers are isolated first, three digits at a time, so white space before them stays whole, as above.
 _NUMBERS_THEN_LLAMA3 = _LLAMA3.replace(r"|\s+(?!\S)", r"|\s++(?=\p{N})|\s+(?!\S)")
 
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
@@ -58,11 +58,11 @@ _GPT4O = (
 
 _QWEN3_5 = _QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r" ?[^\s\p{L}\p{N}]", r" ?[^\s\p{L}\p{M}\p{N}]")
 
-# Turkish writes suffixes after an apostrophe, which Qwen's expression would take for English ones.
+# Turkish writes suffixes after an apostrophe. Qwen's expression would mistake them for English ones.
 _UFAKZEKA = _QWEN2.removeprefix("(?i:'s|'t|'re|'ve|'m|'ll|'d)|")
 
-# Published with possessive quantifiers (`?+`, `++`), which change no match: what follows one never begins with what it
-# could give back. Other regex libraries do not have them.
+# Published with possessive quantifiers (`?+`, `++`), which not all regex libraries have. They do not change any match,
+# because what follows one never begins with a character that it could give back.
 _BAILINGMOE = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
 _EXAONE_MOE = (
@@ -75,7 +75,7 @@ _JAIS2 = _LLAMA3.removesuffix(r"|\s+(?!\S)|\s+") + (
     r"|\s{1,2}(?!\S)|\s{1}"
 )
 
-# What lies between two matches is a piece, too: Bloom's punctuation and white space.
+# The text between two matches is also a piece: Bloom's punctuation and white space.
 _BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 _BLOOM_AS_PUBLISHED = _BLOOM.replace("|.", "|[.").replace(")]", "])]")
 
@@ -84,7 +84,7 @@ _PUNCTUATION = r"[\p{P}$+<=>^~|`]+"
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _CJK_AND_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 
-# The cased letters of Unicode as JavaScript's libraries list them.
+# Unicode's cased letters, as JavaScript libraries list them.
 _DEEPSEEK_WORDS = (
     "\\s?[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
     "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f"
@@ -110,34 +110,33 @@ _YOUTU_SCRIPTS = (
     f"|[\u3105-\u312f]+|{_CJK_AND_KANA}"
 )
 
-# A number is cut into groups of three digits from its end. Published without the possessive quantifier, which changes
-# no match, and without which a number of 16,000 digits takes a minute.
+# Splits a number into groups of three digits, from its end. Published without the possessive quantifier, which changes
+# no match; without it, a number of 16,000 digits takes a minute.
 _GROUPS_OF_SUPERBPE = r"(?=(?:\d{3})++(?!\d))"
-# Published with `\b`, which libraries understand differently: these are the characters that are part of a word to
-# Oniguruma.
+# Published with `\b`, which differs between libraries. These are Oniguruma's word characters.
 _GROUPS_OF_AYA = "\\d{1,3}(?=(?:\\d{3})*+(?![\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\u00b2\u00b3\u00b9\u00bc-\u00be]))"
 
-# Line ends go with the text after them.
+# Line ends belong to the text after them.
 _LAGUNA_LINES = r"(?:\r?\n)+(?:[^\r\n]|\r(?!\n))*"
 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """A way to prepare text and to cut it into pieces.
+    """A way to prepare text and split it into pieces.
 
-    Expressions are in the dialect that the `regex` module, Rust's fancy-regex and Oniguruma share.
+    Expressions use the dialect that the `regex` module, Rust's fancy-regex and Oniguruma share.
 
     Attributes:
-        steps: Expressions that cut one after the other. Each is searched for in every piece that the steps before it
-            made: its matches become pieces, and so does what lies between them.
-        pattern: One expression whose successive matches are these pieces, if there is one; it is what tiktoken needs.
-        as_split: The `pre_tokenizer` of a `tokenizer.json` that does the same, where it is not a `Split` per step.
-        as_published: The form of it in which models are published, where that is another one.
-        nfc: Whether text is brought to Unicode's normalization form C first. Tokens that are found by their text are
-            looked for before.
-        ignore_merges: Whether a piece that is itself a token is taken as it is, even where no sequence of merges
-            leads to it (`ignore_merges` of a `tokenizer.json`).
-        adds_bos: Whether models of this kind want a beginning-of-sequence token when their files do not say.
+        steps: Expressions that split one after the other. Each is searched for in every piece that the previous steps
+            made. Its matches become pieces, and so does the text between them.
+        pattern: One expression whose successive matches are these pieces, if there is one; tiktoken needs it.
+        as_split: The equivalent `pre_tokenizer` of a tokenizer.json, if it is not one `Split` per step.
+        as_published: The form that models are published with, if it is different.
+        nfc: Whether text is first brought to Unicode's normalization form C. Tokens that are recognized by their text
+            are looked for before that.
+        ignore_merges: Whether a piece that is a token stays whole, even if no merges lead to it (`ignore_merges` of a
+            tokenizer.json).
+        adds_bos: Whether a prompt begins with the beginning-of-sequence token if the model's file does not say.
     """
 
     steps: tuple[str, ...]
@@ -150,12 +149,12 @@ class PreTokenizer:
 
     @property
     def hugging_face(self) -> Mapping[str, Any]:
-        """The same as the `pre_tokenizer` of a `tokenizer.json`."""
+        """The equivalent `pre_tokenizer` of a tokenizer.json."""
         return self.as_split or _sequence(*(_split(step) for step in self.steps), _byte_level(use_regex=False))
 
 
 def _whole(expression: str, *, nfc: bool = False, ignore_merges: bool = False, adds_bos: bool = False) -> PreTokenizer:
-    """Of one expression that matches every character of any text."""
+    """Build a pre-tokenizer from one expression whose matches cover any text."""
     return PreTokenizer((expression,), expression, nfc=nfc, ignore_merges=ignore_merges, adds_bos=adds_bos)
 
 
@@ -176,7 +175,7 @@ def _digits(*, individual: bool) -> dict[str, Any]:
 
 
 def _deepseek(*expressions: str) -> PreTokenizer:
-    """Line ends first, and digits last."""
+    """Build a pre-tokenizer that isolates line ends first and digits last."""
     return PreTokenizer(
         ("[\r\n]", *expressions, r"\p{N}"),
         as_published=_sequence(
@@ -224,8 +223,8 @@ BAILINGMOE: Final = replace(
 EXAONE_MOE: Final = _whole(_EXAONE_MOE)
 GPT2: Final = PreTokenizer((_GPT2_SPELLED,), _GPT2, as_split=_byte_level(use_regex=True))
 DIGITS_THEN_GPT2: Final = PreTokenizer(
-    # onnxruntime-genai's tokenizer cuts by these two expressions, spelled like this; of the published form it sees the
-    # second step only.
+    # onnxruntime-genai's tokenizer follows these two expressions, in this spelling. It ignores the first step of the
+    # published form.
     (r"\p{N}", _GPT2_SPELLED),
     _DIGITS_THEN_GPT2,
     as_published=_sequence(_digits(individual=True), _byte_level(use_regex=True)),
@@ -243,8 +242,8 @@ CHAMELEON: Final = PreTokenizer(
 )
 FALCON: Final = PreTokenizer(
     (_PUNCTUATION, _GPT2_SPELLED, "[0-9]+", "[0-9][0-9][0-9]"),
-    # Published with the digits looked for after bytes are spelled, where the letters of six bytes count as digits, and
-    # so cut characters. Falcon's vocabulary, which was made in this way, has no token across such a cut.
+    # The published form looks for digits after bytes are spelled. There the letters of six bytes count as digits, so
+    # characters are split. Falcon's vocabulary was made that way, so none of its tokens crosses such a split.
     as_published=_sequence(
         {"type": "Punctuation", "behavior": "Contiguous"},
         _byte_level(use_regex=True),
@@ -252,7 +251,7 @@ FALCON: Final = PreTokenizer(
         _split("[0-9][0-9][0-9]"),
     ),
 )
-# What llama.cpp does for files that name no pre-tokenizer. No model's own tokenizer is like that.
+# llama.cpp's rule for files that name no pre-tokenizer. No model's own tokenizer works like this.
 DEFAULT: Final = PreTokenizer((_PUNCTUATION.replace("`", ""), _GPT2_SPELLED, r"\p{N}+", "[0-9][0-9][0-9]"))
 BLOOM: Final = PreTokenizer(
     (_BLOOM,), as_published=_sequence(_split(_BLOOM_AS_PUBLISHED), _byte_level(use_regex=False))
@@ -310,55 +309,55 @@ PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
 
 
 UNNAMED: Final = "default"
-"""What llama.cpp takes for a file that names none."""
+"""The name that llama.cpp assumes for a file without one."""
 
 
 def pre_tokenizer_named(name: str, source: object) -> PreTokenizer:
-    """The pre-tokenizer that GGUF files call `name`.
+    """Return the pre-tokenizer that GGUF files call `name`.
 
     Args:
         name: The value of `tokenizer.ggml.pre`.
         source: Where the name was read, for the message.
 
     Raises:
-        Llama3Error: The name is not in the table.
+        Llama3Error: The name is unknown.
     """
     try:
         return PRE_TOKENIZERS[name]
     except KeyError:
         raise Llama3Error(
-            f"{source}: the pre-tokenizer {name!r:.80} (tokenizer.ggml.pre) is not one that is known; give the "
-            "model's tokenizer.json with --tokenizer-path, or with --pre-tokenizer the name of one that cuts alike"
+            f"{source}: unknown pre-tokenizer {name!r:.80} (tokenizer.ggml.pre); pass the model's tokenizer.json as "
+            "--tokenizer-path, or the name of an equivalent pre-tokenizer as --pre-tokenizer"
         ) from None
 
 
 def check_pre_tokenizer(name: str | None) -> None:
-    """Hold a name that somebody asks for against the table; None asks for none.
+    """Check that a name is in the table, or None.
 
     Raises:
-        UsageError: It is not there.
+        UsageError: The name is unknown.
     """
     if name is None or name in PRE_TOKENIZERS:
         return
     near = difflib.get_close_matches(name.lower(), PRE_TOKENIZERS, n=4, cutoff=0.5)
     advice = f"did you mean {' or '.join(near)}?" if near else "docs/pre-tokenizers.md lists the names"
-    raise UsageError(f"--pre-tokenizer: {name!r:.80} is not one that is known; {advice}")
+    raise UsageError(f"--pre-tokenizer: unknown name {name!r:.80}; {advice}")
 
 
 def refuse_pre_tokenizer(name: str | None, source: object) -> None:
-    """Of a SentencePiece vocabulary, which does not cut text into pieces.
+    """Check that no pre-tokenizer is asked for, because a SentencePiece vocabulary does not split text into pieces.
 
     Raises:
         UsageError: A pre-tokenizer is asked for.
     """
     if name is not None:
         raise UsageError(
-            f"--pre-tokenizer: {source} has a SentencePiece vocabulary, which has none; leave the option out"
+            f"--pre-tokenizer: {source} has a SentencePiece vocabulary, which does not use one; omit the option"
         )
 
 
 def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, nfc: bool, source: object) -> PreTokenizer:
-    """The pre-tokenizer that a `tokenizer.json` describes.
+    """Return the pre-tokenizer that a tokenizer.json describes.
 
     Args:
         hugging_face: The file's `pre_tokenizer`.
@@ -367,19 +366,19 @@ def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, nfc: bool, so
         source: The file, for the message.
 
     Raises:
-        Llama3Error: It cuts unlike every pre-tokenizer of the table.
+        Llama3Error: The table has no equivalent pre-tokenizer.
     """
     for known, _ in _BY_KIND:
         if any(_cuts_alike(hugging_face, form) for form in (known.hugging_face, known.as_published) if form):
             return replace(known, ignore_merges=ignore_merges, nfc=nfc)
     raise Llama3Error(
-        f"{source}: its pre_tokenizer is not one that is known (such as those of Llama 3, Tekken, GPT-2 and SmolLM); "
-        "give the GGUF of the model as --tokenizer-path, or with --pre-tokenizer the name of one that cuts alike"
+        f"{source}: unknown pre_tokenizer (known ones include those of Llama 3, Tekken, GPT-2 and SmolLM); "
+        "pass the model's GGUF as --tokenizer-path, or the name of an equivalent pre-tokenizer as --pre-tokenizer"
     )
 
 
 def _cuts_alike(described: object, known: object) -> bool:
-    """Whether two pre-tokenizers of a `tokenizer.json` cut alike, whatever they say of offsets."""
+    """Tell whether two pre-tokenizers of a tokenizer.json split alike, ignoring offsets."""
     if isinstance(described, Mapping) and isinstance(known, Mapping):
         defaults = {"use_regex": True, "invert": False}
         return all(
@@ -395,5 +394,5 @@ def _cuts_alike(described: object, known: object) -> bool:
 
 
 def _spelled(expression: str) -> str:
-    """An expression with line ends as escapes, which some files have as characters."""
+    """Return an expression with its line ends as escapes; some files have the characters."""
     return expression.replace("\r", r"\r").replace("\n", r"\n")

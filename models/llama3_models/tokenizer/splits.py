@@ -1,9 +1,9 @@
-"""Which tokens begin others, and which two make up a third, in linear time.
+"""Tokens that begin other tokens, and pairs of tokens that form a third, found in linear time.
 
-Trying every place at which a token could be cut takes quadratic time, and a file may hold a token of 400,000
-characters. In lexicographic order a token comes directly before those that it begins, so one pass with a stack finds
-the longest token that each begins with, and the chain of these has all of them. The same from the other end finds those
-that it ends with.
+Trying every place where a token could be split takes quadratic time, and a file may contain a token of 400,000
+characters. In lexicographic order a token comes directly before the tokens that begin with it. So one pass with a stack
+finds the longest token that each one begins with; following these from token to token finds them all. The same on
+reversed tokens finds those that each one ends with.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
-# Up to this many characters, more than tokens of models have, trying every place is faster than sorting.
+# Up to this length, which no model's tokens reach, trying every place is faster than sorting.
 _SHORT: Final = 256
 
 
 def longest_prefixes(texts: Sequence[str]) -> list[int]:
-    """For each of some texts, all different and in order, the place of the longest other one it begins with, or -1."""
+    """Return, for each of some distinct sorted texts, the place of the longest other one it begins with, or -1."""
     return _longest_parts(texts, range(len(texts)), str.startswith)
 
 
 def splits(tokens: Iterable[str], parts: Set[str] | Mapping[str, object]) -> Iterator[tuple[str, list[int]]]:
-    """Each token, and the places at which it can be cut into two of `parts`, in ascending order."""
+    """Yield each token, and the places where it can be split into two of `parts`, in ascending order."""
     tokens = list(tokens)
     long = _long_splits([token for token in tokens if len(token) > _SHORT], parts)
     for token in tokens:
@@ -50,7 +50,7 @@ def _long_splits(tokens: Sequence[str], parts: Set[str] | Mapping[str, object]) 
 
 
 def _longest_parts(texts: Sequence[str], order: Iterable[int], holds: Callable[[str, str], bool]) -> list[int]:
-    """The place of the longest text that is a part of each; `order` puts each text before those that hold it."""
+    """Return the place of the longest text that each contains; `order` puts each before those that contain it."""
     longest = [-1] * len(texts)
     around: list[int] = []  # each is a part of the next
     for place in order:

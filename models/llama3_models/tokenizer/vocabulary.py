@@ -1,8 +1,8 @@
-"""A model's vocabulary: its tokens, and the rules by which text becomes them.
+"""A model's vocabulary: its tokens, and the rules that turn text into them.
 
-Everything that a tokenizer needs and nothing of how it works: the runtime encodes with it, the exporter writes it down
-as a `tokenizer.json`. `from_gguf` reads it from a model; `tokenizer_files` reads it from other kinds of files. What a
-file leaves unsaid follows llama.cpp (`llama-vocab.cpp`), because GGUF files are written to run there.
+This is what a tokenizer needs, not how it works: the runtime encodes with it, and the exporter writes it as a
+tokenizer.json. `from_gguf` reads it from a model; `files` reads it from other kinds of files. Anything that a file
+does not say follows llama.cpp (`llama-vocab.cpp`), because GGUF files are written to run there.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from llama3_models.tokenizer.pre_tokenizers import (
 
 
 class TokenType(IntEnum):
-    """What a token is, as `tokenizer.ggml.token_type` numbers it.
+    """The kind of a token, as numbered in `tokenizer.ggml.token_type`.
 
-    Control and unknown tokens have no text of their own. User-defined ones do, and are found in any text before it is
-    cut into pieces. Unused ones never occur. Byte tokens (`<0x0A>`) are SentencePiece's last resort.
+    Control and unknown tokens do not stand for text. User-defined ones do, and are recognized in any text before it is
+    split into pieces. Unused ones never occur. Byte tokens (`<0x0A>`) are SentencePiece's last resort.
     """
 
     NORMAL = 1
@@ -45,7 +45,7 @@ class TokenType(IntEnum):
 
 
 FOUND_BY_TEXT: Final = (TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNKNOWN)
-"""The types of tokens that a text may spell out, where special tokens are looked for in it at all."""
+"""The types of tokens that are recognized in a text if special tokens are looked for in it."""
 
 _TOKEN_TYPES: Final = frozenset(TokenType)
 _SPACE: Final = "\u2581"  # how SentencePiece spells it
@@ -56,7 +56,7 @@ class NoTokenizerError(Llama3Error):
     """A GGUF or a folder has no tokenizer at all."""
 
     def __init__(self, path: Path) -> None:
-        """`path` is the GGUF, or the folder."""
+        """Build the message about `path`, a GGUF or a folder."""
         super().__init__(
             f"{path}: has no tokenizer; llama3-run needs --tokenizer-path with a .gguf, tokenizer.json or "
             "tokenizer.model"
@@ -65,14 +65,14 @@ class NoTokenizerError(Llama3Error):
 
 @dataclass(frozen=True)
 class ByteLevelBPE:
-    """Byte-level byte-pair encoding: GPT-2's kind, and Llama 3's.
+    """Byte-level byte-pair encoding, as used by GPT-2 and Llama 3.
 
     Attributes:
-        pre_tokenizer: How text is cut into pieces, within which bytes are merged.
-        merges: The merges, first the one that goes first, each as "left right" in the alphabet of `byte_alphabet`;
-            None where any two neighbours merge that form a token, the token of the lowest id first (tiktoken's rule).
-        fuses_unknown: Whether bytes that no token has, where a token stands for these, become one for a run of them
-            (`fuse_unk` of a `tokenizer.json`) and not one each.
+        pre_tokenizer: How text is split into pieces. Bytes merge only within a piece.
+        merges: The merges in order, each as "left right" in the alphabet of `byte_alphabet`. None if any two neighbors
+            that form a token merge, the token with the lowest id first (tiktoken's rule).
+        fuses_unknown: Whether a run of unknown bytes becomes one unknown token instead of one each (`fuse_unk` of a
+            tokenizer.json).
     """
 
     pre_tokenizer: PreTokenizer
@@ -82,11 +82,11 @@ class ByteLevelBPE:
 
 @dataclass(frozen=True)
 class SentencePieceBPE:
-    """SentencePiece's byte-pair encoding: Llama 2's kind. Spaces are spelled U+2581.
+    """SentencePiece's byte-pair encoding, as used by Llama 2. Spaces are spelled U+2581.
 
     Attributes:
-        scores: A number a token; of all neighbours that form a token, the one of the highest score merges first.
-        add_space_prefix: Whether text is given a space at its beginning, and after each special token in it.
+        scores: A number per token. Of all neighbors that form a token, the pair with the highest score merges first.
+        add_space_prefix: Whether a space is put before the text, and after each special token in it.
     """
 
     scores: Sequence[float]
@@ -95,12 +95,12 @@ class SentencePieceBPE:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a token that is found by its text does with the text around it, as tokenizer.json says of added tokens.
+    """How a token recognized in a text affects the text around it, as for the added tokens of a tokenizer.json.
 
     Attributes:
-        lstrip: It takes the white space before it away.
-        rstrip: It takes the white space after it away.
-        single_word: It is found only between characters that are not of words.
+        lstrip: White space before the token is removed.
+        rstrip: White space after the token is removed.
+        single_word: The token is recognized only if the characters beside it are not part of a word.
     """
 
     lstrip: bool = False
@@ -113,19 +113,19 @@ class Vocabulary:
     """The tokens of a model and the rules of its tokenizer.
 
     Attributes:
-        source: The file that it was read from, for messages.
+        source: The file that the vocabulary was read from, for messages.
         tokens: The text of each token as the file spells it, by id.
         types: A `TokenType` for each token, by id.
-        model: How text is made into tokens, with what that takes.
+        model: The algorithm that turns text into tokens, and its data.
         bos_id: The beginning-of-sequence token, if there is one.
         eos_id: The end-of-sequence token, if there is one.
-        unk_id: The token for what cannot be expressed, if there is one.
-        pad_id: The token that fills up short rows, if there is one.
-        eog_ids: Every token at which generation ends.
+        unk_id: The token for text that other tokens cannot express, if there is one.
+        pad_id: The token that pads short rows, if there is one.
+        eog_ids: Every token that ends generation.
         adds_bos: Whether a prompt begins with the beginning-of-sequence token.
-        chat_template: The Jinja template that makes a prompt of messages, if the file has one.
-        surroundings: By their text, the tokens that do something with the text around them; a GGUF names none.
-        warnings: What had to be assumed to read it.
+        chat_template: The Jinja template that turns messages into a prompt, if the file has one.
+        surroundings: The tokens that affect the text around them, by their text; a GGUF has none.
+        warnings: Assumptions made while reading the file.
     """
 
     source: Path
@@ -143,16 +143,16 @@ class Vocabulary:
     warnings: tuple[str, ...] = ()
 
     def ids_by_text(self, *types: TokenType) -> dict[str, int]:
-        """The ids of the tokens of some types by their text, as `ids` has them."""
+        """Return the ids of the tokens of some types by their text, as in `ids`."""
         return {token: token_id for token, token_id in self.ids.items() if self.types[token_id] in types}
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """The token that each text stands for.
+        """The id of the token that each text becomes.
 
-        Of tokens with the same text the first has it, whatever its type, unless it is unused: a tokenizer.json cannot
-        tell them apart. The others have no text, but still add theirs to what is generated. (llama.cpp loads no such
-        file.)
+        If tokens share a text, it becomes the first of them that is not unused, whatever its type: a tokenizer.json
+        cannot tell them apart. No text becomes the others, but they still decode to theirs. (llama.cpp does not load
+        such a file.)
         """
         ids: dict[str, int] = {}
         for token_id, (token, type_) in enumerate(zip(self.tokens, self.types, strict=True)):
@@ -162,31 +162,31 @@ class Vocabulary:
 
     @property
     def missing_byte_id(self) -> int | None:
-        """The token in place of each byte that no token has, of a byte-level vocabulary that has one.
+        """The token for unknown bytes, if a byte-level vocabulary has one.
 
-        It is the unknown token if its type says so, as that of a tokenizer.json whose model has an `unk_token`. Other
-        files name an unknown token that their tokenizer never puts into a text: SmolLM2's is <|endoftext|>.
+        This is the unknown token if its type says so, as in a tokenizer.json whose model has an `unk_token`. Other
+        files name an unknown token that their tokenizer never produces: SmolLM2's is <|endoftext|>.
         """
         if self.unk_id is None or not isinstance(self.model, ByteLevelBPE):
             return None
         return self.unk_id if self.types[self.unk_id] == TokenType.UNKNOWN else None
 
     def token_bytes(self) -> list[bytes]:
-        """What each token adds to a text, by id; special tokens add nothing."""
+        """Return the bytes that each token decodes to, by id; none for special tokens."""
         spelled = isinstance(self.model, ByteLevelBPE)
         return [_bytes_of(token, type_, spelled=spelled) for token, type_ in zip(self.tokens, self.types, strict=True)]
 
     @classmethod
     def from_gguf(cls, file: GGUFFile, pre_tokenizer: str | None = None) -> Vocabulary:
-        """Reads the vocabulary of a model; `pre_tokenizer` names another way to cut text than the file does.
+        """Read the vocabulary of a model; `pre_tokenizer` overrides the name of a pre-tokenizer in the file.
 
-        `tokenizer.ggml.add_eos_token` is not looked at: it is about texts to train on, and a prompt that is to be
-        continued has no end.
+        `tokenizer.ggml.add_eos_token` is ignored: it is meant for training texts, and a prompt that is to be continued
+        has no end.
 
         Raises:
-            NoTokenizerError: There is none.
-            UsageError: `pre_tokenizer` is not a name that is known, or the vocabulary has none.
-            Llama3Error: It contradicts itself, or it is of a kind that is not supported.
+            NoTokenizerError: The file has no tokenizer.
+            UsageError: `pre_tokenizer` is an unknown name, or the vocabulary does not use a pre-tokenizer.
+            Llama3Error: The vocabulary contradicts itself, or is of an unsupported kind.
         """
         check_pre_tokenizer(pre_tokenizer)
         if "tokenizer.ggml.model" not in file.metadata:
@@ -194,13 +194,13 @@ class Vocabulary:
         kind = file.get_str("tokenizer.ggml.model")
         if kind not in ("gpt2", "llama"):
             raise Llama3Error(
-                f"{file.path}: its tokenizer is of the kind {quoted(kind)} (tokenizer.ggml.model), and only gpt2 and "
-                "llama (byte-pair encoding) are supported; if the model also has one of these kinds, give its "
-                "tokenizer.json or tokenizer.model with --tokenizer-path"
+                f"{file.path}: tokenizer.ggml.model is {quoted(kind)}, but only gpt2 and llama (byte-pair encoding) "
+                "are supported; if the model also has such a tokenizer, pass its tokenizer.json or tokenizer.model "
+                "as --tokenizer-path"
             )
         tokens = _strings(file.get_strings("tokenizer.ggml.tokens"))
         if not tokens:
-            raise Llama3Error(f"{file.path}: tokenizer.ggml.tokens is empty; give a tokenizer with --tokenizer-path")
+            raise Llama3Error(f"{file.path}: tokenizer.ggml.tokens is empty; pass a tokenizer as --tokenizer-path")
         types = [
             int(number) if number in _TOKEN_TYPES else int(TokenType.UNUSED)
             for number in _numbers(file, "tokenizer.ggml.token_type", len(tokens), TokenType.NORMAL)
@@ -214,9 +214,9 @@ class Vocabulary:
             if not name:
                 name = UNNAMED
                 warnings.append(
-                    "does not name its pre-tokenizer (tokenizer.ggml.pre), as files converted before May 2024 do not; "
-                    "llama.cpp's default serves, which cuts some texts otherwise than the model's own: if you know it, "
-                    "name it with --pre-tokenizer"
+                    "its pre-tokenizer is not named (tokenizer.ggml.pre), as in files converted before May 2024; using "
+                    "llama.cpp's default, which splits some texts differently; if you know the right name, pass it as "
+                    "--pre-tokenizer"
                 )
             named_one = pre_tokenizer_named(name, file.path)
             model = ByteLevelBPE(named_one, _strings(file.get_strings("tokenizer.ggml.merges")))
@@ -240,8 +240,8 @@ class Vocabulary:
         says_bos = file.get_bool("tokenizer.ggml.add_bos_token", default=None)
         if says_bos and bos_id is None:
             raise Llama3Error(
-                f"{file.path}: tokenizer.ggml.add_bos_token is true, but no token is named by "
-                "tokenizer.ggml.bos_token_id; give a tokenizer with --tokenizer-path"
+                f"{file.path}: tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id names no token; "
+                "pass a tokenizer as --tokenizer-path"
             )
         return cls(
             source=file.path,
@@ -260,11 +260,11 @@ class Vocabulary:
 
 
 def end_of_generation_ids(tokens: Iterable[str], types: Iterable[int], eos_id: int | None) -> frozenset[int]:
-    """Every token at which generation ends, in a vocabulary whose types are right.
+    """Return every token that ends generation, in a vocabulary whose types are right.
 
     Args:
         tokens: The text of each token, by id.
-        types: The type of each token, by id. Tokens of type normal are text, whatever they look like.
+        types: The type of each token, by id. Normal tokens are text, whatever they look like.
         eos_id: The end-of-sequence token, if there is one.
     """
     special = [
@@ -276,9 +276,9 @@ def end_of_generation_ids(tokens: Iterable[str], types: Iterable[int], eos_id: i
 
 
 def _named_tokens(file: GGUFFile, count: int, usual: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
-    """The tokens that the metadata names, by role, and warnings of ids that none of the `count` tokens has.
+    """Return the tokens that the metadata names, by role, and warnings about ids outside the `count` tokens.
 
-    llama.cpp passes over such ids, too. `usual` are the tokens of roles for which the metadata names none.
+    llama.cpp also ignores such ids. `usual` has the tokens for roles that the metadata does not name.
     """
     ids = {role: token_id for role, token_id in usual.items() if token_id < count}
     warnings = []
@@ -290,14 +290,12 @@ def _named_tokens(file: GGUFFile, count: int, usual: Mapping[str, int]) -> tuple
         if 0 <= token_id < count:
             ids[older.get(key, key)] = token_id
         else:
-            warnings.append(
-                f"tokenizer.ggml.{key}_token_id is {token_id}, but there are {count} tokens; it is passed over"
-            )
+            warnings.append(f"tokenizer.ggml.{key}_token_id is {token_id}, but there are {count} tokens; ignoring it")
     return ids, warnings
 
 
 def _as_special(tokens: Sequence[str], types: list[int], special: SpecialTokens) -> tuple[list[int], str | None]:
-    """The types of tokens when `special` is known, and a warning if the file says otherwise."""
+    """Correct the types of the tokens in `special`, and return a warning if the file is wrong about them."""
     types = list(types)
     wrong = sorted(token_id for token_id in special.control if types[token_id] != TokenType.CONTROL)
     for ids, type_ in (
@@ -312,7 +310,7 @@ def _as_special(tokens: Sequence[str], types: list[int], special: SpecialTokens)
     shown = ", ".join(f"{quoted(tokens[token_id])} ({token_id})" for token_id in wrong[:_MOST_SHOWN])
     more = f" and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
     return types, (
-        f"{shown}{more}: not marked as control (tokenizer.ggml.token_type), but used as special tokens, as in llama.cpp"
+        f"{shown}{more}: not marked as control (tokenizer.ggml.token_type); treated as special tokens, as in llama.cpp"
     )
 
 
@@ -320,7 +318,7 @@ _MOST_SHOWN: Final = 3
 
 
 def _learned(tokens: Sequence[str], types: Sequence[int], ids: Iterable[int], merges: Sequence[str]) -> set[int]:
-    """Which of some tokens are text that merges form, and not special tokens of the wrong type: Qwen's </s> is."""
+    """Return the tokens of `ids` that merges form: these are text, such as Qwen's </s>, whatever they look like."""
     texts = {tokens[token_id]: token_id for token_id in ids if types[token_id] == TokenType.NORMAL}
     return {texts[formed] for merge in merges if (formed := merge.replace(" ", "", 1)) in texts} if texts else set()
 
@@ -329,24 +327,24 @@ def _strings(array: StringArray) -> list[str]:
     try:
         return [raw.decode() for raw in array.raw_all()]
     except UnicodeDecodeError:
-        return list(array)  # decodes one by one, and says which one is wrong
+        return list(array)  # decodes one by one, so the error names the wrong one
 
 
 def _numbers(file: GGUFFile, key: str, count: int, missing: float) -> list[float]:
-    """An array that has a number for each of `count` tokens, all `missing` if the file has none."""
+    """Return an array with a number for each of `count` tokens; all are `missing` if the file does not have it."""
     array = file.get_array(key, default=None)
     if array is None:
         return [missing] * count
     if array.shape != (count,):
         raise Llama3Error(
-            f"{file.path}: {key} has {array.size} entries for {count} tokens; give a tokenizer with --tokenizer-path"
+            f"{file.path}: {key} has {array.size} entries for {count} tokens; pass a tokenizer as --tokenizer-path"
         )
     numbers: list[float] = array.tolist()
     return numbers
 
 
 def _bytes_of(token: str, type_: int, *, spelled: bool) -> bytes:
-    """The bytes of a token; `spelled` is whether normal tokens are in the alphabet of byte-level encoding."""
+    """Return the bytes of a token; `spelled` tells whether normal tokens are spelled in `byte_alphabet`."""
     if type_ == TokenType.NORMAL:
         return read_bytes(token) if spelled else token.replace(_SPACE, " ").encode()
     if type_ == TokenType.BYTE and (byte := _BYTE_TOKEN.fullmatch(token)):

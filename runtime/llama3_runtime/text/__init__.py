@@ -1,1 +1,1 @@
-"""Text to token ids, and token ids to text as they come."""
+"""Text to token ids, and streams of token ids to text."""

@@ -1,9 +1,9 @@
 """Byte-level byte-pair encoding, with the ids of the model's own file.
 
-tiktoken cuts a text into pieces with a regular expression and merges each piece's bytes by rank, in Rust. Here are the
-ranks that make it follow the file's list of merges, and what it cannot do in one call: two kinds of text, and cutting
-with several expressions one after the other. Where no ranks are right, and where a text has bytes that no token has,
-`merge_list` merges.
+tiktoken splits text into pieces with one regular expression and merges each piece's bytes by rank, in Rust. This module
+computes ranks that follow the file's list of merges. It splits text itself if tiktoken cannot: with several
+expressions, or a very long run of white space. `merge_list` merges if there are no such ranks, or if a piece has bytes
+without a token.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from llama3_runtime.text.left_out import LeftOut
 from llama3_runtime.text.merge_list import MergeList
 from llama3_runtime.text.normalization import nfc
 
-# fancy-regex keeps a state for every character of a run of white space that a lookahead follows, a million at most;
-# past that tiktoken panics.
+# fancy-regex keeps a state for every character of white space before a lookahead. After a million of them, tiktoken
+# panics.
 _LONGEST_RUN: Final = 500_000
 
 
 class ByteLevelEncoder:
-    """Encodes text that holds no special tokens."""
+    """An encoder of text without special tokens."""
 
     def __init__(self, vocabulary: Vocabulary, model: ByteLevelBPE, left_out: LeftOut) -> None:
-        """Ranks the tokens for tiktoken, if there are ranks; `left_out` is told of characters without a token.
+        """Rank the tokens for tiktoken, if there are ranks; `left_out` warns about characters without a token.
 
         Raises:
             Llama3Error: The list of merges is damaged.
@@ -49,19 +49,19 @@ class ByteLevelEncoder:
         self._tiktoken: tiktoken.Encoding | None = None
         longer = tiktoken_ranks(ids, model, vocabulary.source)
         if longer is None:
-            _ = self._merge_list  # built now, so that the first text does not wait for it
+            _ = self._merge_list  # built now, so the first text does not wait for it
             return
         ranked = [*single_bytes, *longer]
         self._ids = [ids.get(token, -1) for token in ranked]
         self._tiktoken = tiktoken.Encoding(
             vocabulary.source.name,
-            pat_str=pattern or "(?s:.+)",  # of several expressions it sees only the pieces
+            pat_str=pattern or "(?s:.+)",  # with several expressions, it only gets pieces
             mergeable_ranks={read_bytes(token): rank for rank, token in enumerate(ranked)},
             special_tokens={},
         )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, which is valid Unicode."""
+        """Return the ids of `text`, which must be valid Unicode."""
         if self._nfc:
             text = nfc(text)
         by_piece = self._cuts_in_steps or self._has_missing_bytes(text) or _has_long_run(text)
@@ -71,7 +71,7 @@ class ByteLevelEncoder:
         return [ids[rank] for rank in self._tiktoken.encode_ordinary(text)]
 
     def _encode_by_piece(self, text: str) -> list[int]:
-        """As tiktoken does, but cutting the text in Python."""
+        """Encode as tiktoken does, but split the text in Python."""
         ids: list[int] = []
         left_out: list[str] = []
         for piece in self._cutter.pieces(text):
@@ -91,7 +91,7 @@ class ByteLevelEncoder:
         return MergeList(self._token_ids, self._model, self._missing_byte_id)
 
     def _has_missing_bytes(self, text: str) -> bool:
-        """Whether `text` has bytes that are no token: SmolLM2 lacks some control characters."""
+        """Tell whether `text` has bytes without a token; SmolLM2 lacks some control characters."""
         if not self._missing_bytes:
             return False
         data = text.encode()

@@ -1,6 +1,6 @@
-"""Text cut into the pieces within which a byte-level tokenizer merges, by one expression or by several in a row.
+"""The split of a text into pieces, within which a byte-level tokenizer merges, by one or several expressions.
 
-The `regex` module's stack is not limited, and its classes are Unicode's, as those of fancy-regex and Oniguruma are.
+The `regex` module has no stack limit, and like fancy-regex and Oniguruma it uses Unicode's character classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from llama3_models.tokenizer.pre_tokenizers import PreTokenizer
 
 
 class Cutter:
-    """Cuts as a pre-tokenizer does."""
+    """A splitter that works like a pre-tokenizer."""
 
     def __init__(self, pre_tokenizer: PreTokenizer) -> None:
         """Compile its expressions."""
@@ -20,7 +20,7 @@ class Cutter:
         self._steps = [regex.compile(step) for step in (pre_tokenizer.steps if whole is None else (whole,))]
 
     def pieces(self, text: str) -> Iterator[str]:
-        """The pieces of `text`, which together are all of it; none is empty."""
+        """Yield the pieces of `text`, none of them empty, which together are the whole text."""
         pieces: Iterable[str] = (text,)
         for step in self._steps:
             pieces = _cut(step, pieces)
@@ -28,7 +28,7 @@ class Cutter:
 
 
 def _cut(step: regex.Pattern[str], pieces: Iterable[str]) -> Iterator[str]:
-    """Every match within a piece is a piece, and so is what lies between; an empty match just cuts there."""
+    """Split each piece into its matches and the text between them; an empty match only marks a border."""
     for piece in pieces:
         end = 0
         for match in step.finditer(piece):

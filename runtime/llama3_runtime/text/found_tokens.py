@@ -1,8 +1,8 @@
-"""Tokens that are found in a text by theirs: of those that begin first, the longest.
+"""Tokens recognized in a text: of those that begin first, the longest.
 
-A regular expression of all of them would be the short way. One of a million tokens takes 15 seconds and a gigabyte to
-compile, and tries all that begin alike, one after the other, wherever one could begin. Here the tokens are in order, so
-that a binary search leads to those that can stand at a place.
+A regular expression of all tokens would be simpler. But for a million tokens it needs 15 seconds and a gigabyte to
+compile, and wherever one could begin it tries all that begin alike, one by one. Here the tokens are sorted, and a
+binary search finds those that can begin at a place.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Final
 from llama3_models.tokenizer.splits import longest_prefixes
 
 LONGEST: Final = 4096
-"""The most characters of a token that is found by its text: what is looked at wherever one could begin."""
+"""The most characters of a recognized token: so many are examined wherever one could begin."""
 
 
 class FoundTokens:
-    """Finds tokens in texts.
+    """A search for tokens in texts.
 
     Attributes:
         ids: The id of each token by its text.
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:
-        """Sorts the tokens of `ids`, none of them empty or longer than `LONGEST`."""
+        """Sort the tokens of `ids`, none of them empty or longer than `LONGEST`."""
         self.ids = ids
         self._tokens = sorted(ids)
         self._shorter = longest_prefixes(self._tokens)
@@ -34,7 +34,7 @@ class FoundTokens:
         self._first = re.compile(f"[{re.escape(''.join(sorted({token[0] for token in ids})))}]") if ids else None
 
     def find(self, text: str) -> Iterator[tuple[int, str]]:
-        """The tokens in a text, which do not overlap, and where each begins."""
+        """Yield where each token in a text begins, and the token; they do not overlap."""
         position = 0
         while self._first is not None and (candidate := self._first.search(text, position)):
             position = candidate.start()
@@ -46,9 +46,9 @@ class FoundTokens:
                 position += len(token)
 
     def _at(self, text: str, position: int) -> str | None:
-        """The longest token that stands at a place.
+        """Return the longest token at a place, or None.
 
-        In order, it comes before the text there, and all that comes between the two begins with it.
+        In sorted order it comes before the text at that place, and every token between the two begins with it.
         """
         place = bisect_right(self._tokens, text[position : position + self._longest]) - 1
         while place >= 0:

@@ -1,4 +1,4 @@
-"""A warning about characters that a vocabulary has no token for, so that a prompt never loses them silently."""
+"""Warnings about characters without a token, so a prompt never loses them silently."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _MOST_NAMED: Final = 10
 
 
 class LeftOut:
-    """Warns about each character once, however many texts have it."""
+    """Warnings that name each character once, however many texts have it."""
 
     def __init__(self, source: Path, *, quiet: bool = False) -> None:
-        """Warns about the vocabulary of the file `source`, or if `quiet` not at all."""
+        """Name `source` as the file of the vocabulary; if `quiet`, log nothing."""
         self._source = source
         self._quiet = quiet
         self._known: set[str] = set()
 
     def warn(self, characters: Iterable[str]) -> None:
-        """Warn about those of `characters`, which were left out of a text, that no warning has named yet."""
+        """Warn about `characters` that were left out of a text, unless a warning has already named them."""
         new = [character for character in dict.fromkeys(characters) if character not in self._known]
         if self._quiet or not new:
             return
@@ -34,5 +34,5 @@ class LeftOut:
 
 
 def _named(character: str) -> str:
-    """U+65E5 and the character, if it can be printed."""
+    """Return a name such as U+65E5, and the character if it is printable."""
     return f"U+{ord(character):04X}" + (f" {character}" if character.isprintable() and character != " " else "")

@@ -1,6 +1,6 @@
-"""Byte-pair encoding by a list of merges itself, through Hugging Face's tokenizers.
+"""Byte-pair encoding that follows the list of merges itself, with Hugging Face's tokenizers.
 
-tiktoken is faster and has no list of merges; this is for the vocabularies, and the pieces of text, that it cannot hold.
+tiktoken is faster but knows no merges. This is for the vocabularies, and the pieces of text, that it cannot handle.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from typing import NamedTuple
 from llama3_models.tokenizer.byte_alphabet import spell_bytes
 from llama3_models.tokenizer.vocabulary import ByteLevelBPE
 
-# Names of what is not spelled in the alphabet of bytes, so that no text has them.
+# Not spelled in the alphabet of bytes, so no text contains it.
 _UNKNOWN = "<unknown> "
 
 
 class MergedPiece(NamedTuple):
-    """The tokens of a piece of text, and whether bytes of it were left out, since no token has them."""
+    """The tokens of a piece of text, and whether bytes were left out because they have no token."""
 
     ids: list[int]
     is_incomplete: bool
 
 
 class MergeList:
-    """Merges the bytes of one piece of text."""
+    """A list of merges that is applied to one piece of text at a time."""
 
     def __init__(self, ids: Mapping[str, int], model: ByteLevelBPE, missing_byte_id: int | None) -> None:
-        """Hands the list to the library.
+        """Pass the list to the library.
 
         Args:
             ids: The id of each token by its text, spelled in `byte_alphabet`.
             model: A list of merges whose products are tokens.
-            missing_byte_id: The token for bytes that no token has; without one, they are left out.
+            missing_byte_id: The token for bytes without one; if None, they are left out.
         """
-        from tokenizers import models  # few vocabularies need it, and it is slow to import
+        from tokenizers import models  # slow to import, and few vocabularies need it
 
         assert model.merges is not None
         pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in model.merges)]
-        # The library wants every part of a merge to be a token. A byte that merges, and is none itself, is given an id
-        # past all others.
+        # The library requires every part of a merge to be a token. A byte that merges but is not a token itself gets an
+        # id past all others.
         vocab = dict(ids)
         self._first_placeholder = max(ids.values(), default=-1) + 1
         if missing_byte_id is not None:
@@ -58,7 +58,7 @@ class MergeList:
         )
 
     def encode(self, piece: bytes) -> MergedPiece:
-        """The tokens that the bytes of `piece` merge into."""
+        """Return the tokens that the bytes of `piece` merge into."""
         ids: list[int] = []
         num_bytes = 0
         for token in self._bpe.tokenize(spell_bytes(piece)):

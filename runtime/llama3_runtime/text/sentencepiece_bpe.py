@@ -1,6 +1,6 @@
-"""SentencePiece's byte-pair encoding, through the sentencepiece library.
+"""SentencePiece's byte-pair encoding, with the sentencepiece library.
 
-A GGUF has the tokens, scores and types of a SentencePiece model, but not the model: here it is put together again.
+A GGUF contains the tokens, scores and types of a SentencePiece model, but not the model itself. It is rebuilt here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SPACE: Final = "\u2581"  # how SentencePiece spells it
 
 
 class SentencePieceEncoder:
-    """Encodes text that holds no special tokens."""
+    """An encoder of text without special tokens."""
 
     def __init__(self, vocabulary: Vocabulary, model: SentencePieceBPE, left_out: LeftOut) -> None:
-        """Builds the SentencePiece model; `left_out` is told of characters without a token.
+        """Build the SentencePiece model; `left_out` warns about characters without a token.
 
         Raises:
-            Llama3Error: sentencepiece refuses it.
+            Llama3Error: sentencepiece refuses the model.
         """
         self._unk_id = vocabulary.unk_id
         self._left_out = left_out
@@ -38,7 +38,7 @@ class SentencePieceEncoder:
         proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         proto.trainer_spec.model_type = proto.trainer_spec.BPE
         proto.trainer_spec.byte_fallback = has_all_bytes
-        # Spaces in front are added with the tokenizer's rules for special tokens, and no text is normalized.
+        # The tokenizer adds spaces before text, by its rules for special tokens. Text is not normalized.
         proto.normalizer_spec.name = "identity"
         proto.normalizer_spec.add_dummy_prefix = False
         proto.normalizer_spec.remove_extra_whitespaces = False
@@ -54,8 +54,8 @@ class SentencePieceEncoder:
                 or type_ in (TokenType.UNKNOWN, TokenType.USER_DEFINED)
                 or (type_ == TokenType.BYTE and not has_all_bytes)
             ):
-                # User-defined tokens are found beforehand; SentencePiece takes one unknown token, none twice, and byte
-                # tokens only if there are all of them.
+                # User-defined tokens are recognized earlier. SentencePiece accepts one unknown token, no duplicates,
+                # and byte tokens only if all 256 are there.
                 type_ = TokenType.CONTROL
             proto.pieces.add(piece=piece, score=model.scores[token_id], type=int(type_))
         self._sentencepiece_unk_id = vocabulary.unk_id
@@ -69,26 +69,27 @@ class SentencePieceEncoder:
             reason = str(error).splitlines()[0]
             longest = max(range(len(vocabulary.tokens)), key=lambda token_id: len(vocabulary.tokens[token_id]))
             raise Llama3Error(
-                f"{vocabulary.source}: sentencepiece refuses its tokens ({reason}; the longest is token {longest}, of "
-                f"{len(vocabulary.tokens[longest]):,} characters); give a tokenizer with --tokenizer-path"
+                f"{vocabulary.source}: sentencepiece refuses its tokens ({reason}; the longest is token {longest}, "
+                f"with {len(vocabulary.tokens[longest]):,} characters); pass a tokenizer as --tokenizer-path"
             ) from None
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, which is valid Unicode."""
+        """Return the ids of `text`, which must be valid Unicode."""
         if self._handles_unknown:
             ids: list[int] = self._processor.encode(text)
             return ids
         return self._encode_with_some_bytes(text)
 
     def _encode_with_some_bytes(self, text: str) -> list[int]:
-        """As Hugging Face's tokenizers: a character that no token has becomes its bytes, if each of them is a token.
+        """Encode like Hugging Face's tokenizers: a character without a token becomes its bytes if all are tokens.
 
-        Others become one unknown token for a run of them. Where there is none they are left out before tokens merge.
+        A run of other such characters becomes one unknown token. If there is no such token, they are left out before
+        merging.
         """
         if self._unk_id is None:
             text = self._without_unknown(text)
         ids: list[int] = []
-        pieces = self._processor.encode(text, out_type=str)  # an unknown one is the text itself
+        pieces = self._processor.encode(text, out_type=str)  # an unknown piece is the text itself
         for token_id, piece in zip(self._processor.encode(text), pieces, strict=True):
             if token_id != self._sentencepiece_unk_id:
                 ids.append(token_id)

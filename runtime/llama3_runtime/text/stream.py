@@ -1,7 +1,7 @@
-"""Token ids to text as they come: whole characters only, and no part of a stop string.
+"""Text from a stream of tokens: only whole characters, and no part of a stop string.
 
-A token may end inside a character, and a stop string may begin in one token and end in another. What could still
-become part of either is held back until the next token decides it.
+A token may end inside a character, and a stop string may begin in one token and end in another. Bytes and text that
+could become part of either are held back until a later token decides.
 """
 
 import codecs
@@ -9,28 +9,28 @@ from collections.abc import Sequence
 
 
 class TextStream:
-    """Decodes a stream of tokens' bytes.
+    """A decoder of a stream of tokens' bytes.
 
-    The stop string that is complete first ends the stream, the longest of those that end at the same character;
-    where tokens begin and end makes no difference. Bytes that are no UTF-8 become U+FFFD.
+    The stop string that is complete first ends the stream; if several end at the same character, the longest counts.
+    The borders between tokens make no difference. Bytes that are not UTF-8 become U+FFFD.
 
     Attributes:
-        matched: The stop string that ended the stream: nothing more will come. None before.
+        matched: The stop string that ended the stream, after which no text follows; None until then.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
-        """Starts an empty stream; `stop` are the texts that end it, each at least one character long."""
+        """Start an empty stream; the texts in `stop`, each at least one character long, end it."""
         self.matched: str | None = None
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""  # the end of the text that may be the beginning of a stop string
 
     def push(self, token: bytes) -> str:
-        """Takes the bytes of the next token, perhaps none, and returns the text that is certain by now."""
+        """Add the bytes of the next token, if any, and return the text that is now certain."""
         return self._release(self._decoder.decode(token))
 
     def finish(self) -> str:
-        """Ends the stream and returns the text that was still held back."""
+        """End the stream and return the text that was still held back."""
         text = self._release(self._decoder.decode(b"", final=True))
         rest, self._held = self._held, ""
         return text + rest
@@ -50,7 +50,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of the text that begins the stop string."""
+    """Return the length of the longest end of `text` that is a beginning of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

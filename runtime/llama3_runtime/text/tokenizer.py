@@ -1,8 +1,8 @@
 """Text to token ids and back, as the model's own file says.
 
-Special tokens are kept apart from text: what a user writes never becomes one unless that is asked for, whatever it
-looks like. Tokens of type user-defined are text that the model has a token for, and are always found, before anything
-else, the longest of those that begin first (as llama.cpp and Hugging Face's tokenizers do).
+Special tokens are separate from text: text never becomes one, whatever it looks like, unless the caller asks for that.
+User-defined tokens stand for text and are always recognized, before any other step: of those that begin first, the
+longest (as in llama.cpp and Hugging Face's tokenizers).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llama3_runtime.text.sentencepiece_bpe import SentencePieceEncoder
 
 logger = logging.getLogger(__name__)
 
-# What \w and \s are to Hugging Face's tokenizers; Python's differ.
+# \w and \s as in Hugging Face's tokenizers; Python's differ.
 _WORD: Final = regex.compile(r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]")
 _SPACE: Final = regex.compile(r"\p{White_Space}")
 
@@ -41,14 +41,14 @@ class Tokenizer:
     """A model's tokenizer.
 
     Attributes:
-        vocabulary: What it was made from.
+        vocabulary: The vocabulary that it was built from.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, quiet: bool = False) -> None:
-        """Prepares to encode with `vocabulary`; if `quiet`, nothing about it or about texts is logged.
+        """Prepare to encode with `vocabulary`; if `quiet`, log nothing about it or about texts.
 
         Raises:
-            Llama3Error: Its rules are none that the libraries beneath can follow.
+            Llama3Error: The underlying libraries cannot follow its rules.
         """
         _refuse_long_tokens(vocabulary)
         for warning in () if quiet else vocabulary.warnings:
@@ -65,37 +65,37 @@ class Tokenizer:
 
     @classmethod
     def from_path(cls, path: Path | str, *, pre_tokenizer: str | None = None) -> Tokenizer:
-        """Reads a tokenizer from an export folder, a GGUF, a tokenizer.json or a tokenizer.model.
+        """Read a tokenizer from an export folder, a GGUF, a tokenizer.json or a tokenizer.model.
 
         Args:
             path: The file or folder.
-            pre_tokenizer: The name of another way to cut text than the file's (docs/pre-tokenizers.md).
+            pre_tokenizer: The name of a pre-tokenizer to use instead of the file's own (docs/pre-tokenizers.md).
 
         Raises:
-            UsageError: `pre_tokenizer` is not a name that is known, or the tokenizer has none.
-            Llama3Error: There is no tokenizer, or it is of a kind that is not supported.
+            UsageError: `pre_tokenizer` is an unknown name, or the tokenizer does not use a pre-tokenizer.
+            Llama3Error: There is no tokenizer, or it is of an unsupported kind.
         """
         return cls(read_vocabulary(Path(path), pre_tokenizer))
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Tokenizer:
-        """Reads the tokenizer of an open model.
+        """Read the tokenizer of an open model.
 
         Raises:
-            Llama3Error: It is of a kind that is not supported.
+            Llama3Error: There is no tokenizer, or it is of an unsupported kind.
         """
         return cls(Vocabulary.from_gguf(file))
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self.vocabulary.tokens)
 
     @cached_property
     def has_token(self) -> npt.NDArray[np.bool_]:
         """Whether each id has a token that a model may choose, [vocab_size]; unused ids have none.
 
-        An end-of-generation token counts whatever its type, and if every token is unused, all count.
+        End tokens count whatever their type. If every token is unused, all count.
         """
         has_text = np.fromiter(map(bool, self.vocabulary.tokens), np.bool_, self.vocab_size)
         found = has_text & (np.array(self.vocabulary.types) != TokenType.UNUSED)
@@ -107,10 +107,10 @@ class Tokenizer:
 
         Args:
             num_rows: The rows of the model's embedding, which is also the number of its logits.
-            model: Where the model is, for messages.
+            model: The path of the model, for messages.
 
         Raises:
-            Llama3Error: There are tokens without a row.
+            Llama3Error: Some tokens have no row.
         """
         num_tokens = int(np.flatnonzero(self.has_token)[-1]) + 1
         if num_tokens > num_rows:
@@ -131,7 +131,7 @@ class Tokenizer:
 
     @property
     def eog_ids(self) -> frozenset[int]:
-        """Every token at which generation ends."""
+        """Every token that ends generation."""
         return self.vocabulary.eog_ids
 
     @property
@@ -141,22 +141,23 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja template that makes a prompt of messages, if the model has one."""
+        """The Jinja template that turns messages into a prompt, if the model has one."""
         return self.vocabulary.chat_template
 
     def encode(self, text: str, *, bos: bool | None = None, special: bool = False) -> list[int]:
-        """Encodes a text.
+        """Encode a text.
 
         Args:
-            text: Any string; lone surrogates, which are no characters, count as U+FFFD.
-            bos: Whether the beginning-of-sequence token comes first; None is as the model's file says. A text that
-                begins with that token (with `special`) gets no second one.
-            special: Whether the texts of special tokens, such as <|eot_id|>, stand for these tokens.
+            text: Any string; lone surrogates, which are not characters, count as U+FFFD.
+            bos: Whether the beginning-of-sequence token comes first; None follows the model's file. A text that already
+                begins with that token (with `special`) does not get a second one.
+            special: Whether the texts of special tokens, such as <|eot_id|>, become these tokens.
 
         Raises:
             Llama3Error: `bos` is true and the vocabulary has no such token.
         """
-        # As Python's own codecs join and replace them; a string from a JSON file or the command line may hold some.
+        # Strings from a JSON file or the command line may contain surrogates. Python's codecs join pairs and replace
+        # lone ones.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids: list[int] = []
         after_special = True
@@ -169,29 +170,29 @@ class Tokenizer:
                 after_special = False
         if (self.adds_bos if bos is None else bos) and not (special and ids[:1] == [self.bos_id]):
             if self.bos_id is None:
-                raise Llama3Error(f"{self.vocabulary.source}: has no beginning-of-sequence token to put first")
+                raise Llama3Error(f"{self.vocabulary.source}: has no beginning-of-sequence token; use bos=False")
             ids.insert(0, self.bos_id)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some tokens; special ones have none, and bytes that are no UTF-8 become U+FFFD.
+        """Return the text of some tokens; special ones have none, and bytes that are not UTF-8 become U+FFFD.
 
         Raises:
-            Llama3Error: An id is not one of the vocabulary.
+            Llama3Error: An id is not in the vocabulary.
         """
         text = b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
         return text.removeprefix(" ") if self._adds_space else text
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that one token adds to a text: not always whole characters, and none for a special token.
+        """Return the bytes that a token adds to a text: not always whole characters, and none for a special token.
 
         Raises:
-            Llama3Error: The id is not one of the vocabulary.
+            Llama3Error: The id is not in the vocabulary.
         """
         if not 0 <= token_id < len(self._token_bytes):
             raise Llama3Error(
-                f"{self.vocabulary.source}: has no token {token_id}, only {self.vocab_size} of them; "
-                "is this the tokenizer of the model?"
+                f"{self.vocabulary.source}: has no token {token_id}, only {self.vocab_size} tokens; "
+                "use the model's own tokenizer"
             )
         return self._token_bytes[token_id]
 
@@ -200,7 +201,7 @@ class Tokenizer:
         return self.vocabulary.token_bytes()
 
     def _split(self, text: str, *, special: bool) -> Iterator[str | int]:
-        """Cuts out the tokens that are found by their text; the rest, in pieces that are not empty, is still text."""
+        """Yield the ids of the tokens recognized in a text, and the text between them, if not empty."""
         tokens = self._found_if_asked if special else self._found_in_any_text
         start = 0
         for begin, token in tokens.find(text):
@@ -232,10 +233,10 @@ class Tokenizer:
 
 
 def _refuse_long_tokens(vocabulary: Vocabulary) -> None:
-    """Of those that are found by their text."""
+    """Check that no token recognized in text is longer than `LONGEST`."""
     for token_id, (token, type_) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         if len(token) > LONGEST and type_ in FOUND_BY_TEXT:
             raise Llama3Error(
-                f"{vocabulary.source}: token {token_id} is found in texts by its own, which has {len(token):,} "
-                f"characters; the most are {LONGEST:,}; give a tokenizer with --tokenizer-path"
+                f"{vocabulary.source}: token {token_id} has {len(token):,} characters, but a token recognized in text "
+                f"has at most {LONGEST:,}; pass a tokenizer as --tokenizer-path"
             )

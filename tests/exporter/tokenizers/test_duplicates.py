@@ -1,6 +1,6 @@
-"""Tokens with the same text: one id for it, from the GGUF, from its export in Hugging Face's tokenizers, and read back.
+"""A text that several tokens share has one id: in the GGUF, in Hugging Face's tokenizers, and in an export read back.
 
-llama.cpp is no oracle here. It aborts when it loads such a file: it wants as many texts as tokens.
+llama.cpp cannot be the oracle here: it aborts on such a file, because it expects as many texts as tokens.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ TYPES = (TokenType.NORMAL, TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.
 
 
 def with_duplicates(path: Path, kind: str, seed: int) -> Path:
-    """A vocabulary in which texts that are found stand up to three times, and formed ones again behind."""
+    """Write a vocabulary with up to three tokens per special text, and with copies of merged tokens at the end."""
     rng = random.Random(seed)
     formed = [merge.replace(" ", "") for merge in MERGES]
-    # A normal token that no merge forms keeps a SentencePiece vocabulary from being read back, and one that is not
-    # spelled in bytes keeps a byte-level one out of a graph.
+    # A SentencePiece vocabulary with a normal token that no merge forms cannot be read back. A byte-level one with a
+    # normal token that is not spelled in bytes has no graph.
     found = [
         (text, rng.choice(TYPES[kind == "llama" or not text.isascii() :]))
         for text in FOUND
@@ -68,7 +68,7 @@ def with_duplicates(path: Path, kind: str, seed: int) -> Path:
 
 
 def graph_ids(vocabulary: Vocabulary) -> list[list[int]]:
-    """The ids that tokenizer.onnx gives, in which special tokens are found by their texts."""
+    """Return the ids from tokenizer.onnx, which recognizes special tokens in texts."""
     options = ort.SessionOptions()
     options.register_custom_ops_library(get_library_path())
     session = ort.InferenceSession(tokenizer_graphs(vocabulary)["tokenizer.onnx"], options)
@@ -79,7 +79,7 @@ def graph_ids(vocabulary: Vocabulary) -> list[list[int]]:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_text_has_one_id(kind: str, seed: int, tmp_path: Path) -> None:
-    """That of the first token that is in use."""
+    """It is the id of the first token that is not unused."""
     vocabulary = read_vocabulary(with_duplicates(tmp_path / "a.gguf", kind, seed))
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "tokenizer.json"

@@ -1,4 +1,4 @@
-"""The tokenizer's graphs, in ONNX Runtime with onnxruntime-extensions, give the ids and texts of the tokenizer."""
+"""The tokenizer's graphs, run with onnxruntime-extensions, return the same ids and texts as the tokenizer."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ class Graphs:
         return [row[real == 1].tolist() for row, real in zip(rows, mask, strict=True)]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Of rows of one length."""
+        """Decode rows of equal length."""
         return list(self.detokenizer.run(["text"], {"ids": np.array(rows, dtype=np.int64)})[0])
 
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """The 10,000 texts of the tokenizer's tests, without those that hold U+0000: the ops take a text to end there."""
+    """Return the 10,000 texts of the tokenizer tests, except those with U+0000, which ends a text for the ops."""
     return sorted((text for text in mixed_texts() if "\0" not in text), key=len)
 
 
@@ -116,7 +116,7 @@ def test_smollm2_gives_the_ids_of_hugging_face(smollm2: Graphs, texts: list[str]
 
 
 def test_qwen3_gives_the_ids_of_hugging_face_for_text_in_nfc(tmp_path: Path, texts: list[str]) -> None:
-    """Other text gets the ids that it would have without a normalizer; the export warns about it."""
+    """Other text gets the same ids as without a normalizer; the export warns about it."""
     vocabulary = read_vocabulary(write_qwen3_gguf(tmp_path / "qwen3.gguf"))
     graphs = Graphs(vocabulary)
     without = tokenizers.Tokenizer.from_str(hugging_face_qwen3().to_str())
@@ -139,7 +139,7 @@ def test_a_graph_that_differs_nowhere_has_no_warning(llama3: Graphs, spm: Graphs
 
 
 def test_sentencepiece_vocabularies_give_the_ids_of_the_tokenizer(spm: Graphs, texts: list[str]) -> None:
-    """The tokenizer is held against sentencepiece itself in its own tests."""
+    """The tokenizer's own tests compare it with sentencepiece itself."""
     texts = [*texts[::5], "<user>hi<user> there#include</s></s> x", "</s>", " <unk> <s>a"]
     for text, found in zip(texts, in_batches(spm, texts), strict=True):
         assert found == spm.original.encode(text, special=True), ascii(text)
@@ -151,7 +151,7 @@ def test_texts_come_back(name: str, texts: list[str], request: pytest.FixtureReq
 
 
 def test_texts_come_back_from_sentencepiece(spm: Graphs, texts: list[str]) -> None:
-    """Without the space that the tokenizer put first."""
+    """They come back without the space that the tokenizer put first."""
     check_that_texts_come_back(spm, [*texts[::100], " two  spaces ", "▁"])
 
 
@@ -162,14 +162,14 @@ def check_that_texts_come_back(graphs: Graphs, texts: Sequence[str]) -> None:
 
 
 def test_a_text_that_ends_within_a_character_ends_with_a_replacement(smollm2: Graphs) -> None:
-    """Text is streamed by decoding the ids so far; Python refuses strings that are not UTF-8."""
+    """Hosts stream text by decoding the ids so far, and Python refuses strings that are not UTF-8."""
     ids = smollm2.original.encode("日本👍🏽é", bos=False)
     for end in range(1, len(ids) + 1):
         assert smollm2.decode([ids[:end]]) == [smollm2.original.decode(ids[:end])]
 
 
 def test_rows_are_filled_up_behind_a_mask(llama3: Graphs) -> None:
-    """What tokenizer.onnx gives goes into model.onnx as it is."""
+    """The output of tokenizer.onnx goes into model.onnx unchanged."""
     texts = np.array(["one two three", "", "<|begin_of_text|>x"], dtype=object)
     rows, mask = llama3.tokenizer.run(None, {"text": texts})
     assert rows.tolist() == [[128_000, 606, 1403, 2380], [128_000, *[128_001] * 3], [128_000, 87, *[128_001] * 2]]
@@ -177,7 +177,7 @@ def test_rows_are_filled_up_behind_a_mask(llama3: Graphs) -> None:
 
 
 def test_no_texts_are_no_rows(smollm2: Graphs) -> None:
-    """One of the ops crashes the process when it is given none."""
+    """One of the ops crashes the process if it gets no rows."""
     assert smollm2.encode([]) == []
     assert smollm2.encode([""]) == [[]]
     assert smollm2.detokenizer.run(None, {"ids": np.zeros((0, 3), np.int64)})[0].tolist() == []
@@ -198,7 +198,7 @@ def test_long_texts(smollm2: Graphs, text: str) -> None:
 
 
 def test_marks_in_a_text_are_left_out(smollm2: Graphs) -> None:
-    """The graph's marks are noncharacters; those of a text must not cut or join anything."""
+    """The graph's marks are noncharacters; if a text contains them, they must not split or join anything."""
     assert smollm2.encode(["hello\ufdd0 wor\ufdd1ld\ufdd2"]) == smollm2.encode(["hello world"])
 
 
@@ -212,7 +212,7 @@ def test_which_pre_tokenizers_have_no_graph() -> None:
 
 @pytest.mark.parametrize("name", [name for name in BY_STEPS.values() if name not in CANNOT_BE_CUT])
 def test_every_pre_tokenizer_is_cut_without_looking_ahead(name: str, texts: list[str]) -> None:
-    """RE2 has no lookahead. Only characters of Unicode 3.2 are tried: RE2 does not know the letters of later years."""
+    """RE2 has no lookahead. Only characters of Unicode 3.2 are tried, because RE2 does not know newer letters."""
     texts = [text for text in texts if all(unicodedata.ucd_3_2_0.category(c) != "Cn" for c in text)]
     assert len(texts) > 5000
     pre_tokenizer = PRE_TOKENIZERS[name]
@@ -226,7 +226,7 @@ def test_every_pre_tokenizer_is_cut_without_looking_ahead(name: str, texts: list
 
 
 def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
-    """A token that no merge leads to is found only where a vocabulary takes whole pieces; a missing byte is skipped."""
+    """A token that no merge forms only occurs if pieces may stay whole; a byte without a token is skipped."""
     tokens = [*BYTES[:4], *BYTES[5:], "ab", "orphan", "<user>", "<|eot_id|>", "[PAD]", "don't x", "<s>"]
     types = [TokenType.NORMAL] * 257
     types += [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNUSED, TokenType.USER_DEFINED, TokenType.CONTROL]
@@ -246,12 +246,12 @@ def test_tokens_without_merges_and_bytes_without_tokens(tmp_path: Path) -> None:
     "missing", [range(0x80, 0x100), [0xEF], [0xB7, 0x92], b"<_>", b"a", range(0x20, 0x100, 3)], ids=repr
 )
 def test_bytes_without_tokens_in_marks_and_special_tokens(tmp_path: Path, pre: str, missing: Sequence[int]) -> None:
-    """What is left out of a text stays where the graph needs it; each is compared with Hugging Face's tokenizers."""
+    """Bytes that are left out of texts stay in marks and special tokens; Hugging Face's tokenizers are the oracle."""
     path = tmp_path / "m.gguf"
     single = [letter for byte, letter in CHARACTER_OF_BYTE.items() if byte not in missing]
     merges = [merge for merge in ("b c", "Ġ b", "bc b", "d d") if set(merge.replace(" ", "")) <= set(single)]
     formed = [merge.replace(" ", "") for merge in merges]
-    unformed = ["ab"] * (pre == "gpt-2")  # no merge leads to it
+    unformed = ["ab"] * (pre == "gpt-2")  # no merge forms it
     added = ["<_eot_>", "<|eot_id|>", "日"]
     tokens = [*single, *formed, *unformed, *added]
     types = [TokenType.NORMAL] * (len(tokens) - 3) + [TokenType.CONTROL, TokenType.CONTROL, TokenType.USER_DEFINED]
@@ -264,7 +264,7 @@ def test_bytes_without_tokens_in_marks_and_special_tokens(tmp_path: Path, pre: s
 
 
 def test_an_end_that_its_file_calls_text(tmp_path: Path) -> None:
-    """It is found as a special token, and apps are told to stop there."""
+    """It is recognized as a special token, and apps are told to stop there."""
     tokens = [*BYTES, "ab", "<|im_end|>", "<|last|>"]
     types = [*[TokenType.NORMAL] * 258, TokenType.CONTROL]
     path = write_vocabulary_gguf(
@@ -278,7 +278,7 @@ def test_an_end_that_its_file_calls_text(tmp_path: Path) -> None:
 
 
 def test_whole_pieces_that_two_tokens_make_up(tmp_path: Path) -> None:
-    """tiktoken cannot hold such a token; the graph can."""
+    """tiktoken cannot handle such a token; the graph can."""
     path = tmp_path / "m.gguf"
     tokens = [*BYTES, "ab", "bc", "abc", "abcbc"]
     write_vocabulary_gguf(path, model="gpt2", tokens=tokens, merges=["b c"], pre="llama-bpe", add_bos_token=False)
@@ -313,17 +313,17 @@ def test_a_sentencepiece_vocabulary_without_byte_tokens(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "a pre-tokenizer that looks ahead": (
         {"tokens": [*BYTES, "ab"], "merges": ["a b"], "pre": "superbpe"},
-        "its pre-tokenizer looks ahead of what it cuts",
+        "its pre-tokenizer looks ahead",
     ),
-    "merges that lead nowhere": ({"merges": ["a b", "b b"]}, "its merges are damaged"),
-    "merges in an order of their own": ({"merges": ["ab c", "a b"], "tokens": [*BYTES, "ab", "abc", "bc"]}, "no ranks"),
+    "damaged merges": ({"merges": ["a b", "b b"]}, "its merges are damaged"),
+    "merges that no ranks can follow": ({"merges": ["ab c", "a b"], "tokens": [*BYTES, "ab", "abc", "bc"]}, "no ranks"),
     "a first token that is text": (
         {"merges": ["a b"], "tokens": [*BYTES, "ab"], "bos_token_id": 256, "add_bos_token": True},
-        r"its beginning-of-sequence token \(256\) is not one that a text can spell out",
+        r"beginning-of-sequence token \(256\)",
     ),
-    "a whole piece of bytes that are no tokens": (
+    "a whole piece of bytes without tokens": (
         {"tokens": [*filter("a".__ne__, BYTES), "bc", "ab"], "merges": ["b c"], "pre": "llama-bpe"},
-        "its token 'ab' has bytes that are no tokens",
+        "its token 'ab' has bytes",
     ),
     "a token with a mark": ({"tokens": [*BYTES, "ab", "<\ufdd0>"], "merges": ["a b"]}, r"U\+FDD0"),
     "more special tokens than RE2 searches for": (
@@ -375,7 +375,7 @@ def export(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_an_export_notes_that_text_is_not_normalized(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path
 ) -> None:
-    """A model of Command R's kind, whose name is as long as that of Llama 3's."""
+    """The model is like Command R, whose pre-tokenizer's name is as long as Llama 3's."""
     model = tmp_path / "model.gguf"
     model.write_bytes(gguf.read_bytes().replace(b"llama-bpe", b"command-r"))
     assert export(monkeypatch, model, "--output", tmp_path / "out") == 0
@@ -386,7 +386,7 @@ def test_an_export_notes_that_text_is_not_normalized(
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
 def test_an_export_has_both_graphs(monkeypatch: pytest.MonkeyPatch, gguf: Path, tmp_path: Path, ops: str) -> None:
-    """Text to logits with nothing but ONNX Runtime: what the tokenizer gives is what the model takes."""
+    """ONNX Runtime alone turns text into logits: the model accepts the tokenizer's output."""
     assert export(monkeypatch, gguf, "--output", tmp_path / "out", "--ops", ops) == 0
     rows, mask = session((tmp_path / "out/tokenizer.onnx").read_bytes()).run(
         None, {"text": np.array(["the thing and", "on"], dtype=object)}

@@ -1,4 +1,4 @@
-"""The written tokenizer gives the same ids in Hugging Face's tokenizers, and when the runtime reads it back."""
+"""The written tokenizer has the same ids in Hugging Face's tokenizers, and when the runtime reads it back."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def vocabulary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             write_sentencepiece_gguf(path)
         case "spm without space":
             write_sentencepiece_gguf(path, add_space_prefix=False, add_bos_token=False)
-        case "added":  # user-defined tokens, unused ones, one that no merge leads to, and no end of sequence
+        case "added":  # user-defined and unused tokens, one that no merge forms, and no end-of-sequence token
             added = [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNUSED, TokenType.USER_DEFINED]
             write_vocabulary_gguf(
                 path,
@@ -60,7 +60,7 @@ def vocabulary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def folder(vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tokenizer's files of an export folder."""
+    """Write the tokenizer files of an export folder."""
     folder = tmp_path_factory.mktemp("export")
     config = tokenizer_config(vocabulary)
     ends = {"eos_token_id": sorted(vocabulary.eog_ids)}
@@ -100,7 +100,7 @@ def test_hugging_face_and_the_runtime_read_the_same_tokenizer(
 
 
 def test_the_rules_survive(original: Tokenizer, read_back: Tokenizer, hugging_face: tokenizers.Tokenizer) -> None:
-    """Beginning, ends and chat template come back from the folder; a template puts BOS first where the file says so."""
+    """BOS, end tokens and chat template come back from the folder; BOS comes first if the file says so."""
     assert read_back.bos_id == original.bos_id
     assert read_back.adds_bos == original.adds_bos
     assert read_back.eog_ids == original.eog_ids
@@ -127,7 +127,7 @@ def test_the_configuration_of_llama3(tmp_path: Path) -> None:
 
 
 def test_the_files_of_qwen3_are_those_of_the_original(tmp_path: Path) -> None:
-    """The same ids, and the template as the GGUF has it."""
+    """They have the same ids as the original, and the GGUF's template."""
     vocabulary = read_vocabulary(write_qwen3_gguf(tmp_path / "qwen3.gguf"))
     written = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(vocabulary)))
     texts = mixed_texts()

@@ -1,4 +1,4 @@
-"""An export's tokenizer is read back: it says what the GGUF says, and what it cannot say is a warning."""
+"""An export's tokenizer is read back: it matches the GGUF's, or a warning names the differences."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GGUFS: dict[str, Callable[[Path], Path]] = {
 
 
 def written(folder: Path, vocabulary: Vocabulary, change: Callable[[dict[str, Any]], object] | None = None) -> Path:
-    """The tokenizer's files of an export, changed in between."""
+    """Write the tokenizer files of an export, after changing them."""
     files = {
         "tokenizer.json": tokenizer_json(vocabulary),
         "tokenizer_config.json": tokenizer_config(vocabulary),
@@ -74,20 +74,23 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a type": (
         lambda files: files["tokenizer.json"]["added_tokens"][2].update(special=False),
-        r"token 270 \('<\|eot_id\|>'\); the ids of '<\|begin_of_text\|><\|eot_id\|>.*' are others",
+        r"token 270 \('<\|eot_id\|>'\); the ids of '<\|begin_of_text\|><\|eot_id\|>.*' differ",
     ),
     "a special token": (
         lambda files: files["tokenizer.json"]["added_tokens"][1].update(content="<|end|>"),
-        r"token 269 \('<\|end_of_text\|>'\); the ids of '<\|end_of_text\|>' are others",
+        r"token 269 \('<\|end_of_text\|>'\); the ids of '<\|end_of_text\|>' differ",
     ),
     "an end": (lambda files: files["generation_config.json"].update(eos_token_id=[269]), "end-of-generation tokens$"),
     "the first token": (
         lambda files: files["tokenizer_config.json"].update(bos_token="<|eot_id|>"),
         "its beginning-of",
     ),
-    "whether it is first": (lambda files: files["tokenizer_config.json"].update(add_bos_token=False), "comes first;"),
+    "whether it is first": (
+        lambda files: files["tokenizer_config.json"].update(add_bos_token=False),
+        "begins with a beginning-of-sequence token;",
+    ),
     "the template": (lambda files: files["tokenizer_config.json"].update(chat_template="x"), "its chat template$"),
-    "the normalizer": (lambda files: files["tokenizer.json"].update(normalizer={"type": "NFC"}), "cuts text.*Å"),
+    "the normalizer": (lambda files: files["tokenizer.json"].update(normalizer={"type": "NFC"}), "splits text.*Å"),
 }
 
 
@@ -102,7 +105,7 @@ def test_what_is_said_otherwise_is_named(name: str, tmp_path: Path) -> None:
 
 
 def test_a_run_of_bytes_that_no_token_has(tmp_path: Path) -> None:
-    """One unknown token for all of them, or one for each, as Hugging Face's tokenizers do with the two files, too."""
+    """It becomes one unknown token, or one per byte, as in Hugging Face's tokenizers with the same two files."""
     tokens = [*(letter for byte, letter in CHARACTER_OF_BYTE.items() if byte < 0x80), "ab", "<unk>"]
     types = [*[TokenType.NORMAL] * 129, TokenType.UNKNOWN]
     path = write_vocabulary_gguf(
@@ -118,11 +121,11 @@ def test_a_run_of_bytes_that_no_token_has(tmp_path: Path) -> None:
     assert check_tokenizer(same, vocabulary) == (None, None)
     problem, warning = check_tokenizer(fused, vocabulary)
     assert problem is None
-    assert re.search("differs in whether one such token stands for a run of bytes; the ids of '", str(warning))
+    assert re.search("differs in whether a run of unknown bytes .*; the ids of '", str(warning))
 
 
 def test_scores_of_equal_height_cannot_be_said(tmp_path: Path) -> None:
-    """A tokenizer.json has an order of merges, in which no two are equal."""
+    """The merges of a tokenizer.json are in an order, so no two are equal."""
     vocabulary = read_vocabulary(write_sentencepiece_gguf(tmp_path / "model.gguf"))
     assert isinstance(vocabulary.model, SentencePieceBPE)
     scores = [float(round(score / 9)) for score in vocabulary.model.scores]
@@ -134,7 +137,7 @@ def test_scores_of_equal_height_cannot_be_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("merges", [["b c", "a b"], ["a b", "xy c"]], ids=["of a byte", "that never happens"])
 def test_merges_of_what_is_no_token_are_refused_elsewhere(tmp_path: Path, merges: list[str]) -> None:
-    """Hugging Face's tokenizers, the oracle, do not load the file."""
+    """Hugging Face's tokenizers do not load the file."""
     tokens = [*CHARACTER_OF_BYTE.values(), "ab", "bc", "xyc"]
     if merges[0] == "b c":
         tokens.remove("a")
@@ -145,7 +148,7 @@ def test_merges_of_what_is_no_token_are_refused_elsewhere(tmp_path: Path, merges
         HuggingFaceTokenizer.from_file(str(folder / "tokenizer.json"))
     problem, warning = check_tokenizer(folder, vocabulary)
     assert problem is None
-    assert "which is no token: Hugging Face's tokenizers refuse this tokenizer.json" in str(warning)
+    assert "which is not a token; Hugging Face's tokenizers" in str(warning)
 
 
 def test_a_file_that_cannot_be_read_back_is_a_problem(tmp_path: Path) -> None:
@@ -157,7 +160,7 @@ def test_a_file_that_cannot_be_read_back_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_nothing_is_logged_of_texts_that_no_user_gave(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nor what was assumed of the vocabulary, which is a note of the summary and of a page."""
+    """Assumptions about the vocabulary are not logged either: the summary and the page report them as notes."""
     letters = [character for character in map(chr, range(0x21, 0x7F)) if character != "I"]
     path = write_vocabulary_gguf(tmp_path / "model.gguf", model="gpt2", tokens=[*letters, "()"], merges=["( )"])
     vocabulary = read_vocabulary(path)

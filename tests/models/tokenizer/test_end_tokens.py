@@ -1,4 +1,4 @@
-"""Tokens that end generation, whatever type their file gives them: as in llama.cpp, and in an export, too."""
+"""The same tokens end generation as in llama.cpp, whatever their type in the file, also after an export."""
 
 import json
 import random
@@ -22,10 +22,10 @@ WORDS = ("hello", " world", "\n", "<|", "|>", "end", "</", "日", " ")
 
 
 def write_random(path: Path, rng: random.Random, *, kind: str) -> tuple[Path, list[str]]:
-    """A vocabulary with some tokens that look special, of any types, and some roles; and their texts.
+    """Write a vocabulary in which some tokens look special and some have roles; return the texts of the former.
 
-    Of texts for one role, of which llama.cpp takes any, there is one at most. The end of sequence is always named: for
-    files that do not, llama.cpp takes token 11, which is a letter.
+    Each role has at most one text, because llama.cpp may choose any of several. The end of sequence is always named:
+    otherwise llama.cpp assumes token 11, which is a letter.
     """
     texts = rng.sample(sorted(_ENDS), rng.randint(1, 12)) + rng.sample(OTHERS, rng.randint(0, 3))
     texts += [rng.choice(sorted(of_role)) for of_role in _BY_ROLE.values() if rng.random() < 0.5]
@@ -49,7 +49,7 @@ def write_random(path: Path, rng: random.Random, *, kind: str) -> tuple[Path, li
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_generation_ends_where_it_does_in_llama_cpp(tmp_path: Path, kind: str) -> None:
-    """And the texts of special tokens stand for the same ids, where they are asked for and where not."""
+    """The texts of special tokens also become the same ids, with and without `special`."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -68,13 +68,13 @@ def test_generation_ends_where_it_does_in_llama_cpp(tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize("type_", [TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED])
 def test_an_end_that_its_file_calls_text(tmp_path: Path, type_: TokenType, caplog: pytest.LogCaptureFixture) -> None:
-    """It ends generation and is no text; a prompt's own text never becomes it."""
+    """It ends generation and decodes to nothing; a prompt's own text never becomes it."""
     tokens = [*BYTES, "</", "</s", "</s>", "<|im_end|>", "<|last|>"]
     types = [*[TokenType.NORMAL] * 258, type_, type_, TokenType.CONTROL]
     path = write_vocabulary_gguf(
         tmp_path / "model.gguf",
         model="gpt2",
-        pre="superbpe",  # which does not cut the text apart
+        pre="superbpe",  # does not split the text
         tokens=tokens,
         types=types,
         merges=["< /", "</ s"],
@@ -101,11 +101,11 @@ def test_an_end_that_its_file_calls_text(tmp_path: Path, type_: TokenType, caplo
 
 
 def test_an_end_that_merges_form(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Qwen's vocabulary has learned </s> as text: llama.cpp ends there, and nothing else is special about it."""
+    """Qwen's vocabulary has learned </s> as text: llama.cpp ends there, but otherwise it is ordinary text."""
     path = write_vocabulary_gguf(
         tmp_path / "model.gguf",
         model="gpt2",
-        pre="superbpe",  # which does not cut the text apart
+        pre="superbpe",  # does not split the text
         tokens=[*BYTES, "</", "</s", "</s>", "<|last|>"],
         types=[*[TokenType.NORMAL] * 259, TokenType.CONTROL],
         merges=["< /", "</ s", "</s >"],

@@ -1,4 +1,4 @@
-"""Text is cut into the pieces that the original tokenizers cut, and every name means what it means to llama.cpp."""
+"""Text is split into the same pieces as by the original tokenizers, and every name means the same as in llama.cpp."""
 
 import json
 import os
@@ -75,7 +75,7 @@ DEEPSEEK_V3_AS_PUBLISHED = (
 
 
 def sequence(*steps: pre_tokenizers.PreTokenizer | str) -> pre_tokenizers.PreTokenizer:
-    """Hugging Face's own; an expression is a Split whose matches are pieces."""
+    """Build Hugging Face's pre-tokenizer; an expression is a Split whose matches are pieces."""
     return pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(step), "isolated") if isinstance(step, str) else step for step in steps]
     )
@@ -84,7 +84,7 @@ def sequence(*steps: pre_tokenizers.PreTokenizer | str) -> pre_tokenizers.PreTok
 GPT2_STEP = pre_tokenizers.ByteLevel(add_prefix_space=False)
 SPELL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
-# How models publish it, by one of the names of each kind. Of the names that are not here no tokenizer.json was at hand.
+# The published forms, one name per kind. For the names that are missing, no tokenizer.json was available.
 ORIGINALS = {
     "gpt-2": GPT2_STEP,
     "smollm": sequence(pre_tokenizers.Digits(True), GPT2_STEP),
@@ -119,18 +119,18 @@ KINDS = {names.split()[0]: kind for kind, names in _BY_KIND}
 
 
 def from_json(described: Mapping[str, Any]) -> pre_tokenizers.PreTokenizer:
-    """What Hugging Face makes of the `pre_tokenizer` of a tokenizer.json."""
+    """Load the `pre_tokenizer` of a tokenizer.json into Hugging Face's library."""
     tokenizer = json.loads(HuggingFaceTokenizer(models.BPE()).to_str())
     return HuggingFaceTokenizer.from_str(json.dumps(tokenizer | {"pre_tokenizer": described})).pre_tokenizer
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_tokenizer_json_cuts_as_the_runtime_does(name: str) -> None:
-    """What is written for other programs, and the published form where it is another one."""
+    """This covers the form written for other programs, and the published form if it is different."""
     kind = KINDS[name]
     cutter, steps = Cutter(kind), Cutter(PreTokenizer(kind.steps))
     forms = [kind.hugging_face]
-    if kind.as_published is not None and kind is not FALCON:  # which cuts within characters: see below
+    if kind.as_published is not None and kind is not FALCON:  # splits within characters: see below
         forms.append(kind.as_published)
     originals = list(map(from_json, forms))
     for text in mixed_texts(1500, seed=7):
@@ -141,7 +141,7 @@ def test_a_tokenizer_json_cuts_as_the_runtime_does(name: str) -> None:
 
 
 def test_falcon_as_published() -> None:
-    """It cuts spelled bytes, so characters too; a vocabulary that was made that way has no token to tell."""
+    """It splits spelled bytes, and so characters, but a vocabulary made that way has few tokens that show it."""
     assert FALCON.as_published is not None
     original = HuggingFaceTokenizer(models.BPE())
     original.pre_tokenizer = from_json(FALCON.as_published)
@@ -152,7 +152,7 @@ def test_falcon_as_published() -> None:
     assert len(described["merges"]) > 1000
     texts = mixed_texts(3000)
     differ = [text for text in texts if original.encode(text).ids != ours.encode(text).ids]
-    assert all(regex.search(r"[^\P{N}0-9][0-9]", text) for text in differ)  # it may have a token for half of ³ and a 4
+    assert all(regex.search(r"[^\P{N}0-9][0-9]", text) for text in differ)  # there may be a token for half of ³ and a 4
     assert len(differ) < len(texts) / 10
 
 
@@ -164,9 +164,9 @@ def bpe_trainer() -> trainers.BpeTrainer:
 
 @cache
 def small_vocabulary() -> tuple[list[str], list[str]]:
-    """The bytes and tokens that know no pieces: they go over spaces, digits, line ends and punctuation.
+    """Return a vocabulary and its merges, with tokens that cross spaces, digits, line ends and punctuation.
 
-    So a difference in a cut is one in ids.
+    So if the pieces differ, the ids also differ.
     """
     trained = HuggingFaceTokenizer(models.BPE())
     trained.pre_tokenizer = SPELL
@@ -187,28 +187,28 @@ def write_small(path: Path, name: str) -> Path:
     )
 
 
-# Where llama.cpp's expressions are simpler than the models' own (`llama-vocab.cpp`), or its library matches less
-# (`unicode.cpp`): what of a text it then cuts otherwise.
+# Text that llama.cpp splits differently, because its expressions are simpler than the models' own (`llama-vocab.cpp`)
+# or its library matches less (`unicode.cpp`).
 SIMPLER_IN_LLAMA_CPP = {
-    **dict.fromkeys(  # marks are no part of words; of capitals and small letters it knows ASCII's
+    **dict.fromkeys(  # marks are not part of words, and only ASCII letters have a case
         ("tekken", "gpt-4o"), r"\p{M}|\p{Lt}|[^\P{Lu}A-Z]|[^\P{Ll}a-z]"
     ),
-    "tiny_aya": r"[^\x00-\x7f]",  # digits are grouped before letters, too
-    "youtu": r"\p{M}|\p{Lt}|[^\P{Lu}A-Z]|[^\P{Ll}a-z]|[a-z][A-Z]",  # every letter is a capital and a small one
-    "laguna": r"\n",  # line ends are cut off
-    "falcon": r" \p{N}|[^\P{N}0-9]",  # a number keeps the space before it
-    "deepseek-llm": r"\p{N}\p{N}|[^\S \t-\r]",  # digits stay together; white space is none of the ideographs
+    "tiny_aya": r"[^\x00-\x7f]",  # digits are also grouped before letters
+    "youtu": r"\p{M}|\p{Lt}|[^\P{Lu}A-Z]|[^\P{Ll}a-z]|[a-z][A-Z]",  # every letter is both upper and lower case
+    "laguna": r"\n",  # line ends are separate pieces
+    "falcon": r" \p{N}|[^\P{N}0-9]",  # a number includes the space before it
+    "deepseek-llm": r"\p{N}\p{N}|[^\S \t-\r]",  # digits stay together; ideographs do not include white space
     "deepseek-coder": r"[^\S \t-\r]",
-    "superbpe": r"[^\P{N}0-9]",  # digits are ASCII's
+    "superbpe": r"[^\P{N}0-9]",  # only ASCII digits count
 }
 
 
 def texts_for_llama_cpp(name: str) -> list[str]:
-    """Texts that llama.cpp cuts as the models' own tokenizers do."""
+    """Return texts that llama.cpp splits like the models' own tokenizers."""
     kind = PRE_TOKENIZERS[name]
     simpler = next((found for like, found in SIMPLER_IN_LLAMA_CPP.items() if PRE_TOKENIZERS[like] == kind), None)
-    texts = [text for text in mixed_texts(1000) if "''''" not in text]  # of equal merges in a run it takes others first
-    if kind.nfc:  # it does not normalize
+    texts = [text for text in mixed_texts(1000) if "''''" not in text]  # it orders equal merges in a run differently
+    if kind.nfc:  # llama.cpp does not normalize
         texts = [text for text in texts if unicodedata.is_normalized("NFC", text)]
     if simpler is not None:
         texts = [text for text in texts if not regex.search(simpler, text)]
@@ -218,7 +218,7 @@ def texts_for_llama_cpp(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
 def test_a_name_means_what_it_means_to_llama_cpp(name: str, tmp_path: Path) -> None:
-    """The same ids, and the same default for the beginning of sequence."""
+    """The ids are the same, and so is the default for the beginning-of-sequence token."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -240,7 +240,7 @@ def test_a_tokenizer_json_is_recognized_by_how_it_cuts(name: str) -> None:
 
 def test_what_cuts_otherwise_is_refused() -> None:
     assert pre_tokenizer_of(LLAMA3_AS_PUBLISHED, ignore_merges=True, nfc=False, source="x") == LLAMA3
-    with pytest.raises(Llama3Error, match="x: its pre_tokenizer is not one that is known"):
+    with pytest.raises(Llama3Error, match="x: unknown pre_tokenizer"):
         pre_tokenizer_of({"type": "Whitespace"}, ignore_merges=True, nfc=False, source="x")
 
 
@@ -268,12 +268,12 @@ def test_a_file_without_a_name_is_cut_as_llama_cpp_does(tmp_path: Path) -> None:
 VOCABULARIES = os.environ.get("LLAMA3_TEST_VOCABULARIES", "")
 
 
-@pytest.mark.skipif(not VOCABULARIES, reason="LLAMA3_TEST_VOCABULARIES names no folder of ggml-vocab-*.gguf")
+@pytest.mark.skipif(not VOCABULARIES, reason="set LLAMA3_TEST_VOCABULARIES to a folder of ggml-vocab-*.gguf")
 @pytest.mark.parametrize(
     "name", ["deepseek-coder", "deepseek-llm", "falcon", "gpt-2", "llama-spm", "mpt", "phi-3", "refact", "starcoder"]
 )
 def test_the_vocabularies_of_ik_llama_cpp(name: str) -> None:
-    """Whole vocabularies, in models/ of that repository, with texts and the ids that Hugging Face's tokenizers give."""
+    """That repository's models/ has whole vocabularies, with texts and their ids from Hugging Face's tokenizers."""
     path = Path(VOCABULARIES) / f"ggml-vocab-{name}.gguf"
     texts = Path(f"{path}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
     theirs = [list(map(int, line.split())) for line in Path(f"{path}.out").read_text(encoding="utf-8").splitlines()]

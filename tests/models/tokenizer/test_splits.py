@@ -1,4 +1,4 @@
-"""Where tokens can be cut in two, against trying every place."""
+"""Tests that compare the fast search for splits of tokens with trying every place."""
 
 import random
 import time
@@ -10,7 +10,7 @@ from llama3_models.tokenizer.splits import longest_prefixes, splits
 
 @pytest.mark.parametrize("short", [0, 3, 256])
 def test_every_place_is_found(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens that are parts and tokens that are not, each by either of the two ways."""
+    """Both methods find all splits, of tokens that are parts and of tokens that are not."""
     monkeypatch.setattr(module, "_SHORT", short)
     rng = random.Random(4)
     found = 0
@@ -30,9 +30,9 @@ def test_prefixes() -> None:
 
 
 def test_long_tokens_take_linear_time() -> None:
-    """A token of 4 million characters, and as many characters in tokens that each begin and end the next."""
+    """One token has 4 million characters; the others have as many together, and each begins and ends the next."""
     tokens = ["ab" * 2_000_000, *("a" * length for length in range(1, 2800))]
     started = time.process_time()
     count = sum(len(middles) for _, middles in splits(tokens, set(tokens)))
     assert count == 2799 * 2798 // 2
-    assert time.process_time() - started < 30  # 3 seconds; trying every place takes an hour
+    assert time.process_time() - started < 30  # usually 3; trying every place takes an hour

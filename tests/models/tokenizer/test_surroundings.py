@@ -1,4 +1,4 @@
-"""Added tokens of a tokenizer.json that do something with the text around them, against Hugging Face's tokenizers."""
+"""Added tokens that affect the text around them have the same effect as in Hugging Face's tokenizers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from tests.support.vocabularies import hugging_face_ids
 
-# Around tokens: ASCII, letters, marks, digits, connectors, joiners, all kinds of white space and what looks like it.
+# Texts around tokens: ASCII, letters, marks, digits, connectors, joiners, white space and what looks like it.
 PARTS = [
     *" \t\n\r\v\f\x1c\x1f\x85\xa0\u2003\u2028\u3000\u200b\ufeff",
     *"a1_-é\u0301日٣²Ⅷ\u200d\u203f👍ª",
@@ -24,7 +24,7 @@ PARTS = [
 
 
 def write(folder: Path) -> tuple[Path, list[str]]:
-    """A token for each combination, special or not, on top of bytes; a run of two spaces is a token, too."""
+    """Write a vocabulary of the bytes, a token for each combination of settings, and a token of two spaces."""
     rules = list(product([False, True], repeat=4))
     texts = [f"<{number}>" for number in range(len(rules))]
     first = len(CHARACTER_OF_BYTE)

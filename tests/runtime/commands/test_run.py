@@ -194,7 +194,7 @@ def test_a_file_that_names_no_pre_tokenizer(call, generators, unnamed_gguf, capl
     options = ("--model-path", str(unnamed_gguf), "--ops", ops, "--prompt", "don't 1234", "--max-new-tokens", "1")
     for count in (1, 2):
         assert call(*options) == 0
-        assert caplog.text.count("old.gguf: does not name its pre-tokenizer") == count
+        assert caplog.text.count("old.gguf: its pre-tokenizer is not named") == count
     folders = set(Path(os.environ["LLAMA3_CACHE"]).glob("exports/old-*"))
     assert call(*options, "--pre-tokenizer", "llama-bpe") == 0
     assert set(Path(os.environ["LLAMA3_CACHE"]).glob("exports/old-*")) == folders
@@ -496,7 +496,7 @@ def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
         (["--stop", ""], 2, "--stop must be a text"),
         (["--quantization-encoding", "q8_0"], 2, "expected one of q4_0, q4_1, q4_k, q6_k, bf16, float32"),
         (["--version", "3.2"], 2, "expected one of 3.0, 3.1"),
-        (["--pre-tokenizer", "llama-bpee"], 2, "'llama-bpee' is not one that is known; did you mean llama-bpe"),
+        (["--pre-tokenizer", "llama-bpee"], 2, "unknown name 'llama-bpee'; did you mean llama-bpe"),
         (["--promt", "x"], 2, "did you mean --prompt?"),
         (["--seed", "1", "--seed", "2"], 2, "--seed is given twice"),
         (["hello"], 2, "unexpected argument 'hello'; give it with --prompt"),

@@ -1,4 +1,4 @@
-"""Vocabularies that tiktoken cannot hold, and those without all bytes, against Hugging Face's merging and llama.cpp."""
+"""Vocabularies that tiktoken cannot handle, or without all bytes, merge as in Hugging Face's library and llama.cpp."""
 
 import contextlib
 import json
@@ -24,12 +24,12 @@ from tests.support.vocabularies import hugging_face_bpe, hugging_face_ids, write
 BYTES = list(CHARACTER_OF_BYTE.values())
 ASCII = [letter for byte, letter in CHARACTER_OF_BYTE.items() if byte < 0x80]
 
-# Both expressions keep a run of these letters, and a space in front, as one piece.
+# Both expressions keep a run of these letters as one piece, with a space before it.
 LETTERS = "abc"
 
 
 def random_vocabulary(rng: random.Random) -> tuple[list[str], list[str]]:
-    """Tokens and merges in random order: several pairs for a token, tokens that no merge leads to, pairs too early."""
+    """Make random tokens and merges: several pairs per token, tokens that no merge forms, pairs that come too early."""
     tokens: list[str] = []
     merges: list[str] = []
     while len(merges) < rng.randint(1, 14):
@@ -56,7 +56,7 @@ def oracle_of(tokens: Sequence[str], merges: Sequence[str], *, ignore_merges: bo
 
 
 def read_back(path: Path) -> Tokenizer:
-    """The tokenizer of the export's tokenizer.json."""
+    """Read the tokenizer from the export's tokenizer.json."""
     written = path.with_name("tokenizer.json")
     written.write_text(json.dumps(tokenizer_json(read_vocabulary(path))), encoding="utf-8")
     return Tokenizer.from_path(written)
@@ -64,7 +64,7 @@ def read_back(path: Path) -> Tokenizer:
 
 @pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe"])
 def test_any_list_of_merges_is_followed(tmp_path: Path, pre: str) -> None:
-    """Hugging Face's ids are everybody's: from the GGUF, from its export, and llama.cpp's."""
+    """The GGUF, its export and llama.cpp all have Hugging Face's ids."""
     llama_cpp_oracle: Any = None
     with contextlib.suppress(ModuleNotFoundError):
         from tests.support import llama_cpp_oracle
@@ -89,7 +89,7 @@ def test_any_list_of_merges_is_followed(tmp_path: Path, pre: str) -> None:
 @pytest.mark.parametrize(
     ("tokens", "pre", "expected"),
     [
-        (["ab"], "llama-bpe", {"ab": [256], "cab": [99, 97, 98]}),  # a whole piece is, what merging forms is not
+        (["ab"], "llama-bpe", {"ab": [256], "cab": [99, 97, 98]}),  # only a whole piece becomes "ab"
         (["ab", "bc"], "gpt-2", {"abc": [97, 98, 99]}),
     ],
 )
@@ -110,11 +110,11 @@ def test_a_long_piece_takes_linear_time(tmp_path: Path) -> None:
     assert Tokenizer.from_path(path).encode("a" * 1_000_000, bos=False) == [tokens.index("aaaa")] * 250_000
 
 
-# Bytes that no token has
+# Bytes without a token
 
 
 def write_holes(path: Path, *tokens: str, merges: Sequence[str] = ("( )",), pre: str = "gpt-2", **changes: Any) -> Path:
-    """A vocabulary of ASCII, "()" and some tokens."""
+    """Write a vocabulary of ASCII, "()" and some tokens."""
     return write_vocabulary_gguf(path, model="gpt2", tokens=[*ASCII, "()", *tokens], merges=merges, pre=pre, **changes)
 
 
@@ -147,7 +147,7 @@ def test_control_characters_are_not_written_to_a_terminal(tmp_path: Path, caplog
 def test_an_unknown_token_stands_for_bytes_that_no_token_has(
     tmp_path: Path, fuse: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where it is of that type; it keeps its neighbours apart."""
+    """It does so if its type is unknown, and its neighbors do not merge across it."""
     tokens = [*ASCII, "ab", "<unk>"]
     types = [TokenType.NORMAL] * 129 + [TokenType.UNKNOWN]
     path = write_vocabulary_gguf(
@@ -174,7 +174,7 @@ def test_an_unknown_token_stands_for_bytes_that_no_token_has(
 def test_an_unknown_token_of_another_type_is_not_put_into_text(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SmolLM2's file names <|endoftext|>, which Hugging Face's tokenizers and llama.cpp never put there."""
+    """SmolLM2's file names <|endoftext|>, but Hugging Face's tokenizers and llama.cpp never put it there."""
     types = [TokenType.NORMAL] * 129 + [TokenType.CONTROL]
     path = write_holes(tmp_path / "m.gguf", "<|endoftext|>", types=types, unknown_token_id=129)
     assert Tokenizer.from_path(path).encode("é5") == [ASCII.index("5")]
@@ -185,7 +185,7 @@ def test_an_unknown_token_of_another_type_is_not_put_into_text(
 def test_tokens_of_bytes_that_are_no_tokens_themselves(
     tmp_path: Path, merges: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As pruned vocabularies have them: a whole piece, or what llama.cpp merges."""
+    """Pruned vocabularies have such tokens; a whole piece becomes one, and so do bytes that merge in llama.cpp."""
     day = spell_bytes("日".encode())
     path = write_holes(tmp_path / "m.gguf", day[:2], day, merges=merges, pre="llama-bpe", add_bos_token=False)
     tokenizer = Tokenizer.from_path(path)

@@ -1,4 +1,4 @@
-"""The text stream: what it prints is what the whole text would give, whole characters at a time."""
+"""The text stream returns the same text as decoding all tokens at once, in whole characters."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from llama3_runtime.text.stream import TextStream
 
 
 def stream(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
-    """Streams pieces of bytes as if each were a token."""
+    """Stream pieces of bytes as if each were a token."""
     texts = TextStream(stop)
     found = []
     for piece in pieces:
@@ -19,7 +19,7 @@ def stream(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], 
 
 
 def whole(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
-    """The definition: the first end of a stop string, and the longest of those that end there."""
+    """Apply the definition: the stop string that ends first, and the longest of those that end there."""
     for end in range(1, len(text) + 1):
         found = [s for s in stop if text[:end].endswith(s)]
         if found:
@@ -49,7 +49,7 @@ def test_equals_the_whole_text_however_it_is_cut(text, cuts, stop):
 @given(st.binary(max_size=30), cuts)
 @settings(deadline=None, max_examples=300)
 def test_any_bytes_decode_as_the_whole_does(data, cuts):
-    """Bytes that are no UTF-8 give the replacement characters that the whole string gives."""
+    """Bytes that are not UTF-8 become the same replacement characters as in the whole string."""
     out, _ = stream(cut(data, cuts))
     assert "".join(out) == data.decode("utf-8", errors="replace")
 
@@ -63,7 +63,7 @@ def test_an_unfinished_character_is_shown_at_the_end():
 
 
 def test_only_what_may_begin_a_stop_string_is_held_back():
-    """Everything before it is printed at once, and it follows as soon as it cannot be one."""
+    """Everything before it is returned at once; the rest follows when it can no longer be a stop string."""
     assert stream([b"Hello Us", b"e", b"d ca", b"r"], ("User:",)) == (["Hello ", "", "Used ca", "r", ""], False)
 
 
@@ -85,7 +85,7 @@ def test_special_tokens_are_no_text():
 
 
 def test_what_was_held_back_is_there_for_whoever_breaks_off():
-    """As Ctrl-C does: the half of a stop string that had come was text after all."""
+    """After Ctrl-C, the first half of a stop string turns out to be ordinary text."""
     texts = TextStream(("User:",))
     assert texts.push(b"Hi Us") == "Hi "
     assert texts.finish() == "Us"
