@@ -329,10 +329,10 @@ def test_a_prompt_that_does_not_fit_is_not_echoed(call, capsys):
     assert call("--prompt", "q" * 41, "--max-length", "40") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    advice = "shorten it or raise --max-length (up to 512)"
-    assert err == f"llama3-run: error: the prompt has 42 tokens, more than --max-length 40: {advice}\n"
-    assert call("--prompt", "q" * 512, "--max-length", "40") == 1  # which no --max-length would take
-    assert capsys.readouterr().err.endswith("more than --max-length 40: shorten it\n")
+    assert "the prompt has 42 tokens, more than --max-length 40" in err
+    assert "raise --max-length (up to 512)" in err
+    assert call("--prompt", "q" * 512, "--max-length", "40") == 1  # too long for any --max-length
+    assert "raise --max-length" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
