@@ -205,8 +205,8 @@ class Generator:
         Args:
             path: The export folder, the .onnx file in it, or the .gguf.
             encoding: Encoding that the weights must have; None accepts any.
-            ops: Ops to export a GGUF with for the CPU, or that an export must have; None for native, if they were
-                built, and for any export.
+            ops: For a GGUF, the ops to export it with for the CPU (None: native, if they were built). For an export,
+                the ops that it must have (None: any).
             tokenizer: A tokenizer other than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
             pre_tokenizer: How text is split, by the name that GGUFs use for it; None follows the tokenizer's file.
             lora: LoRA adapters for a GGUF: a path, `FILE:SCALE`, or a list of these.

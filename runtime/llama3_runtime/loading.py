@@ -35,10 +35,10 @@ def load(
     Args:
         model: A .gguf file, an export folder or the .onnx in one, a name from --list-models, or ORG/REPO[:Q4_K_M] for
             a repository of the Hugging Face Hub. An existing path wins; a `Path` is always a path.
-        encoding: For a name, the encoding to download; for a path, the encoding that it must have. None for the
-            default, or any.
-        ops: Ops to export a GGUF with for the CPU, or that an export must have; None for native, if they were built,
-            and for any export.
+        encoding: For a name, the encoding to download (None: the default). For a path, the encoding that the weights
+            must have (None: any).
+        ops: For a GGUF, the ops to export it with for the CPU (None: native, if they were built). For an export, the
+            ops that it must have (None: any).
         tokenizer: A tokenizer other than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
         pre_tokenizer: How text is split, by the name that GGUFs use for it; None follows the tokenizer's file.
         lora: LoRA adapters for a GGUF: a path, `FILE:SCALE`, or a list of these.

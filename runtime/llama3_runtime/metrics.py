@@ -32,7 +32,7 @@ class GenerationFigures:
 
     @property
     def first_token_seconds(self) -> float | None:
-        """Time from the prompt as text to the first token."""
+        """Time to the first token, including tokenization."""
         return None if self.prompt_seconds is None else self.tokenization_seconds + self.prompt_seconds
 
     @property

@@ -38,7 +38,7 @@ def draws(generator: Generator) -> set[int]:
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
 def test_a_padded_embedding(tmp_path: Path, ops: Ops) -> None:
-    """Greedy ids are the numpy reference's without the padding, although the padding has larger logits."""
+    """Greedy ids are the numpy reference's without the padding, although padding sometimes has the largest logit."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", vocab_size=TOKENS, num_rows=ROWS, **SIZES)
     folder = export(gguf, tmp_path / "out", ops=ops, activations="float32").output
     with Generator.from_folder(folder, max_length=64) as generator:

@@ -71,7 +71,7 @@ def evaluate(
         windows: Windows from `cut_windows`.
         gguf: The file whose weights the engines run, to also evaluate its float32 reference. This comes first in the
             results, and the KL divergences are from it.
-        adapters: LoRA adapters that the engines add to the weights.
+        adapters: LoRA adapters that the engines run with.
 
     Raises:
         Llama3Error: an engine's logits are NaN.

@@ -87,7 +87,8 @@ def bench(
 
     Args:
         model: A .gguf file, an export folder, a name from --list-models such as smollm2-135m, or a Hugging Face Hub
-            repository as ORG/REPO or ORG/REPO:Q4_K_M. (required, or --model-path)
+            repository as ORG/REPO or ORG/REPO:Q4_K_M. (this or --model-path is
+            required)
         model_path: Like --model, but always a path. (default: none)
         lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. The model must be a GGUF.
         gguf: GGUF that an export folder was made from, for --compare and --kl. (default: none)
