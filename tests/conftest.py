@@ -1,4 +1,4 @@
-"""What every test can use: models that are made once in a session."""
+"""Fixtures for all tests: models that are created once per session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def sane_llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
-    """`write_sane_llama` in a folder of the session, half a gigabyte that goes with it."""
+    """Yield `write_sane_llama` for a folder of half a gigabyte, which is removed after the session."""
     pytest.importorskip("llama_cpp")
     from tests.support.sane_llama import write_sane_llama
 
@@ -27,7 +27,7 @@ def sane_llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
 @pytest.fixture(scope="session", params=["qwen2", "qwen3"])
 def sane_qwen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SaneQwen]:
-    """A small Qwen2, then a small Qwen3, with its exports: a hundred megabytes that go with the session."""
+    """Yield a small Qwen2, then a small Qwen3, with exports: a hundred megabytes, removed after the session."""
     pytest.importorskip("llama_cpp")
     from tests.support.sane_qwen import SaneQwen
 

@@ -1,4 +1,4 @@
-"""Runs an exported graph on ONNX Runtime: from a prompt to text."""
+"""Text generation with exported graphs on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that a command's --help does not wait for onnxruntime.
+    # Imported only when used: --help must not wait for onnxruntime.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

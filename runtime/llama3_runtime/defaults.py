@@ -1,6 +1,6 @@
-"""What holds unless a caller says otherwise; apart, since a command's --help needs it and not onnxruntime."""
+"""Default values, in a separate module because --help needs them without importing onnxruntime."""
 
 from typing import Final
 
 CHUNK_SIZE: Final = 512
-"""Tokens of a prompt that go through the graph at once."""
+"""Tokens of a prompt that are evaluated at a time."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the tokens that are done, and the tokens in all."""
+"""Called with the number of prompt tokens evaluated so far, and their total."""
 
 _DEFAULT_PARAMS = SamplingParams()
 
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationResult(GenerationFigures):
-    """A generated text, and its counts and times.
+    """A generated text with its counts and times.
 
     Attributes:
-        text: The text, without the prompt, the end-of-generation token and a stop text.
-        ids: Its tokens; those of a stop text are the last ones.
+        text: The text, without the prompt, the end-of-generation token and the stop text.
+        ids: Its token ids, including those of the stop text.
         finish_reason: Why it ended; None if it has not.
         stop: The stop text that ended it, if one did.
     """
@@ -55,9 +55,9 @@ class GenerationResult(GenerationFigures):
 
 
 class Generation(Iterator[Piece]):
-    """One text as it is generated: an iterator over its pieces, which `Generator.stream` makes.
+    """One text as it is generated: an iterator over its pieces, returned by `Generator.stream`.
 
-    The model runs when a piece is asked for. The last piece has a `finish_reason`.
+    The model runs only when a piece is requested. The last piece has a `finish_reason`.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class Generation(Iterator[Piece]):
         self._broken = False
         self._running = threading.Lock()
         self._tokenization_seconds = tokenization_seconds
-        # When the model began, and when the first and the last token came.
+        # When the model started, and when the first and last tokens came.
         self._started: float | None = None
         self._first: float | None = None
         self._last: float | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether the model will not run for it again."""
+        """Whether it no longer needs the model."""
         return self._broken or self._sequence.interrupted or self._sequence.finish_reason is not None
 
     def __next__(self) -> Piece:
-        """The next piece.
+        """Return the next piece.
 
         Raises:
             Llama3Error: the model cannot be run.
@@ -89,7 +89,7 @@ class Generation(Iterator[Piece]):
                 generation is unfinished.
         """
         if not self._running.acquire(blocking=False):
-            raise RuntimeError("another thread is using this generation; let one thread ask for its pieces")
+            raise RuntimeError("another thread is using this generation; request its pieces from one thread at a time")
         try:
             return self._next()
         finally:
@@ -97,7 +97,7 @@ class Generation(Iterator[Piece]):
 
     def _next(self) -> Piece:
         sequence = self._sequence
-        if sequence.finish_reason is None and sequence.interrupted:  # which needs no model: others may have it by now
+        if sequence.finish_reason is None and sequence.interrupted:  # without the model: another text may be using it
             piece = sequence.finish("interrupt")
             self._texts.append(piece.text)
             return piece
@@ -114,13 +114,13 @@ class Generation(Iterator[Piece]):
                     if self._first is None:
                         self._first = self._last
                 self._texts.append(piece.text)
-            except BaseException:  # Ctrl-C among them: what is in the cache is unknown
+            except BaseException:  # including Ctrl-C: the content of the cache is now unknown
                 self._broken = True
                 raise
             return piece
 
     def _step(self) -> Piece:
-        """Run the model on what the sequence waits for, and give the sequence its next token."""
+        """Run the model on the waiting tokens, and choose the next one."""
         model, sequence = self._model, self._sequence
         if sequence.is_full:
             return sequence.finish("length")
@@ -138,18 +138,18 @@ class Generation(Iterator[Piece]):
             raise Llama3Error(f"{model.path}: {error}") from error
 
     def _report(self, done: int, total: int) -> None:
-        if self._progress is not None and self._first is None:  # no token yet: these are the prompt's
+        if self._progress is not None and self._first is None:  # still evaluating the prompt
             self._progress(done, total)
 
     def interrupt(self) -> None:
-        """End the text: the next piece is the last one and has what was held back.
+        """End the text: the next piece is the last one, with the text that was held back.
 
-        Any thread may call it. A prompt that is being evaluated ends after its current chunk.
+        Any thread may call it. If the prompt is still being evaluated, it stops after the current chunk.
         """
         self._sequence.interrupted = True
 
     def result(self) -> GenerationResult:
-        """All that has come so far."""
+        """Return everything generated so far."""
         sequence = self._sequence
         ids = sequence.ids[sequence.prompt_size :]
         return GenerationResult(
@@ -166,22 +166,22 @@ class Generation(Iterator[Piece]):
 
 
 class Generator:
-    """Generates text from an exported model, one text at a time: there is one KV cache.
+    """An exported model and its tokenizer. It has one KV cache, so it generates one text at a time.
 
-    The cache is kept for a generation that has begun until it ends, is interrupted, or nobody refers to it. Until then
-    another one raises a RuntimeError when its first piece is asked for, in whatever thread.
+    A generation holds the cache from its first piece until it ends, is interrupted, or is no longer referenced. If
+    another one begins before that, in any thread, the new one raises a RuntimeError.
 
     Attributes:
         model: The graph with its KV cache.
-        tokenizer: Text to ids and back.
-        load_seconds: How long loading both took, without an export or a download before.
+        tokenizer: Converts between text and token ids.
+        load_seconds: Time to load both, without an earlier export or download.
     """
 
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         """Pair a model with a tokenizer.
 
         Raises:
-            Llama3Error: the tokenizer has tokens for which the model has no row.
+            Llama3Error: the tokenizer has more tokens than the model.
         """
         tokenizer.check_rows(model.vocab_size, model.path)
         self.model = model
@@ -200,31 +200,31 @@ class Generator:
         lora: Loras = (),
         **options: Unpack[ModelOptions],
     ) -> Self:
-        """Load an export, or a GGUF, which is exported into the cache the first time.
+        """Load an export or a GGUF. A GGUF is exported to the cache the first time.
 
         Args:
             path: The export folder, the .onnx file in it, or the .gguf.
-            encoding: How the weights must be encoded; None takes what is there.
-            ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
-                built.
-            tokenizer: Another tokenizer than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
-            pre_tokenizer: How text is cut, by the name that GGUFs have for it; None is as the tokenizer's file says.
-            lora: LoRA adapters of a GGUF: the path of one or `FILE:SCALE`, or several such.
+            encoding: Encoding that the weights must have; None accepts any.
+            ops: For a GGUF, the ops to export it with for the CPU (None: native, if they were built). For an export,
+                the ops that it must have (None: any).
+            tokenizer: A tokenizer other than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
+            pre_tokenizer: How text is split, by the name that GGUFs use for it; None follows the tokenizer's file.
+            lora: LoRA adapters for a GGUF: a path, `FILE:SCALE`, or a list of these.
             options: See `Model.from_folder`.
 
         Raises:
-            UsageError: `pre_tokenizer` is not a name that is known, or the tokenizer has none.
-            Llama3Error: there is no model there, or it cannot be exported, loaded or run.
+            UsageError: `pre_tokenizer` is unknown, or the tokenizer does not have one.
+            Llama3Error: there is no model at `path`, or it cannot be exported, loaded or run.
         """
-        check_pre_tokenizer(pre_tokenizer)  # before an export is made
+        check_pre_tokenizer(pre_tokenizer)  # before an export
         if pre_tokenizer is not None and isinstance(tokenizer, Tokenizer):
-            raise UsageError("pre_tokenizer is for a tokenizer that is read: give it to Tokenizer.from_path")
+            raise UsageError("pre_tokenizer does not apply to a loaded tokenizer; pass it to Tokenizer.from_path")
         cuda = has_cuda(options.get("provider", "cpu"))
         path = find_model(model_path=Path(path))
         export = find_export(
             path,
             encoding=encoding,
-            # CUDA knows stock ops only, and its attention only float16.
+            # Native ops do not run on CUDA, and its attention needs float16.
             ops="contrib" if cuda else ops,
             precision="fp16" if cuda else "fp32",
             lora=lora,
@@ -234,10 +234,12 @@ class Generator:
         start = time.perf_counter()
         model = Model.from_folder(export.path, **options)
         if not isinstance(tokenizer, Tokenizer):
-            # A GGUF's own says more than the files of its export do.
+            # The tokenizer in a GGUF has more details than the files of its export.
             own = model.path if is_export(path) else path
             if pre_tokenizer is not None and tokenizer is None and is_export(path):
-                logger.warning("%s: cut as %s does in this run; the export's own files stay", path, pre_tokenizer)
+                logger.warning(
+                    "%s: using the pre-tokenizer %s in this run; the export's files do not change", path, pre_tokenizer
+                )
             tokenizer = Tokenizer.from_path(own if tokenizer is None else tokenizer, pre_tokenizer=pre_tokenizer)
         generator = cls(model, tokenizer)
         generator.load_seconds = time.perf_counter() - start
@@ -249,18 +251,17 @@ class Generator:
         """Generate a text piece by piece.
 
         Args:
-            prompt: A text, which gets the BOS token where the model wants one and whose special tokens stay text; or
-                token ids, which go in as they are.
+            prompt: A text, or token ids, which are used as they are. A text gets a BOS token if the model expects one;
+                special tokens in it are treated as plain text.
             params: How tokens are chosen, and when the text ends.
-            progress: Called with the tokens of the prompt that have been evaluated, and with all: before the first
-                chunk and after each.
+            progress: Called before the first chunk of the prompt and after each one.
 
         Returns:
-            An iterator of pieces. Nothing runs before the first is asked for, but a prompt that cannot be run is
+            An iterator of pieces. Nothing runs before the first one is requested, but a prompt that cannot be run is
             refused at once.
 
         Raises:
-            Llama3Error: the prompt has no token, one that the model does not know, or more than fit.
+            Llama3Error: the prompt is empty or too long, or has an unknown token id.
             RuntimeError: the generator was closed.
         """
         if isinstance(prompt, bytes | bytearray | Mapping):
@@ -274,10 +275,10 @@ class Generator:
         return Generation(self.model, sequence, seconds, progress)
 
     def generate(self, prompt: str | Ids, params: SamplingParams = _DEFAULT_PARAMS) -> GenerationResult:
-        """Generate a whole text; see `stream` for the arguments and errors.
+        """Generate a whole text. See `stream` for the arguments.
 
         Raises:
-            Llama3Error: the prompt cannot be run, or the model.
+            Llama3Error: the prompt or the model cannot be run.
             RuntimeError: the generator was closed, or another thread is using it.
         """
         generation = self.stream(prompt, params)
@@ -286,7 +287,7 @@ class Generator:
         return generation.result()
 
     def warm_up(self) -> None:
-        """Run the graph once, so that first-time costs (pages, thread pools, allocations) are paid.
+        """Run the graph once, to pay first-time costs (pages, thread pools, allocations) in advance.
 
         Raises:
             RuntimeError: the generator was closed, another thread is using it, or a generation is unfinished.
@@ -297,7 +298,7 @@ class Generator:
             self.model.rewind()
 
     def close(self) -> None:
-        """Release the model and its memory; a step that another thread is in ends first. May be called again."""
+        """Release the model and its memory, once no other thread is running it. May be called again."""
         self.model.turns.close()
 
     def __enter__(self) -> Self:
@@ -310,9 +311,9 @@ class Generator:
 
     def _check_prompt(self, ids: list[int]) -> None:
         if not ids:
-            raise Llama3Error("the prompt has no tokens; give at least one")
+            raise Llama3Error("the prompt is empty")
         if min(ids) < 0 or max(ids) >= self.model.vocab_size:
-            raise Llama3Error(f"the prompt has token ids outside of 0 .. {self.model.vocab_size - 1}")
+            raise Llama3Error(f"the prompt has token ids outside 0 .. {self.model.vocab_size - 1}")
         if len(ids) > self.model.max_length:
             context = self.model.context_length
             room, advice = f"--max-length {self.model.max_length}", ""
@@ -320,7 +321,7 @@ class Generator:
                 room = f"the context of {context} positions"
             elif len(ids) < context:
                 advice = f" or raise --max-length (up to {context})"
-            raise Llama3Error(f"the prompt has {len(ids)} tokens, more than {room}: shorten it{advice}")
+            raise Llama3Error(f"the prompt has {len(ids)} tokens, more than {room}; shorten it{advice}")
 
 
 def _between(start: float | None, end: float | None) -> float | None:

@@ -1,7 +1,7 @@
-"""The KV cache: one buffer a layer for keys and one for values, which the graph reads as past and writes as present.
+"""The KV cache: two buffers per layer, for keys and values. The graph reads them as past and writes them as present.
 
-Both are bound to the same memory, so that a token appends its own row and nothing is copied. The buffer is as long as
-the generation may get and no longer.
+Past and present are bound to the same memory: a token appends its own row, and nothing is copied. A buffer has exactly
+the length that the generation may reach.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ KV_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class KVCache:
-    """Buffers [1, kv_heads, max_length, head_dim] for every `past_key_values.*` input of a session.
+    """Buffers [1, kv_heads, max_length, head_dim], one for each `past_key_values.*` input of a session.
 
     Args:
-        session: Whose inputs tell layers, heads and type.
-        max_length: Positions that fit.
+        session: Its inputs tell the layers, heads and type.
+        max_length: Number of positions.
         device: `cpu` or `cuda`.
 
     Raises:
-        Llama3Error: the device has not enough memory.
+        Llama3Error: the device does not have enough memory.
     """
 
     def __init__(self, session: Any, max_length: int, device: str) -> None:
@@ -46,11 +46,12 @@ class KVCache:
                 self._buffers[name] = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device)
         except ORT_ERRORS as error:
             raise Llama3Error(
-                f"no memory for the KV cache: its {max_length} positions take {format_bytes(self.nbytes)}; use fewer"
+                f"not enough memory for the KV cache: {max_length} positions need {format_bytes(self.nbytes)}; "
+                "use fewer positions"
             ) from error
 
     def bind(self, binding: Any) -> None:
-        """Bind every buffer as the past and as the present of its layer."""
+        """Bind every buffer as both the past and the present of its layer."""
         for name, buffer in self._buffers.items():
             binding.bind_ortvalue_input(name, buffer)
             binding.bind_ortvalue_output(name.replace("past_key_values", "present"), buffer)

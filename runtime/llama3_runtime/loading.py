@@ -1,4 +1,4 @@
-"""From what a user calls a model to a Generator: a name, a GGUF, an export."""
+"""`load`: a Generator from the name of a model, a GGUF or an export."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def load(
     """Load a model by name or path, downloading or exporting it first if needed.
 
     Args:
-        model: A .gguf file, an export folder or the .onnx in one, a name of the catalogue, or ORG/REPO[:Q4_K_M] for a
-            repository of the Hugging Face Hub. What exists is a path; a `Path` is always one.
-        encoding: Of a name, which file to download; of a path, what it must be. None takes the default, or what is
-            there.
-        ops: How a GGUF is exported for the CPU, and what an export must have; None for native ops where they were
-            built.
-        tokenizer: Another tokenizer than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
-        pre_tokenizer: How text is cut, by the name that GGUFs have for it; None is as the tokenizer's file says.
-        lora: LoRA adapters of a model that is a GGUF: the path of one or `FILE:SCALE`, or several such.
+        model: A .gguf file, an export folder or the .onnx in one, a name from --list-models, or ORG/REPO[:Q4_K_M] for
+            a repository of the Hugging Face Hub. An existing path wins; a `Path` is always a path.
+        encoding: For a name, the encoding to download (None: the default). For a path, the encoding that the weights
+            must have (None: any).
+        ops: For a GGUF, the ops to export it with for the CPU (None: native, if they were built). For an export, the
+            ops that it must have (None: any).
+        tokenizer: A tokenizer other than the model's, or the path of its .gguf, tokenizer.json or tokenizer.model.
+        pre_tokenizer: How text is split, by the name that GGUFs use for it; None follows the tokenizer's file.
+        lora: LoRA adapters for a GGUF: a path, `FILE:SCALE`, or a list of these.
         options: See `Model.from_folder`: provider, threads, max_length, chunk_size.
 
     Raises:
@@ -50,7 +50,7 @@ def load(
     if not isinstance(model, str | Path):
         raise TypeError(f"a model is a name or a path, not {type(model).__name__}")
     if not str(model):
-        raise Llama3Error("no model: give a name, a .gguf file or an export folder")
+        raise Llama3Error("the model is an empty string; use a name, a .gguf file or an export folder")
     check_pre_tokenizer(pre_tokenizer)  # before a download
     path = model if isinstance(model, Path) else find_model(model=model, encoding=encoding)
     return Generator.from_folder(

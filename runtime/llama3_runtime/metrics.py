@@ -1,7 +1,7 @@
-"""What a generation cost: sizes, times, throughputs and memory, as lines to read and as data.
+"""The cost of a generation: sizes, times, throughputs and memory, as lines to read and as data.
 
-Prompt throughput is prompt tokens over the time from the first chunk to the first token. Generation throughput leaves
-the first token out, since the prompt's evaluation gives it: (tokens - 1) over the time from first token to last.
+Prompt throughput is the number of prompt tokens over the time from the first chunk to the first token. Generation
+throughput is (tokens - 1) over the time from the first token to the last: evaluating the prompt produces the first one.
 """
 
 import resource
@@ -14,14 +14,14 @@ from llama3_models.units import format_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationFigures:
-    """Counts and times of one generation, in seconds; None where no token came, and so no time passed.
+    """Counts and times of one generation, in seconds; None if no token was generated.
 
     Attributes:
-        prompt_size: Tokens of the prompt.
-        output_size: Tokens that were generated.
-        tokenization_seconds: Turning the prompt into tokens; 0 for a prompt of ids.
-        prompt_seconds: From the start of the prompt's evaluation to the first token.
-        generation_seconds: From the first token to the last.
+        prompt_size: Number of tokens in the prompt.
+        output_size: Number of tokens generated.
+        tokenization_seconds: Time to turn the prompt into tokens; 0 for a prompt of ids.
+        prompt_seconds: Time from the start of the prompt's evaluation to the first token.
+        generation_seconds: Time from the first token to the last.
     """
 
     prompt_size: int
@@ -32,17 +32,17 @@ class GenerationFigures:
 
     @property
     def first_token_seconds(self) -> float | None:
-        """From the prompt as text to the first token."""
+        """Time to the first token, including tokenization."""
         return None if self.prompt_seconds is None else self.tokenization_seconds + self.prompt_seconds
 
     @property
     def prompt_tokens_per_second(self) -> float | None:
-        """How fast the prompt was read (context encoding, prefill)."""
+        """Speed of evaluating the prompt (context encoding, prefill)."""
         return _rate(self.prompt_size, self.prompt_seconds)
 
     @property
     def generated_tokens_per_second(self) -> float | None:
-        """How fast tokens were generated (decode), the first left out; None with fewer than two."""
+        """Speed of generating tokens after the first one (decode); None with fewer than two."""
         return _rate(self.output_size - 1, self.generation_seconds)
 
 
@@ -51,10 +51,10 @@ class Metrics(GenerationFigures):
     """The figures of a run with one generation.
 
     Attributes:
-        startup_seconds: Loading the model, its tokenizer included; an export or a download before that is not.
-        warmup_seconds: The warm-up, where one was asked for.
-        peak_memory_bytes: The most memory that the process has had resident.
-        kv_cache_bytes: What keys and values take, for all positions of --max-length.
+        startup_seconds: Time to load the model and its tokenizer, without an earlier export or download.
+        warmup_seconds: Time of the warm-up, if one was requested.
+        peak_memory_bytes: Peak resident memory of the process.
+        kv_cache_bytes: Memory of the KV cache, for all positions of --max-length.
     """
 
     startup_seconds: float
@@ -63,7 +63,7 @@ class Metrics(GenerationFigures):
     kv_cache_bytes: int
 
     def lines(self) -> list[str]:
-        """The figures in words, one a line."""
+        """Return the figures in words, one per line."""
         lines = [
             f"Prompt size: {self.prompt_size}",
             f"Output size: {self.output_size}",
@@ -82,7 +82,7 @@ class Metrics(GenerationFigures):
         ]
 
     def as_dict(self) -> dict[str, float | None]:
-        """The figures as data: the attributes and what follows from them."""
+        """Return the attributes, and the figures computed from them, as data."""
         return {
             **asdict(self),
             "first_token_seconds": self.first_token_seconds,
@@ -92,11 +92,11 @@ class Metrics(GenerationFigures):
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has had resident so far."""
+    """Return the peak resident memory of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):  # getrusage also counts what the parent held between fork and exec
+            if line.startswith("VmHWM:"):  # getrusage also counts the parent's memory between fork and exec
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""The exported graph as a function: the next tokens' ids in, logits out, the KV cache kept between calls."""
+"""The exported graph as a function from token ids to logits, with a KV cache that it keeps between calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ModelOptions(TypedDict, total=False):
 
 
 class ContextExceededError(Llama3Error):
-    """More positions are asked for than an export reaches; `context_length` is how many it does."""
+    """More positions were requested than the `context_length` that an export supports."""
 
     def __init__(self, max_length: int, context_length: int) -> None:
         super().__init__(f"--max-length must be in 1 .. {context_length} (the export's context), not {max_length}")
@@ -46,16 +46,16 @@ class Model:
     """A session and its KV cache.
 
     Attributes:
-        path: The export folder, or the GGUF of a graph that stands alone; the tokenizer is there, too.
-        context_length: Positions that the export reaches.
-        max_length: Positions that the cache holds.
-        position: Positions that are filled: the next token's position.
+        path: The export folder, or the GGUF of a graph without a folder; it also has the tokenizer.
+        context_length: Number of positions that the export supports.
+        max_length: Number of positions in the cache.
+        position: Number of positions filled so far, which is the next token's position.
         vocab_size: Number of logits.
-        kv_cache_bytes: Memory that the cache takes.
-        turns: Who may run it, and for whom the cache is kept.
+        kv_cache_bytes: Memory of the cache.
+        turns: Controls which text and thread may use the model.
         device: `cpu` or `cuda`.
-        threads: For the work inside of an op.
-        warning: Why it does not run where `auto` tried first, if so.
+        threads: Number of threads that share the work of an op.
+        warning: Why `auto` fell back to the CPU, if it did.
         adapters: The LoRA adapters that the export includes.
     """
 
@@ -110,17 +110,17 @@ class Model:
 
         Args:
             path: The export folder, or the .onnx file in it.
-            provider: `cpu`, `cuda`, or `auto` for CUDA where there is one.
-            threads: For the work inside of an op; None for one for each CPU that this process may use.
-            max_length: Positions that the KV cache holds, for prompt and generated tokens together; None for 512, or
-                the context where that is shorter.
-            chunk_size: Tokens of a prompt that go through the graph at once.
-            custom_ops_path: A library of custom ops that the graph needs; our own for native ops needs no mention.
-            weights_folder: Where the graph's weights lie, if not beside it.
-            profile_prefix: How the file begins that `end_profile` writes, if ONNX Runtime's profiler is wanted.
+            provider: `cpu`, `cuda`, or `auto` for CUDA if it is available.
+            threads: Number of threads that share the work of an op; None for one per CPU that this process may use.
+            max_length: Positions of the KV cache, for prompt and generated tokens together; None for 512, or the
+                context if that is shorter.
+            chunk_size: Tokens of a prompt that are evaluated at a time.
+            custom_ops_path: A library of custom ops that the graph needs; our own is loaded without it.
+            weights_folder: Folder of the graph's weights, if they are not beside it.
+            profile_prefix: Start of the path of the file that `end_profile` returns; None turns the profiler off.
 
         Raises:
-            Llama3Error: there is no export there, or it cannot be loaded or not run there.
+            Llama3Error: there is no export at `path`, or this provider cannot load or run it.
         """
         graph = find_graph(Path(path))
         weights = Path(weights_folder) if weights_folder else graph.parent
@@ -134,14 +134,14 @@ class Model:
                 profile_prefix=profile_prefix,
             )
         except Llama3Error:
-            # Of weights that are gone or not yet copied the export knows more than ONNX Runtime says.
+            # The manifest says more about missing or incomplete weights than ONNX Runtime does.
             if (beside := _manifest_beside(graph)) is not None:
                 check_weights(beside, weights)
             raise
         manifest = _manifest_within(graph, session)
         check_weights(manifest, weights)
         _check_contract(graph, session)
-        # Without a folder of its own; beside model.gguf it has the name that it has in a folder.
+        # Beside model.gguf, a graph without a folder is also called model.onnx, but has no manifest file.
         stands_alone = weights_folder is not None or graph.name != GRAPH or not (graph.parent / MANIFEST).is_file()
         gguf = weights / manifest.source.parts[0].name
         source = gguf if stands_alone and gguf.is_file() else graph.parent
@@ -150,17 +150,17 @@ class Model:
         return model
 
     def prefill(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Logits:
-        """Append `ids` in chunks and return the last one's logits, [vocab_size], valid until the next call."""
+        """Append `ids` in chunks; return the last one's logits, [vocab_size], valid until the next call."""
         logits: Logits | None = None
         for chunk in self.chunks(ids):
             logits = self.forward(chunk)
         if logits is None:
-            raise Llama3Error("the prompt has no tokens; give at least one")
+            raise Llama3Error("the prompt is empty")
         last: Logits = logits[-1]
         return last
 
     def chunks(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[Sequence[int] | npt.NDArray[np.int64]]:
-        """The parts of a prompt that go through the graph one after another, `chunk_size` tokens each."""
+        """Yield the chunks of a prompt, `chunk_size` tokens each."""
         for start in range(0, len(ids), self._chunk_size):
             yield ids[start : start + self._chunk_size]
 
@@ -169,10 +169,10 @@ class Model:
 
         Args:
             ids: Tokens; they must fit into the cache.
-            keep: How many of the last tokens get logits, for an export with `--logits selected`; None for one.
+            keep: Number of last tokens that get logits, if the export has `--logits selected`; None means one.
 
         Returns:
-            Logits [rows, vocab_size], of as many rows as the export gives; valid until the next call.
+            Logits [rows, vocab_size], with as many rows as the export computes; valid until the next call.
 
         Raises:
             Llama3Error: the cache is full, or ONNX Runtime failed.
@@ -201,18 +201,18 @@ class Model:
         return logits
 
     def rewind(self, position: int = 0) -> None:
-        """Forget what stands at `position` and later; the cache before it is still good."""
+        """Forget the tokens at `position` and later; the cache before it stays valid."""
         if not 0 <= position <= self.position:
             raise ValueError(f"position {position} is not in 0 .. {self.position}")
         self.position = position
 
     def _release(self) -> None:
-        """Drop the session and the cache, with their memory."""
+        """Drop the session and the cache, and free their memory."""
         del self._ort, self._cache, self._binding, self._one_row
         self._bound.clear()
 
     def end_profile(self) -> Path:
-        """The file with what ONNX Runtime's profiler noted, for a model that was loaded with a `profile_prefix`."""
+        """Stop ONNX Runtime's profiler and return its file. The model must be loaded with a `profile_prefix`."""
         return Path(self._ort.end_profiling())
 
     def _bind_input(self, name: str, array: npt.NDArray[np.int64]) -> None:
@@ -223,16 +223,16 @@ class Model:
 
 
 def find_graph(path: Path) -> Path:
-    """The .onnx file of an export folder, or the file itself.
+    """Return the .onnx file of an export folder, or the file itself.
 
     Raises:
-        Llama3Error: there is none.
+        Llama3Error: there is no such file.
     """
     if path.is_dir():
         graph = path / GRAPH
         if not graph.is_file():
             gguf = min(path.glob("*.gguf"), default=None)
-            advice = "llama3-export makes one of a GGUF" if gguf is None else f"give the GGUF in it, {gguf}"
+            advice = "run llama3-export on a GGUF to create one" if gguf is None else f"use the GGUF in it, {gguf}"
             raise Llama3Error(f"{path}: there is no {GRAPH} in this folder; {advice}")
         return graph
     if not path.is_file():
@@ -244,12 +244,12 @@ def _manifest_within(graph: Path, session: Session) -> Manifest:
     try:
         metadata = session.ort.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
-        raise Llama3Error(f"{graph}: damaged metadata (no UTF-8); export the GGUF again") from error
+        raise Llama3Error(f"{graph}: damaged metadata (not UTF-8); export the GGUF again") from error
     return Manifest.of_graph(metadata, graph)
 
 
 def _manifest_beside(graph: Path) -> Manifest | None:
-    """The one in the graph's folder, where there is one that can be read."""
+    """Return the manifest in the graph's folder, or None if it is missing or unreadable."""
     try:
         return Manifest.of_folder(graph.parent)
     except NotAnExportError:
@@ -260,7 +260,7 @@ def _check_contract(graph: Path, session: Session) -> None:
     nodes = {node.name: node for node in (*session.ort.get_inputs(), *session.ort.get_outputs())}
     for name in ("input_ids", "attention_mask", "past_key_values.0.key", "logits"):
         if name not in nodes:
-            raise Llama3Error(f"{graph}: the graph has no {name!r}, so that it is no graph of llama3-export")
+            raise Llama3Error(f"{graph}: the graph has no {name!r}; export the GGUF again")
     for name, node in nodes.items():
         if name == "logits":
             expected = _has_sizes(node, 3, axes=[2])  # [batch, rows, vocab]
@@ -271,11 +271,11 @@ def _check_contract(graph: Path, session: Session) -> None:
         else:
             continue
         if not expected:
-            raise Llama3Error(f"{graph}: its {name!r} is none of llama3-export's; export the GGUF again")
+            raise Llama3Error(f"{graph}: its {name!r} has an unexpected shape or type; export the GGUF again")
     if session.device == "cuda" and nodes["past_key_values.0.key"].type != "tensor(float16)":
-        raise Llama3Error(f"{graph}: CUDA attends in float16; export the GGUF with --precision fp16")
+        raise Llama3Error(f"{graph}: CUDA needs a float16 KV cache; export the GGUF with --precision fp16")
 
 
 def _has_sizes(node: Any, rank: int, *, axes: Sequence[int]) -> bool:
-    """Whether the shape of an input or output has so many axes, and numbers for some of them."""
+    """Return whether an input or output has `rank` axes, and fixed sizes for `axes`."""
     return len(node.shape) == rank and all(isinstance(node.shape[axis], int) for axis in axes)

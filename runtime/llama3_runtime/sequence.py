@@ -1,6 +1,6 @@
-"""One text in the making: its tokens so far, how the next one is chosen, and when it ends.
+"""One text as it is generated: its tokens so far, how the next one is chosen, and when it ends.
 
-It runs no model: whoever does gives it the logits that follow `waiting`, and gets a piece of text back.
+It does not run the model. The caller does, passes in the logits that follow `waiting`, and gets a piece of text back.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 Ids: TypeAlias = "AnySequence[int] | npt.NDArray[np.integer[Any]]"
 
 FinishReason: TypeAlias = Literal["eos", "stop", "length", "interrupt"]
-"""Why a text ended: an end-of-generation token, a stop text, no room for more (`max_new_tokens`, or the KV cache is
-full), or the caller."""
+"""Why a text ended: an end-of-generation token, a stop text, the length (`max_new_tokens`, or a full KV cache), or the
+caller."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one token added to the text; as a `str`, the text alone.
+    """The text that one token added; `str` returns only the text.
 
     Attributes:
-        text: Whole characters, and no part of a stop text. Empty while what came may still become either.
+        text: Whole characters; empty while the token's bytes may still become a character or a stop text.
         ids: The token; empty if the text ended without one.
-        finish_reason: On the last piece why the text ended; None on the others.
-        stop: On the last piece the stop text that ended it, if one did.
+        finish_reason: Why the text ended, on the last piece; None on the others.
+        stop: The stop text that ended it, on the last piece; otherwise None.
     """
 
     text: str
@@ -51,12 +51,12 @@ class Sequence:
     """The state of one text.
 
     Attributes:
-        prompt_size: Tokens of the prompt.
-        ids: The prompt's tokens and those generated.
-        waiting: Tokens that the model has yet to see before it can give the next logits.
-        finish_reason: Why the text ended; None while it goes on.
+        prompt_size: Number of tokens in the prompt.
+        ids: The prompt's tokens and the generated ones.
+        waiting: Tokens that the model must evaluate before the next one can be chosen.
+        finish_reason: Why the text ended; None before that.
         stop: The stop text that ended it, if one did.
-        interrupted: Whether the caller wants no more of it; whoever runs the model then finishes it.
+        interrupted: Whether the caller asked for its end. The code that runs the model then finishes it.
     """
 
     def __init__(self, prompt: Ids, params: SamplingParams, tokenizer: Tokenizer, max_length: int) -> None:
@@ -75,14 +75,14 @@ class Sequence:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for another token."""
+        """Whether another token would be too many."""
         return self._left <= 0
 
     def accept(self, logits: npt.NDArray[np.float32]) -> Piece:
         """Choose the next token.
 
         Args:
-            logits: [vocab_size], those after the last of `waiting`.
+            logits: [vocab_size], after the last of the `waiting` tokens.
 
         Raises:
             Llama3Error: a logit is NaN or infinite.
@@ -101,9 +101,9 @@ class Sequence:
         return Piece(text, (token,))
 
     def finish(self, reason: FinishReason, text: str = "", ids: tuple[int, ...] = ()) -> Piece:
-        """End the text: the last piece, `text` and what was held back."""
+        """End the text; return the last piece, `text` and the text that was held back."""
         text += self._text.finish()
-        # What was held back may itself complete a stop text, where bytes turn out to be no character.
+        # The text held back may complete a stop text, if its last bytes turn out not to be a character.
         self.stop = self._text.matched
         self.finish_reason = "stop" if self.stop is not None else reason
         return Piece(text, ids, self.finish_reason, self.stop)

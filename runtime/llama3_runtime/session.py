@@ -1,7 +1,7 @@
-"""An ONNX Runtime session on the graph of an export folder, with the provider that was asked for or none.
+"""An ONNX Runtime session on the graph of an export, with the requested provider or none.
 
-ONNX Runtime falls back to the CPU on its own, which on a machine with a broken CUDA set-up means a slow run, and what
-it has to say of that goes to standard output. Here `cuda` means CUDA, and only `auto` may fall back.
+ONNX Runtime itself falls back to the CPU if CUDA does not start: the run is slow, and the reason goes to standard
+output. Here `cuda` means CUDA, and only `auto` may fall back.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Provider: TypeAlias = Literal["cpu", "cuda", "auto"]
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
-# How ONNX Runtime says that a native graph was given no library of our ops.
+# ONNX Runtime's error for a native graph if the library of our ops is not registered.
 _MISSING_OP = re.compile(r"llama3:\w+\(-?\d+\) is not a registered")
 
-# Of ONNX Runtime's severities: its warnings are for a graph's author, and its errors also come as exceptions.
+# Log severities of ONNX Runtime. Its warnings are for authors of graphs, and its errors are also raised as exceptions.
 _LOG_ERRORS, _NO_LOG = 3, 4
 
-# More are slower than as many as there are CPUs, and with thousands ONNX Runtime does not come to an end.
+# More threads than CPUs are slower, and with thousands ONNX Runtime hangs.
 _MAX_THREADS = max(256, os.cpu_count() or 1)
 
-# What ONNX Runtime raises shares no base class but Exception.
+# The exceptions of ONNX Runtime have no common base class except Exception.
 ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_state.EPFail,
     ort_state.Fail,
@@ -48,9 +48,9 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_state.NoSuchFile,
     ort_state.NotImplemented,
     ort_state.RuntimeException,
-    RuntimeError,  # any of them from a run with bindings
+    RuntimeError,  # from a run with bindings, instead of any of them
     MemoryError,
-    UnicodeDecodeError,  # any of them whose message quotes a damaged file
+    UnicodeDecodeError,  # instead of any of them, if the message quotes a damaged file
 )
 
 
@@ -60,9 +60,9 @@ class Session:
 
     Attributes:
         ort: The onnxruntime.InferenceSession.
-        device: Where it computes.
-        threads: For the work inside of an op.
-        warning: Why it does not run where `auto` tried first, if so.
+        device: Where it runs.
+        threads: Number of threads that share the work of an op.
+        warning: Why `auto` fell back to the CPU, if it did.
     """
 
     ort: Any
@@ -80,45 +80,45 @@ def open_session(
     weights_folder: Path | None = None,
     profile_prefix: Path | None = None,
 ) -> Session:
-    """Load `graph`.
+    """Load a graph.
 
     Args:
-        graph: A .onnx file; its weights lie beside it.
-        provider: `cuda` fails where there is no CUDA; `auto` then takes the CPU and leaves a warning.
-        threads: For the work inside of an op; None for one for each CPU that this process may use.
-        custom_ops_path: A library of custom ops to register before.
-        weights_folder: Where the graph's external weights lie, if not beside it.
-        profile_prefix: How the file begins in which ONNX Runtime's profiler notes its times, if it is wanted.
+        graph: A .onnx file.
+        provider: `cuda` fails if CUDA is not available; `auto` then uses the CPU and sets a warning.
+        threads: Number of threads that share the work of an op; None for one per CPU that this process may use.
+        custom_ops_path: A library of custom ops to register first.
+        weights_folder: Folder of the graph's external weights, if they are not beside it.
+        profile_prefix: Start of the path of the file that ONNX Runtime's profiler writes; None turns it off.
 
     Raises:
-        Llama3Error: ONNX Runtime cannot load it, or not where it was asked to.
+        Llama3Error: ONNX Runtime cannot load it with this provider.
     """
     check_choice("provider", provider, Provider)
     if threads is None:
-        threads = usable_cpus()  # ONNX Runtime's own default knows nothing of a container's share
+        threads = usable_cpus()  # ONNX Runtime's own default ignores the limits of a container
     if not 1 <= threads <= _MAX_THREADS:
         raise Llama3Error(f"threads must be in 1 .. {_MAX_THREADS}, not {threads}")
     if threads > usable_cpus():
-        logger.warning("%d threads are more than the %d CPUs that may be used, which is slower", threads, usable_cpus())
+        logger.warning("%d threads are more than the %d available CPUs; fewer are faster", threads, usable_cpus())
     options = ort.SessionOptions()
     options.log_severity_level = _NO_LOG
     options.intra_op_num_threads = threads
-    # It would keep a plan for every shape that it meets, each length of the mask among them, and never forget one.
+    # It would keep a plan for each new shape, including every length of the mask, and never free one.
     options.enable_mem_pattern = False
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_prefix)
-    # Ours in any case: which ops a graph needs is known only when it is loaded.
+    # Ours is always registered: which ops a graph needs is known only when it is loaded.
     for library in (llama3_custom_ops.built_library(), custom_ops_path):
         if library is not None:
             _register(options, library)
     if weights_folder is None and not _is_utf8(graph):
         weights_folder = graph.parent
     source: str | bytes = str(graph)
-    if weights_folder is not None:  # as bytes, since ONNX Runtime takes text only in UTF-8
+    if weights_folder is not None:  # as bytes, because ONNX Runtime accepts text only in UTF-8
         folder = os.fsencode(weights_folder)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        source = graph.read_bytes()  # the option is for graphs that come as bytes
+        source = graph.read_bytes()  # the option is only for graphs that are passed as bytes
     warning = None
     if provider != "cpu":
         session, problem = _load_on_cuda(graph, source, options)
@@ -131,10 +131,10 @@ def open_session(
 
 
 def has_cuda(provider: Provider) -> bool:
-    """Whether a session may run on CUDA: it is wanted, and the installed onnxruntime was built with it.
+    """Return whether a session may run on CUDA: it is requested, and the installed onnxruntime supports it.
 
     Raises:
-        Llama3Error: `provider` is `cuda`, and it was not.
+        Llama3Error: `provider` is `cuda`, and onnxruntime does not support it.
     """
     check_choice("provider", provider, Provider)
     missing = None if provider == "cpu" else _missing_cuda()
@@ -144,22 +144,20 @@ def has_cuda(provider: Provider) -> bool:
 
 
 def _no_cuda(problem: str) -> Llama3Error:
-    return Llama3Error(f"provider cuda: {problem}; --provider cpu runs on the CPU")
+    return Llama3Error(f"provider cuda: {problem}; use --provider cpu to run on the CPU")
 
 
 def _missing_cuda() -> str | None:
     if _CUDA in ort.get_available_providers():
         return None
-    return f"the installed onnxruntime {ort.__version__} has no CUDA (that of pip install onnxruntime-gpu has)"
+    return f"the installed onnxruntime {ort.__version__} does not support CUDA (onnxruntime-gpu does)"
 
 
 def _register(options: Any, library: Path) -> None:
     if not library.is_file():
         raise Llama3Error(f"{library}: no such library of custom ops")
     if not _is_utf8(library.resolve()):
-        raise Llama3Error(
-            f"{library}: ONNX Runtime opens only libraries whose path is UTF-8; rename it, or move the file"
-        )
+        raise Llama3Error(f"{library}: ONNX Runtime opens a library only if its path is UTF-8; rename or move the file")
     path = str(library.resolve())
     llama3_custom_ops.check_library(library)
     try:
@@ -169,11 +167,11 @@ def _register(options: Any, library: Path) -> None:
 
 
 def _load_on_cuda(graph: Path, source: str | bytes, options: Any) -> tuple[Any | None, str]:
-    """The session, or None and why there is none."""
+    """Return the session, or None and the reason."""
     missing = _missing_cuda()
     if missing is not None:
         return None, missing
-    options.log_severity_level = _LOG_ERRORS  # why CUDA does not start is told in no other way
+    options.log_severity_level = _LOG_ERRORS  # the only way to learn why CUDA does not start
     try:
         session = ort.InferenceSession(source, options, providers=[_CUDA, _CPU], enable_fallback=False)
     except ORT_ERRORS as error:
@@ -181,7 +179,7 @@ def _load_on_cuda(graph: Path, source: str | bytes, options: Any) -> tuple[Any |
     finally:
         options.log_severity_level = _NO_LOG
     if session.get_providers()[0] != _CUDA:
-        return None, "ONNX Runtime could not start CUDA (its own message above says why)"
+        return None, "ONNX Runtime could not start CUDA (its message above says why)"
     return session, ""
 
 
@@ -190,7 +188,7 @@ def _load_on_cpu(graph: Path, source: str | bytes, options: Any) -> Any:
         return ort.InferenceSession(source, options, providers=[_CPU], enable_fallback=False)
     except ORT_ERRORS as error:
         if _MISSING_OP.search(str(error)):
-            llama3_custom_ops.library_path()  # says what to do where it was not built
+            llama3_custom_ops.library_path()  # raises an error that says what to do, if it was not built
         if (problem := shortage(error)) is not None:
             raise Llama3Error(f"{graph}: ONNX Runtime cannot load this graph: {problem}") from error
         raise Llama3Error(

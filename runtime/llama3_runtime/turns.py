@@ -1,4 +1,4 @@
-"""Who may use a model's one KV cache: one text at a time, one thread at a time."""
+"""A lock on a model and its KV cache: one text at a time, one thread at a time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Protocol
 
 
 class Holder(Protocol):
-    """A text that the cache is kept for, until it is over or nobody refers to it."""
+    """A text that the cache is kept for until it is over or no longer referenced."""
 
     @property
     def is_over(self) -> bool:
-        """Whether it will not need the cache again."""
+        """Whether it no longer needs the cache."""
 
 
 class Turns:
-    """Gives the cache to one holder after another, and keeps two threads from running the model at once.
+    """A lock on a model: one holder has the cache at a time, and one thread runs the model at a time.
 
     Args:
-        release: Called once, when the model is closed and nobody is running it.
+        release: Called once, when the model is closed and no thread is running it.
     """
 
     def __init__(self, release: Callable[[], object]) -> None:
@@ -33,21 +33,21 @@ class Turns:
 
     @contextmanager
     def take(self, holder: Holder | None) -> Iterator[bool]:
-        """Keep the cache for `holder`, or for nobody when this ends; says whether the holder is a new one.
+        """Lock the model and keep the cache for `holder` (None: for nobody); yield whether the holder is new.
 
         Raises:
             RuntimeError: the model was closed, another thread is running it, or another holder is not over.
         """
         self.check_open()
         if not self._running.acquire(blocking=False):
-            raise RuntimeError("another thread is using this model; load one for each thread")
+            raise RuntimeError("another thread is using this model; load a model for each thread")
         try:
             self.check_open()
             current = self._holder() if self._holder is not None else None
             if current is not None and current is not holder and not current.is_over:
                 raise RuntimeError(
-                    "an unfinished generation has this model's KV cache: finish it, interrupt() it or drop it before "
-                    "another begins, or load a model for each"
+                    "an unfinished generation is using this model's KV cache; finish it, interrupt() it or drop it "
+                    "before another begins, or load a model for each"
                 )
             self._holder = None if holder is None else weakref.ref(holder)
             yield current is None or current is not holder
@@ -56,19 +56,21 @@ class Turns:
             self._release_if_closed()
 
     def check_open(self) -> None:
-        """Raises:
-        RuntimeError: the model was closed.
+        """Check that the model is open.
+
+        Raises:
+            RuntimeError: the model was closed.
         """
         if self.closed:
             raise RuntimeError("this model was closed")
 
     def close(self) -> None:
-        """Refuse whoever comes; the model is released now, or by the thread that is running it when it is done."""
+        """Refuse new turns. The model is released now, or when the thread that is running it is done."""
         self.closed = True
         self._release_if_closed()
 
     def _release_if_closed(self) -> None:
-        # Whoever gets the lock releases. One that does not is followed by the holder of the lock, who comes here later.
+        # If another thread has the lock, it releases the model itself at the end of its turn.
         if self.closed and self._running.acquire(blocking=False):
             try:
                 if not self._released:

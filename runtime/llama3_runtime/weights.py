@@ -1,4 +1,4 @@
-"""Whether the weights that a graph reads are those that it was made with: the GGUF of a native one, or its own."""
+"""A check that a graph reads the weights that it was exported with: the GGUF of a native graph, or its own files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from llama3_models.manifest import Manifest
 
 
 def check_weights(manifest: Manifest, folder: Path) -> None:
-    """Compare the files that a graph reads with those that it was made with.
+    """Check that a graph reads the weights that it was exported with.
 
     Raises:
-        Llama3Error: one is gone, cut short, or has other content.
+        Llama3Error: a file is missing, truncated, or has other content.
     """
     for part in (*manifest.source.parts, *manifest.weights):
         if part.fingerprint is None:
             continue
         path = folder / part.name
         if not path.is_file():
-            raise Llama3Error(f"{path}: the weights of this graph are gone; put them back, or export the GGUF again")
+            raise Llama3Error(f"{path}: the weights of this graph are missing; put them back, or export the GGUF again")
         size = path.stat().st_size
         if part.size is not None and size < part.size:
             raise Llama3Error(
@@ -28,5 +28,5 @@ def check_weights(manifest: Manifest, folder: Path) -> None:
             )
         if fingerprint(path) != part.fingerprint:
             if part in manifest.weights:
-                raise Llama3Error(f"{path}: not the weights of this graph; put its own back, or export the GGUF again")
-            raise Llama3Error(f"{path}: changed since this graph was made of it; export it again")
+                raise Llama3Error(f"{path}: not the weights of this graph; put them back, or export the GGUF again")
+            raise Llama3Error(f"{path}: changed since this graph was made from it; export it again")

@@ -1,10 +1,10 @@
-// ik_llama.cpp as an engine for `llama3-bench --compare`, with everything as its llama-bench sets it by default (flash
-// attention is on). In a built tree of https://github.com/ikawrakow/ik_llama.cpp at $IK:
+// ik_llama.cpp as an engine for `llama3-bench --compare`, with the defaults of its own llama-bench (flash attention is
+// on). With a built tree of https://github.com/ikawrakow/ik_llama.cpp at $IK:
 //
 //   g++ -O2 -shared -fPIC runtime/peers/ik_llama.cc -o libik_llama_peer.so -I$IK/include -I$IK/ggml/include \
 //       -L$IK/build/src -L$IK/build/ggml/src -lllama -lggml -Wl,-rpath,$IK/build/src:$IK/build/ggml/src
 //
-// The functions are those that llama3_runtime/library_peer.py calls; a file like this one brings any other engine.
+// llama3_runtime/bench/library_peer.py calls these functions. A file like this one can add any other engine.
 #include <cstdint>
 
 #include "llama.h"
@@ -24,7 +24,7 @@ extern "C" {
 
 const char* peer_name() { return "ik_llama.cpp"; }
 
-// Null where the file cannot be loaded. A call of `peer_forward` has at most `chunk_size` tokens.
+// Load a model; return null if that fails. Each call of `peer_forward` has at most `chunk_size` tokens.
 void* peer_open(const char* gguf, int threads, int max_length, int chunk_size) {
   llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
   llama_backend_init();
@@ -47,7 +47,7 @@ void* peer_open(const char* gguf, int threads, int max_length, int chunk_size) {
 
 int peer_vocab_size(void* handle) { return llama_n_vocab(static_cast<Peer*>(handle)->model); }
 
-// Appends `count` tokens; the last one's logits, valid until the next call, or null where that failed.
+// Append `count` tokens; return the last one's logits, valid until the next call, or null if that fails.
 const float* peer_forward(void* handle, const int32_t* ids, int count) {
   Peer& peer = *static_cast<Peer*>(handle);
   peer.batch.n_tokens = count;
@@ -63,7 +63,7 @@ const float* peer_forward(void* handle, const int32_t* ids, int count) {
   return llama_get_logits(peer.context);
 }
 
-// Forgets what stands at `position` and later.
+// Forget the tokens at `position` and later.
 void peer_rewind(void* handle, int position) {
   Peer& peer = *static_cast<Peer*>(handle);
   llama_kv_cache_seq_rm(peer.context, 0, position, -1);

@@ -1,6 +1,6 @@
-"""One export of SmolLM2 of each kind, and the texts that every host has to give with it.
+"""One export of SmolLM2 of each kind, and the texts that every host must generate with it.
 
-Activations are float32, because int8's rounding depends on how a text is cut into chunks, and hosts cut differently.
+Activations are float32, because int8 rounding depends on how a text is split into chunks, and hosts split differently.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llama3_runtime import Generator, SamplingParams
 
 from tests.support.vocabularies import smollm2_gguf
 
-PROMPTS = ("Gravity is", "The capital of France is")  # of different length in tokens, and the second one ends
+PROMPTS = ("Gravity is", "The capital of France is")  # of different lengths in tokens, and the second text ends
 NEW_TOKENS = 32
 
 
@@ -35,14 +35,14 @@ def generator(contrib: Path) -> Generator:
 
 @pytest.fixture(scope="session")
 def texts(generator: Generator) -> dict[str, str]:
-    """Each prompt's greedy continuation."""
+    """Return the greedy continuation of each prompt."""
     params = SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS)
     return {prompt: generator.generate(prompt, params).text for prompt in PROMPTS}
 
 
 @pytest.fixture(scope="session")
 def ids(generator: Generator) -> dict[str, list[int]]:
-    """Each prompt's ids and those of its greedy continuation, which goes on over an end of the text."""
+    """Return the ids of each prompt and its greedy continuation, which does not stop at the end of the text."""
     params = SamplingParams(temperature=0, max_new_tokens=NEW_TOKENS, ignore_eos=True)
     encoded = {prompt: generator.tokenizer.encode(prompt) for prompt in PROMPTS}
     return {prompt: [*ids, *generator.generate(ids, params).ids] for prompt, ids in encoded.items()}

@@ -1,7 +1,7 @@
-"""Runs the examples of docs/apps in the hosts' own environment, which has none of our packages.
+"""The examples of docs/apps, run in the hosts' own environment, without our packages.
 
-`make test-hosts` makes that environment; LLAMA3_HOSTS_PYTHON names the Python of another one. A test of a host that is
-not there is skipped with the host's name.
+`make test-hosts` creates that environment; LLAMA3_HOSTS_PYTHON names the Python of another one. If a host is not
+installed, its tests are skipped with its name.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PYTHON = Path(os.environ.get("LLAMA3_HOSTS_PYTHON", ROOT / ".venv-hosts" / "bin"
 
 
 def require(module: str) -> None:
-    """Skip the tests of a host whose module the environment lacks."""
+    """Skip the tests of a host if its module is not installed."""
     if not _has(module):
-        pytest.skip(f"{module} is not installed in {PYTHON}: make test-hosts installs it", allow_module_level=True)
+        pytest.skip(f"{module} is not installed in {PYTHON}; run make test-hosts", allow_module_level=True)
 
 
 @cache
@@ -35,7 +35,7 @@ def _has(module: str) -> bool:
 
 
 def example(page: str, title: str, language: str = "python") -> str:
-    """The block of code under a heading of a page."""
+    """Return the block of code under a heading of a page."""
     parts = re.split(r"^##? (.*)$", (PAGES / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     (code,) = re.findall(rf"^```{language}\n(.*?)^```$", sections[title], flags=re.MULTILINE | re.DOTALL)
@@ -43,12 +43,12 @@ def example(page: str, title: str, language: str = "python") -> str:
 
 
 def run(program: str, *arguments: str | Path, stdin: str = "") -> str:
-    """What a Python program prints on standard output in the hosts' environment."""
+    """Run a Python program in the hosts' environment; return its standard output."""
     return run_command(PYTHON, "-c", program, *arguments, stdin=stdin)
 
 
 def run_command(*command: str | Path, stdin: str = "") -> str:
-    """What a command prints on standard output, without the variables that would lead it to our packages."""
+    """Run a command without the variables that would lead it to our packages; return its standard output."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment |= {"HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
     done = subprocess.run(

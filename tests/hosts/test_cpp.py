@@ -31,7 +31,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cpp")
     (folder / "program.cc").write_text(host_programs.example("cpp.md", "The program", "cpp"))
     (library,) = (package_folder("onnxruntime") / "capi").glob("libonnxruntime.so.*")
-    # The name that the program asks for when it starts is the library's own, without the last numbers.
+    # When the program starts, it looks for the library's own name, without the last numbers.
     host_programs.run_command(
         COMPILER,
         "-std=c++20",

@@ -1,4 +1,4 @@
-"""A graph that mobius builds with the GGUF's own blocks runs through our op of its domain `pkg.nxrt`."""
+"""A graph that mobius builds from the GGUF's own blocks runs with our op in its domain `pkg.nxrt`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""onnx-genai loads the folder and gives llama3-run's text."""
+"""onnx-genai loads the folder and generates llama3-run's text."""
 
 from __future__ import annotations
 

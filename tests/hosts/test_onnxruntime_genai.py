@@ -54,7 +54,7 @@ def test_a_batch_gives_what_each_prompt_gives(kind: str, texts: dict[str, str], 
     lines = host_programs.run(host_programs.example(PAGE, "Several prompts at once"), folder, *PROMPTS).splitlines()
     for prompt, line in zip(PROMPTS, lines, strict=True):
         found = ast.literal_eval(line)
-        # The shorter prompt's row goes on to the batch's end: more tokens of the same text.
+        # The shorter prompt's row continues to the end of the batch, with more tokens of the same text.
         assert found.startswith(prompt + texts[prompt])
 
 
@@ -74,7 +74,7 @@ def test_a_batch_of_qwen_s_is_llama_cpp_s_texts(ops: Ops, sane_qwen: SaneQwen) -
 
 
 def test_chat_template(contrib: Path) -> None:
-    """The text is what jinja makes of the model's template, with its default system message."""
+    """The text is that of jinja with the model's template and its default system message."""
     found = host_programs.run(host_programs.example(PAGE, "A chat"), contrib, '[{"role": "user", "content": "Hi"}]')
     system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     assert found == (f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
@@ -103,7 +103,7 @@ def test_chat_template_of_qwen3(contrib: Path, tmp_path: Path) -> None:
 def test_the_page_counts_where_its_tokenizer_differs(
     column: int, write_gguf: Callable[[Path], Path] | None, contrib: Path, tmp_path: Path
 ) -> None:
-    """The page's table is true, and everything else gets the ids of Hugging Face's tokenizers."""
+    """The page's table is correct, and all other texts get the ids of Hugging Face's tokenizers."""
     folder = tmp_path / "folder"
     shutil.copytree(contrib, folder, copy_function=shutil.copy)
     if write_gguf is not None:
@@ -121,7 +121,7 @@ def test_the_page_counts_where_its_tokenizer_differs(
 
 
 def reason(text: str, ids: list[int]) -> str:
-    """The first letters of the page's row that a text belongs to, or the text."""
+    """Return the first letters of the table row that a text belongs to, or the text."""
     if "\0" in text:
         return "a NUL "
     if -1 in ids:

@@ -1,4 +1,4 @@
-"""transformers reads the tokenizer, and Optimum's generate gives llama3-run's text, however a batch is padded."""
+"""transformers reads the tokenizer, and Optimum's generate returns llama3-run's text, however a batch is padded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MESSAGES = [
     {"role": "user", "content": "\n"},
 ]
 
-# Writes the logits of transformers' own model, made from the config.json of a folder and the weights of its GGUF.
+# Write the logits of transformers' own model, built from the config.json of a folder and the weights of its GGUF.
 OWN_MODEL = """
 import sys
 
@@ -57,7 +57,7 @@ for folder in sys.argv[2:]:
             continue
         values = torch.from_numpy(tensor.data.copy())
         if config.model_type == "llama" and name in ("attn_q", "attn_k"):
-            # The two numbers of a pair that rotates are neighbours in a GGUF of Llama, and half a head apart here.
+            # The two numbers of a rotated pair are neighbors in a Llama GGUF, and half a head apart here.
             pairs = values.reshape(-1, config.head_dim // 2, 2, *values.shape[1:])
             values = pairs.transpose(1, 2).reshape(values.shape)
         prefix = f"model.layers.{layer[1]}." if layer else ""
@@ -86,7 +86,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def test_config_json_says_what_the_model_is(tmp_path: Path) -> None:
-    """With nothing but that, transformers' own model of the file's weights gives llama.cpp's logits."""
+    """With only this file, transformers' own model of the weights computes llama.cpp's logits."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -109,7 +109,7 @@ def test_greedy_text(padding_side: str, prompts: tuple[str, ...], contrib: Path,
 
 
 def test_ids_and_chat_template(contrib: Path, generator: Generator) -> None:
-    """The ids are the runtime's on every text, and the chat is what jinja makes of the template."""
+    """The ids are the runtime's for every text, and the chat is that of jinja with the template."""
     texts = mixed_texts()
     stdin = json.dumps([texts, MESSAGES])
     ids, chat = json.loads(host_programs.run(host_programs.example(PAGE, "The tokenizer"), contrib, stdin=stdin))
@@ -147,7 +147,7 @@ def test_qwen_in_native_ops(sane_qwen: SaneQwen) -> None:
 
 
 def test_the_page_s_line_about_heads_is_needed(sane_qwen: SaneQwen) -> None:
-    """Without it, Optimum runs Qwen2, and nothing whose heads are longer than a part of the hidden state."""
+    """Without it, Optimum runs Qwen2, but not a model whose heads are longer than their part of the hidden state."""
     program = host_programs.example(PAGE, "Prompts").replace("model.embed_size_per_head = model.config.head_dim\n", "")
     arguments = sane_qwen.exported("contrib"), "left", *sane_qwen.texts
     if sane_qwen.gguf.stem == "qwen2":

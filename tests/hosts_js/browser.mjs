@@ -1,8 +1,8 @@
-// Chromium that reaches this machine and nothing else, so that no page fetches or reports anything.
+// Chromium that reaches only this machine, so no page can fetch or report anything.
 
 import { chromium } from "playwright-core";
 
-/** Calls `use` with a fresh page and closes the browser after it. */
+/** Call `use` with a new page, then close the browser. */
 export async function withPage(executablePath, viewport, use) {
   const args = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"];
   const browser = await chromium.launch({ executablePath, args });

@@ -1,6 +1,6 @@
-"""The export of SmolLM2 that the JavaScript hosts load: float32 activations, weights in several files.
+"""The export of SmolLM2 that the JavaScript hosts load, with float32 activations and weights in several files.
 
-int8's rounding depends on how a text is cut into chunks and on the host's kernels, so that greedy texts may fork.
+int8 rounding depends on how a text is split into chunks and on the host's kernels, so greedy texts could differ.
 """
 
 from __future__ import annotations

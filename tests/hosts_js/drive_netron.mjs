@@ -1,11 +1,11 @@
-// A person who looks at a graph in Netron: drive_netron.mjs CHROMIUM URL NODE INPUT SCREENSHOT, a report as JSON.
+// Look at a graph in Netron and print a report as JSON: drive_netron.mjs CHROMIUM URL NODE INPUT SCREENSHOT
 
 import { withPage } from "./browser.mjs";
 
 const [executablePath, url, nodeName, input, screenshot] = process.argv.slice(2);
 
 await withPage(executablePath, { width: 1400, height: 900 }, async (page) => {
-  // Netron takes eval away, with which the driver reads the page.
+  // Netron removes eval, which the driver needs to read the page.
   await page.addInitScript(() => {
     const { eval: original } = window;
     Object.defineProperty(window, "eval", { get: () => original, set: () => {} });

@@ -1,4 +1,4 @@
-// A person at docs/apps/web in a real browser: drive_page.mjs CHROMIUM URL PROMPT COUNT SCREENSHOT, a report as JSON.
+// Use docs/apps/web in a real browser and print a report as JSON: drive_page.mjs CHROMIUM URL PROMPT COUNT SCREENSHOT
 
 import { withPage } from "./browser.mjs";
 
@@ -9,7 +9,7 @@ await withPage(executablePath, { width: 900, height: 640 }, async (page) => {
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
   page.on("pageerror", (error) => errors.push(error.message));
 
-  // Every value that the bar takes.
+  // Record every value of the progress bar.
   await page.addInitScript(() =>
     document.addEventListener("DOMContentLoaded", () => {
       const bar = document.getElementById("progress");
@@ -32,7 +32,7 @@ await withPage(executablePath, { width: 900, height: 640 }, async (page) => {
 
   await page.fill("#prompt", prompt);
   await page.fill("#count", count);
-  // What the page shows while it writes: every text once.
+  // Record every text that the page shows while it writes.
   await page.locator("#text").evaluate((text) => {
     window.shown = [];
     new MutationObserver(() => window.shown.push(text.textContent)).observe(text, { childList: true });

@@ -1,4 +1,4 @@
-// Ids of texts by the tokenizer of npm: encode.mjs FOLDER, a JSON array of texts on standard input.
+// Print the ids that npm's tokenizer returns for a JSON array of texts on standard input: encode.mjs FOLDER
 
 import { readFileSync } from "node:fs";
 import { Tokenizer } from "@huggingface/tokenizers";

@@ -1,6 +1,6 @@
-"""Runs JavaScript in Node, with the packages of package-lock.json, which `make test-hosts-js` installs.
+"""JavaScript in Node, with the packages of package-lock.json, which `make test-hosts-js` installs.
 
-A test is skipped with the name of what is missing, be it Node, a package or Chromium.
+If Node, a package or Chromium is missing, a test is skipped with its name.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ PACKAGES = FOLDER / "node_modules"
 
 
 def require_node(*packages: str) -> None:
-    """Skip a module's tests where Node or one of these packages is not installed."""
+    """Skip a module's tests if Node or one of these packages is not installed."""
     if shutil.which("node") is None:
         pytest.skip("node is not installed", allow_module_level=True)
     for package in packages:
         if not (PACKAGES / package).is_dir():
-            pytest.skip(f"{package} is not installed: make test-hosts-js installs it", allow_module_level=True)
+            pytest.skip(f"{package} is not installed; run make test-hosts-js", allow_module_level=True)
 
 
 def require_chromium() -> str:
-    """The path of Chromium, or a skip of a module's tests where there is none."""
+    """Return the path of Chromium, or skip a module's tests if it is not installed."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if (path := shutil.which(name)) is not None:
             return path
@@ -33,7 +33,7 @@ def require_chromium() -> str:
 
 
 def run_node(script: Path, *arguments: str | int | Path, stdin: str = "") -> str:
-    """What a script prints on standard output."""
+    """Run a script; return its standard output."""
     done = subprocess.run(
         ["node", script, *map(str, arguments)],
         input=stdin,

@@ -14,7 +14,7 @@ import pytest
 from tests.hosts_js.javascript import FOLDER, require_chromium, require_node, run_node
 from tests.support.vocabularies import smollm2_gguf
 
-netron = pytest.importorskip("netron", reason="netron is not installed: make test-hosts-js installs it")
+netron = pytest.importorskip("netron", reason="netron is not installed; run make test-hosts-js")
 require_node("playwright-core")
 CHROMIUM = require_chromium()
 
@@ -50,7 +50,7 @@ def test_nodes_say_op_layer_and_shapes_of_weights(report: dict[str, Any]) -> Non
 
 
 def test_a_weight_is_the_gguf_s(report: dict[str, Any]) -> None:
-    """Netron reads it out of one of the files of weights, and tells its least and its largest value."""
+    """Netron reads it from one of the weights files, and shows its smallest and its largest value."""
     assert re.search(r"tensor: float32\[576,18\]\s+location: model\.onnx\.data", report["weight"])
     (query,) = (tensor for tensor in gguf.GGUFReader(smollm2_gguf()).tensors if tensor.name == "blk.0.attn_q.weight")
     # A block of Q4_1: its scale and its minimum as float16, and 16 bytes of codes.

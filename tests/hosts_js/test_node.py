@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 require_node("onnxruntime-node", "@huggingface/tokenizers")
 
-# Characters without a token between two that merge: left out after the merging here, by Hugging Face's own before it.
+# Characters without a token, between two that merge: dropped after the merge here, before it by Hugging Face's own.
 LEFT_OUT_LATER = (">\x06'", ">\x14'")
 
 
 @pytest.mark.parametrize("prompt", ["Gravity is", "The capital of France is"])
 def test_greedy_ids_are_our_generator_s(folder: Path, generator: Generator, prompt: str, tmp_path: Path) -> None:
-    """With one array a layer as past and present; the second text ends at an end token."""
+    """One array per layer is both past and present, and the second text ends at an end token."""
     ids, *text = run_node(program(tmp_path), folder, prompt, 48).splitlines()
 
     prompt_ids = generator.tokenizer.encode(prompt)
@@ -56,7 +56,7 @@ def test_qwen_s_text_is_llama_cpp_s(sane_qwen: SaneQwen, tmp_path: Path) -> None
 
 
 def test_the_tokenizer_gives_smollm2_s_ids(folder: Path) -> None:
-    """In all texts but two, as the page says."""
+    """It does for all texts but two, as the page says."""
     texts = [*LEFT_OUT_LATER, *mixed_texts()]
     found = ids_of(folder, texts)
     expected = hugging_face_ids(hugging_face_smollm2(), texts, special=True)
@@ -71,7 +71,7 @@ def test_the_tokenizer_gives_smollm2_s_ids(folder: Path) -> None:
 def test_the_tokenizer_gives_the_original_s_ids(
     write_gguf: Callable[[Path], Path], original: Callable[[], tokenizers.Tokenizer], tmp_path: Path
 ) -> None:
-    """Of Qwen3's, which composes text, without the marks that Hugging Face's older tables do not know."""
+    """For Qwen3, whose tokenizer composes text, marks that Hugging Face's older tables do not have are left out."""
     with GGUFFile.open(write_gguf(tmp_path / "model.gguf")) as file:
         vocabulary = Vocabulary.from_gguf(file)
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(vocabulary)), encoding="utf-8")
@@ -81,7 +81,7 @@ def test_the_tokenizer_gives_the_original_s_ids(
 
 
 def program(folder: Path) -> Path:
-    """The page's program in `folder`, beside the packages that it imports."""
+    """Write the page's program to `folder`, beside the packages that it imports."""
     path = folder / "program.mjs"
     path.write_text(example("node.md", "A prompt", "js"), encoding="utf-8")
     (folder / "node_modules").symlink_to(PACKAGES)

@@ -1,6 +1,6 @@
-"""What `make wheel` left in dist/: a wheel that works without a compiler on old distributions, and its sources.
+"""The files that `make wheel` leaves in dist/: a wheel that works on old systems without a compiler, and its sources.
 
-`make wheel` runs these tests itself, in an environment without our packages; without a dist/ they are skipped.
+`make wheel` runs these tests itself, in an environment without our packages. Without dist/ they are skipped.
 """
 
 import os
@@ -25,7 +25,7 @@ NEWEST_GLIBC = (2, 28)
 def only_file(pattern: str) -> Path:
     files = list((ROOT / "dist").glob(pattern))
     if not files:
-        pytest.skip("nothing in dist/: `make wheel` makes it")
+        pytest.skip("dist/ is missing or empty: run `make wheel`")
     assert len(files) == 1
     return files[0]
 
@@ -41,7 +41,7 @@ def dist_info(wheel: zipfile.ZipFile, name: str) -> str:
 
 
 def test_its_tag_is_that_of_the_platform(wheel: zipfile.ZipFile) -> None:
-    """Any Python 3 on Linux with glibc 2.28, so that pip takes it there and nowhere else."""
+    """pip installs it with any Python 3 on Linux with glibc 2.28 or later, and nowhere else."""
     tag = "py3-none-manylinux_2_28_x86_64"
     assert wheel.filename is not None
     assert wheel.filename.endswith(f"-{tag}.whl")
@@ -50,7 +50,7 @@ def test_its_tag_is_that_of_the_platform(wheel: zipfile.ZipFile) -> None:
 
 
 def test_it_holds_the_packages_and_no_more(wheel: zipfile.ZipFile) -> None:
-    """Python, its data and one library: no sources in C++, no tests."""
+    """It contains Python, data and one library, without C++ sources or tests."""
     paths = [PurePosixPath(path) for path in wheel.namelist() if not path.endswith("/")]
     ours = [path for path in paths if not path.parts[0].endswith(".dist-info")]
     assert {path.parts[0] for path in ours} == PACKAGES
@@ -61,14 +61,14 @@ def test_it_holds_the_packages_and_no_more(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_library_needs_no_newer_symbols(wheel: zipfile.ZipFile) -> None:
-    """The names of symbol versions stand among the strings of the dynamic section."""
+    """The names of symbol versions are strings in the dynamic section."""
     found = re.findall(rb"\0(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)(?=\0)", wheel.read(LIBRARY))
     assert {family for family, _ in found} == {b"GLIBC"}
     assert max(tuple(map(int, version.split(b"."))) for _, version in found) <= NEWEST_GLIBC
 
 
 def test_it_installs_and_loads_without_a_compiler(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    """In an environment of its own, with nothing else on the PATH; the library exports its one function."""
+    """A new environment with nothing else on the PATH is enough, and the library exports its one function."""
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
     environment = {
@@ -90,13 +90,13 @@ def test_it_installs_and_loads_without_a_compiler(wheel: zipfile.ZipFile, tmp_pa
 
 
 def test_onnxruntime_takes_its_ops(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    """The library that comes with the wheel, not the one of this environment."""
+    """This tests the library in the wheel, not the one in this environment."""
     onnxruntime = pytest.importorskip("onnxruntime")
     onnxruntime.SessionOptions().register_custom_ops_library(wheel.extract(LIBRARY, tmp_path))
 
 
 def test_its_metadata_is_valid(wheel: zipfile.ZipFile) -> None:
-    """Whatever an index would refuse: unknown fields, wrong versions, no readable description."""
+    """An index would refuse unknown fields, wrong versions or an unreadable description."""
     metadata = Metadata.from_email(dist_info(wheel, "METADATA"), validate=True)
     assert metadata.name == "llama3-onnx"
     assert metadata.license_expression == "Apache-2.0"
@@ -109,7 +109,7 @@ def test_its_metadata_is_valid(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_source_distribution_holds_what_a_build_needs() -> None:
-    """And nothing large, or of tests; `make wheel` built the wheel from it."""
+    """It contains nothing large and no tests; `make wheel` built the wheel from it."""
     with tarfile.open(only_file("*.tar.gz")) as archive:
         members = {"/".join(member.name.split("/")[1:]): member.size for member in archive if member.isfile()}
     needed = {"LICENSE", "README.md", "pyproject.toml", "custom_ops/CMakeLists.txt", "custom_ops/exports.map"}

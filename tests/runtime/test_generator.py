@@ -43,7 +43,7 @@ def generator(folder: Path) -> Generator:
 
 @pytest.fixture(scope="module")
 def greedy_ids(gguf: Path) -> list[int]:
-    """What the reference continues the prompt with, up to the end of the context."""
+    """Return the ids with which the reference continues the prompt, up to the end of the context."""
     with GGUFFile.open(gguf) as file:
         ids = Tokenizer.from_gguf(file).encode(PROMPT)
         start = len(ids)
@@ -57,11 +57,11 @@ def greedy(**options: object) -> SamplingParams:
 
 
 def test_greedy_tokens_are_the_reference_s(generator: Generator, greedy_ids: list[int]) -> None:
-    """A prompt in chunks, then a token at a time, to the last position of the context."""
+    """A prompt in chunks, then one token at a time, can fill the context to its last position."""
     ids = generator.tokenizer.encode(PROMPT)
     result = generator.generate(ids, greedy())
     assert (result.ids, result.finish_reason) == (greedy_ids, "length")
-    assert generator.model.position == CONTEXT - 1  # the last token is not evaluated, since nothing follows it
+    assert generator.model.position == CONTEXT - 1  # the last token is not evaluated: nothing follows it
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
@@ -74,7 +74,7 @@ def test_max_new_tokens_are_exact(generator: Generator, greedy_ids: list[int], c
 def test_each_end_of_generation_token_ends_it(
     generator: Generator, greedy_ids: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not eos alone; and the token itself is no part of the text."""
+    """Every one does, not only eos, and the token itself is not part of the text."""
     ids = generator.tokenizer.encode(PROMPT)
     assert generator.tokenizer.eog_ids
     for position in (0, 4):
@@ -87,14 +87,14 @@ def test_each_end_of_generation_token_ends_it(
 
 
 def test_the_end_tokens_are_those_of_the_file(generator: Generator) -> None:
-    """The vocabulary of this file names two by their roles, whatever generation makes of them."""
+    """The vocabulary of this file names two by role."""
     with GGUFFile.open(generator.model.path.parent / "model.gguf") as file:
         expected = {file.get_int(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")}
     assert generator.tokenizer.eog_ids == expected
 
 
 def test_a_stop_text_across_tokens(generator: Generator, greedy_ids: list[int]) -> None:
-    """The text ends before it, however the tokens cut it."""
+    """The text ends before it, even if its characters come from different tokens."""
     whole = generator.generate(PROMPT, greedy()).text
     assert whole == generator.tokenizer.decode(greedy_ids)
     starts = (i for i in range(4, len(whole)) if whole.find(whole[i : i + 4]) == i)
@@ -105,18 +105,17 @@ def test_a_stop_text_across_tokens(generator: Generator, greedy_ids: list[int]) 
 
 
 def test_a_prompt_that_fills_the_context_and_one_token_more(generator: Generator) -> None:
-    """All positions can be used; beyond, the message has both numbers and nothing is generated."""
+    """All positions can be used. One token more is an error with both numbers, and nothing is generated."""
     result = generator.generate([5] * CONTEXT, greedy())
     assert (result.ids, result.finish_reason) == ([], "length")
     assert len(generator.generate([5] * (CONTEXT - 1), greedy()).ids) == 1
-    with pytest.raises(
-        Llama3Error, match=f"{CONTEXT + 1} tokens, more than the context of {CONTEXT} positions: shorten it$"
-    ):
+    with pytest.raises(Llama3Error, match=f"{CONTEXT + 1} tokens, .* context of {CONTEXT} positions") as caught:
         generator.stream([5] * (CONTEXT + 1), greedy())
+    assert "--max-length" not in str(caught.value)  # it cannot be raised
 
 
 def test_progress_of_a_prompt(folder: Path) -> None:
-    """From its beginning, chunk by chunk, and not for the tokens that are generated."""
+    """It is reported from the start, chunk by chunk, and not for generated tokens."""
     seen: list[tuple[int, int]] = []
     with Generator.from_folder(folder, chunk_size=4, threads=1) as chunked:
         generation = chunked.stream([5] * 10, greedy(max_new_tokens=3), lambda done, total: seen.append((done, total)))
@@ -133,7 +132,7 @@ def test_what_is_no_prompt(generator: Generator, prompt: object) -> None:
 
 @pytest.mark.parametrize("ids", [[], [-1], [320], [3, 10**9]])
 def test_ids_that_are_no_prompt(generator: Generator, ids: list[int]) -> None:
-    with pytest.raises(Llama3Error, match="the prompt has"):
+    with pytest.raises(Llama3Error, match="the prompt is empty" if not ids else r"token ids outside 0 \.\. 319"):
         generator.stream(ids, greedy())
 
 
@@ -143,14 +142,14 @@ def test_an_option_that_there_is_not(folder: Path) -> None:
 
 
 def test_numpy_ids_and_no_params(generator: Generator) -> None:
-    """Token ids come from anywhere, and the defaults are defaults."""
+    """Token ids may be numpy integers, and all parameters have defaults."""
     result = generator.generate(np.array([5, 6, 7]))
     assert all(type(token) is int for token in result.ids)
     assert isinstance(generator.generate("a").text, str)
 
 
 def test_a_piece_for_each_token(generator: Generator, greedy_ids: list[int]) -> None:
-    """The pieces' tokens and texts are those of the whole, and the last one says why the text ended."""
+    """The pieces add up to the whole text, and the last one says why it ended."""
     generation = generator.stream(PROMPT, greedy())
     pieces = list(generation)
     assert [token for piece in pieces for token in piece.ids] == greedy_ids
@@ -167,12 +166,12 @@ def test_a_piece_for_each_token(generator: Generator, greedy_ids: list[int]) -> 
 
 
 def test_an_unfinished_generation_keeps_the_cache(generator: Generator, greedy_ids: list[int]) -> None:
-    """Two texts at once would mix in it: the second one is an error until the first has ended."""
+    """Two texts would mix in the cache, so the second one is an error until the first has ended."""
     first = generator.stream(PROMPT, greedy())
     ids = list(next(first).ids)
     second = generator.stream([9, 8, 7], greedy())
     for attempt in (lambda: next(second), lambda: generator.generate("a"), generator.warm_up):
-        with pytest.raises(RuntimeError, match="an unfinished generation has this model's KV cache"):
+        with pytest.raises(RuntimeError, match=r"an unfinished generation .* KV cache"):
             attempt()
     ids += [token for piece in first for token in piece.ids]
     assert ids == greedy_ids
@@ -200,7 +199,7 @@ def test_an_unfinished_generation_leaves_the_generator_as_good_as_new(
 
 
 def test_each_piece_may_be_asked_for_in_another_thread(generator: Generator, greedy_ids: list[int]) -> None:
-    """As a web server's pool of threads does."""
+    """The thread pool of a web server works like this."""
     generation = generator.stream(PROMPT, greedy())
     pieces = [in_a_thread(lambda: next(generation)) for _ in greedy_ids]
     assert [token for piece in pieces for token in piece.ids] == greedy_ids
@@ -240,7 +239,7 @@ def test_a_prompt_may_be_interrupted_between_its_chunks(
 
 
 def in_a_thread(function: Callable[[], object]) -> object:
-    """What a function returns, or the error that it raises, in a thread of its own that has ended."""
+    """Call a function in a new thread, and return its result or its error after the thread has ended."""
     found: list[object] = []
 
     def run() -> None:
@@ -256,7 +255,7 @@ def in_a_thread(function: Callable[[], object]) -> object:
 
 
 def test_a_second_thread_while_the_first_is_between_two_tokens(generator: Generator, greedy_ids: list[int]) -> None:
-    """The second one gets an error, whether it begins a text or goes on with the first one's."""
+    """The second thread cannot begin a text, with `generate` or `stream`, and the first one's text is right."""
     generation = generator.stream(PROMPT, greedy())
     ids = list(next(generation).ids)
     for attempt in (lambda: generator.generate("a"), lambda: next(generator.stream([5], greedy()))):
@@ -270,7 +269,7 @@ def test_a_second_thread_while_the_first_is_between_two_tokens(generator: Genera
 def test_a_second_thread_while_the_first_computes(
     generator: Generator, greedy_ids: list[int], monkeypatch: pytest.MonkeyPatch, attempt: str
 ) -> None:
-    """Whatever it asks for is an error, and the first one's text is right."""
+    """Every request of the second thread is an error, and the first one's text is right."""
     generation = generator.stream(PROMPT, greedy())
     attempts = {
         "generate": lambda: generator.generate([5]),
@@ -312,7 +311,7 @@ def test_the_last_piece_of_an_interrupted_text_comes_once(
 
 
 def test_two_generators_of_one_model(generator: Generator, greedy_ids: list[int]) -> None:
-    """They share its cache, and so its turns."""
+    """They share its cache, so only one can generate at a time."""
     other = Generator(generator.model, generator.tokenizer)
     generation = generator.stream(PROMPT, greedy())
     ids = list(next(generation).ids)
@@ -335,7 +334,7 @@ def test_closing_releases_the_model(folder: Path) -> None:
 
 
 def test_closing_while_another_thread_computes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits for the step, and the next one says what happened."""
+    """The current step finishes, and the next one is an error."""
     generator = Generator.from_folder(folder, threads=1)
     closing = threading.Thread(target=generator.close)
     forward = Model.forward
@@ -356,7 +355,7 @@ def test_closing_while_another_thread_computes(folder: Path, monkeypatch: pytest
 
 
 def test_logits_that_are_no_numbers_name_the_model(tmp_path: Path) -> None:
-    """Weights may be damaged in ways that no loader sees."""
+    """Weights may be damaged in ways that no loader notices."""
 
     def weights(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         return np.full(shape, np.nan, np.float32) if name == "output_norm.weight" else None
@@ -375,6 +374,6 @@ def test_warming_up_leaves_no_trace(generator: Generator, greedy_ids: list[int])
 
 
 def test_a_seed_repeats_the_text(generator: Generator) -> None:
-    """And another one gives another text."""
+    """Another seed produces another text."""
     texts = [generator.generate(PROMPT, SamplingParams(temperature=2.0, seed=seed)).text for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]

@@ -1,4 +1,4 @@
-"""The KV cache is as large as was asked for, or says that it cannot be."""
+"""The KV cache has exactly the requested size, or is refused in one line."""
 
 from types import SimpleNamespace
 
@@ -21,5 +21,5 @@ def test_it_takes_what_the_length_asks_for() -> None:
 
 @pytest.mark.parametrize("max_length", [2**40, 2**52, 2**62])
 def test_a_length_beyond_the_memory_is_one_line(max_length: int) -> None:
-    with pytest.raises(Llama3Error, match=f"no memory for the KV cache: its {max_length} positions take"):
+    with pytest.raises(Llama3Error, match=f"memory for the KV cache: {max_length} positions"):
         KVCache(GraphOfTwoLayers(), max_length, "cpu")

@@ -1,4 +1,4 @@
-"""`llama3_runtime.load`: whatever names a model, and the same for all of them."""
+"""`llama3_runtime.load` accepts everything that names a model, with the same options."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_from_folder_accepts_a_gguf(gguf: Path) -> None:
 
 
 def test_a_name() -> None:
-    """The embedded model, whose capital of France other tests hold against llama.cpp."""
+    """Other tests compare the embedded model's answer to this prompt with llama.cpp's."""
     with load("smollm2-135m") as generator:
         assert "Paris" in generator.generate("The capital of France is", SamplingParams(temperature=0)).text
 
@@ -82,16 +82,16 @@ def test_another_tokenizer(folder: Path, gguf: Path, as_path: bool) -> None:
         ("gone.gguf", {}, "gone.gguf: no such file"),
         ("gone.onnx", {}, "gone.onnx: no such file"),
         ("gone/some/folder", {}, "gone/some/folder: no such file"),
-        ("smollm2-135", {}, "smollm2-135m"),  # did you mean
+        ("smollm2-135", {}, "smollm2-135m"),  # as a suggestion
         ("smollm2-135m", {"encoding": "q6_k"}, "q6_k"),
         (None, {"encoding": "q4_k"}, "its weights are float32, not q4_k"),
         (None, {"ops": "native"}, "an export with contrib ops"),
         (None, {"max_length": 513}, "max-length must be in 1 .. 512"),
         (None, {"tokenizer": "gone.json"}, "gone.json"),
-        (None, {"provider": "cuda"}, "has no CUDA"),
+        (None, {"provider": "cuda"}, "does not support CUDA"),
         (None, {"provider": "gpu"}, "provider must be one of cpu, cuda, auto, not 'gpu'"),
         (None, {"ops": "x"}, "ops must be one of contrib, native, not 'x'"),
-        ("", {}, "no model: give a name"),
+        ("", {}, "the model is an empty string"),
         ("x" * 5000, {}, "x"),
         (Path("smollm2-135m"), {}, "smollm2-135m: no such file"),
         ("gone.GGUF", {}, "gone.GGUF: no such file"),
@@ -113,7 +113,7 @@ def test_what_is_no_name_and_no_path(model: object) -> None:
 
 
 def test_the_pieces_of_a_story(gguf: Path) -> None:
-    """A character of four tokens comes once it is whole, and what may be a stop text is held back."""
+    """A character of four tokens comes once it is complete, and a possible stop text is held back."""
     generator = load(gguf)
     texts = [piece.text for piece in generator.stream("A", SamplingParams(stop=("User?",)))]
     assert texts == ["b", "c", "d", "", "", "", "\U0001f600", "\n", "", "", "", "", "User:", "x", ""]

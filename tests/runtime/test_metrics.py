@@ -36,7 +36,7 @@ def test_lines_in_the_predecessors_order_and_words():
 
 
 def test_what_did_not_happen_has_no_figure():
-    """No token, or a single one: no division by zero, no throughput out of nothing."""
+    """With no token, or only one, there is no division by zero and no invented throughput."""
     changes = {"output_size": 0, "warmup_seconds": None, "prompt_seconds": None, "generation_seconds": None}
     none = Metrics(**{**FIGURES, **changes})
     assert not any(line.startswith("Warmup") for line in none.lines())
@@ -60,7 +60,7 @@ def test_sizes():
 
 
 def test_peak_memory_is_this_process_at_its_largest():
-    """It keeps what was freed since, and a large parent does not count as the child's."""
+    """It includes memory that was freed later, and excludes the memory of a large parent process."""
     script = """
 import numpy as np
 from llama3_runtime.metrics import peak_memory_bytes

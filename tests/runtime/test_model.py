@@ -1,6 +1,6 @@
-"""However a prompt is fed, the logits are the same, and the cache is exactly as long as it was asked to be.
+"""However a prompt is split into chunks, the logits are the same, and the cache has exactly the requested length.
 
-Expected values come from the numpy reference, which tests/models/test_reference.py holds against llama.cpp.
+Expected values come from the numpy reference, which tests/models/test_reference.py compares with llama.cpp.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def expected(gguf: Path, ids: np.ndarray) -> np.ndarray:
 
 
 def every_position(folder: Path, ids: np.ndarray, chunk_size: int) -> np.ndarray:
-    """The logits at each position, each the last of a prompt that ends there and went in chunks of `chunk_size`."""
+    """Return the logits at each position, from a prompt that ends there, evaluated in chunks of `chunk_size`."""
     model = Model.from_folder(folder, max_length=CONTEXT, chunk_size=chunk_size)
     rows = []
     for end in range(1, len(ids) + 1):
-        model.rewind((end - 1) // chunk_size * chunk_size)  # what stands in whole chunks before is the same
+        model.rewind((end - 1) // chunk_size * chunk_size)  # earlier whole chunks stay the same
         rows.append(model.prefill(ids[model.position : end]).copy())
     return np.stack(rows)
 
@@ -94,7 +94,7 @@ def test_the_cache_is_as_long_as_asked_and_not_longer(folders: dict[str, Path], 
     assert model.kv_cache_bytes == 2 * 2 * 2 * 10 * 32 * 4  # layers, K and V, heads, positions, head_dim, float32
     model.prefill(ids[:10])
     assert model.position == 10
-    with pytest.raises(Llama3Error, match="11 tokens do not fit into the KV cache of 10 positions"):
+    with pytest.raises(Llama3Error, match=r"11 tokens .* KV cache of 10 positions"):
         model.forward(ids[:1])
 
 
@@ -118,7 +118,7 @@ def test_max_length_is_within_the_export(folders: dict[str, Path], max_length: i
 
 
 def forged(change):
-    """A damage that keeps the graph's own account of itself, and changes one of its inputs or outputs."""
+    """Return a kind of damage that keeps the graph's metadata, and changes one of its inputs or outputs."""
 
     def damage(folder: Path) -> None:
         import onnx
@@ -176,10 +176,8 @@ def test_a_library_that_is_none(folders: dict[str, Path], tmp_path: Path, conten
 
 
 def test_a_folder_without_a_graph_names_the_gguf_in_it(tmp_path: Path) -> None:
-    with pytest.raises(Llama3Error, match=r"no model\.onnx in this folder; llama3-export makes one of a GGUF$"):
+    with pytest.raises(Llama3Error, match=r"no model\.onnx in this folder; .*llama3-export"):
         find_graph(tmp_path)
     (tmp_path / "b.gguf").touch()
-    with pytest.raises(
-        Llama3Error, match=rf"no model\.onnx in this folder; give the GGUF in it, {tmp_path / 'b.gguf'}$"
-    ):
+    with pytest.raises(Llama3Error, match=rf"no model\.onnx in this folder; .*{tmp_path / 'b.gguf'}$"):
         find_graph(tmp_path)

@@ -1,4 +1,4 @@
-"""Exports of earlier versions of this package go on running. They are stored, as those versions wrote them."""
+"""Exports of earlier versions of this package still run. They are stored as those versions wrote them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_there_are_old_exports() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kind", ["contrib", "native"])
 def test_an_old_export_computes_what_its_gguf_means(version: str, kind: str, tmp_path: Path) -> None:
-    """Logits of a prompt in chunks and of tokens after it, and text."""
+    """The logits of a prompt in chunks and of tokens after it are right, and it generates text."""
     folder = shutil.copytree(EXPORTS / version / kind, tmp_path / "export")
     gguf = EXPORTS / version / "model.gguf"
     if kind == "native":

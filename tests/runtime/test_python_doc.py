@@ -19,7 +19,7 @@ def examples(page: Path) -> list[str]:
 
 @pytest.fixture
 def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With the embedded model as model.gguf."""
+    """Change to a folder that has the embedded model as model.gguf."""
     (tmp_path / "model.gguf").symlink_to(smollm2_gguf())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""Models with more rows than their tokenizer has tokens, or fewer: ids without a token are never chosen."""
+"""A model may have more rows than its tokenizer has tokens, or fewer: ids without a token are never chosen."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draws(generator: Generator) -> set[int]:
-    """Ids at a temperature at which every id is about as likely: of 400 rows, 129 would have no token."""
+    """Draw ids at a temperature that makes all about equally likely; 129 of the 400 rows do not have a token."""
     return set(generator.generate("the", SAMPLED).ids)
 
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
 def test_a_padded_embedding(tmp_path: Path, ops: Ops) -> None:
-    """Greedy ids are the numpy reference's without the padding, which that would choose."""
+    """Greedy ids are the numpy reference's without the padding, although padding sometimes has the largest logit."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", vocab_size=TOKENS, num_rows=ROWS, **SIZES)
     folder = export(gguf, tmp_path / "out", ops=ops, activations="float32").output
     with Generator.from_folder(folder, max_length=64) as generator:
@@ -95,7 +95,7 @@ def test_unused_tokens_beyond_the_rows_are_no_harm(tmp_path: Path) -> None:
 
 
 def test_which_ids_have_a_token(tmp_path: Path) -> None:
-    """Unused ones have none, unless text ends there; a token of type normal without text is written as none, too."""
+    """Unused tokens do not count, unless they end the text. Neither does a normal token without text."""
     tokens = ["a", "b", "", "unused", "<end>", "ab"]
     types = [TokenType.NORMAL] * 3 + [TokenType.UNUSED] * 2 + [TokenType.NORMAL]
     path = write_vocabulary_gguf(

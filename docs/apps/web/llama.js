@@ -1,11 +1,11 @@
-// An export of llama3-onnx in a browser: loads its files, and continues a text with the most likely tokens.
+// An export of llama3-onnx in a browser: load its files, and continue a text with the most probable tokens.
 
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 import { Tokenizer } from "./node_modules/@huggingface/tokenizers/dist/tokenizers.min.mjs";
 
 /**
- * Loads the export at the URL `folder`, made with --shard-size.
- * `onProgress(loaded, total)` hears of the weights' bytes as they come.
+ * Load the export at the URL `folder`, which must be made with --shard-size.
+ * Call `onProgress(loaded, total)` as the bytes of the weights arrive.
  */
 export async function loadModel(folder, onProgress) {
   const json = async (name) => (await get(`${folder}/${name}`)).json();
@@ -29,7 +29,7 @@ export async function loadModel(folder, onProgress) {
   return { name: source.name, session, tokenizer, ends };
 }
 
-/** Yields the text that follows `prompt`, longer by a token each time, until an end token or `maxNewTokens`. */
+/** Yield the text after `prompt`, one token longer each time, until an end token or `maxNewTokens`. */
 export async function* generate({ session, tokenizer, ends }, prompt, maxNewTokens) {
   const promptIds = tokenizer.encode(prompt).ids;
   const given = tokenizer.decode(promptIds);
@@ -45,12 +45,12 @@ export async function* generate({ session, tokenizer, ends }, prompt, maxNewToke
     chunk = [next];
     past = {};
     for (const [name, rows] of Object.entries(present)) past[name.replace("present", "past_key_values")] = rows;
-    // A character may take several tokens; until it is whole, it decodes to replacement characters.
+    // A character may need several tokens; until it is complete, it decodes to replacement characters.
     yield tokenizer.decode([...promptIds, ...newIds]).slice(given.length).replace(/\uFFFD+$/, "");
   }
 }
 
-/** A past of no positions, for each layer. */
+/** Return an empty past for each layer. */
 function emptyCache(session) {
   const inputs = session.inputMetadata.filter(({ name }) => name.startsWith("past_key_values."));
   const empty = (shape) => new ort.Tensor("float32", new Float32Array(0), [1, shape[1], 0, shape[3]]);
@@ -67,7 +67,7 @@ async function get(url) {
   return response;
 }
 
-/** The `size` bytes at `url`, read into their place as they come, so that they are in memory once. */
+/** Return the `size` bytes at `url`, copied into place as they arrive, so memory never has them all twice. */
 async function getBytes(url, size, onBytes) {
   const bytes = new Uint8Array(size);
   let filled = 0;
@@ -78,6 +78,6 @@ async function getBytes(url, size, onBytes) {
     filled += value.length;
     onBytes(value.length);
   }
-  if (filled !== size) throw new Error(`${url}: has ${filled} bytes and not ${size}; export the model again`);
+  if (filled !== size) throw new Error(`${url}: has ${filled} bytes instead of ${size}; export the model again`);
   return bytes;
 }

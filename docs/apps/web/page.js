@@ -1,4 +1,4 @@
-// The page itself: what is typed goes to the worker, what the worker says is shown.
+// The page itself: it sends the prompt to the worker and shows the worker's answers.
 
 const MODEL = "model"; // the folder of the export, beside this page
 

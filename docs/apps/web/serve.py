@@ -1,4 +1,4 @@
-"""Serves this folder on the loopback, with the two headers without which a browser gives WebAssembly one thread."""
+"""A server for this folder on the loopback, with the two headers that a browser needs to run WebAssembly in threads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 class IsolatedHandler(SimpleHTTPRequestHandler):
-    """Files, in an environment of their own: what browsers call cross-origin isolated."""
+    """A file server for pages that are cross-origin isolated."""
 
     def end_headers(self) -> None:
-        """Add the headers to every answer."""
+        """Add the two headers to every response."""
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         super().end_headers()
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     try:
         server = ThreadingHTTPServer(("127.0.0.1", int(port)), handler)
     except (OSError, OverflowError, ValueError) as error:
-        sys.exit(f"serve.py: cannot serve on port {port} ({error}); give a free one: python serve.py PORT")
+        sys.exit(f"serve.py: cannot serve on port {port} ({error}); use a free one: python serve.py PORT")
     with server, suppress(KeyboardInterrupt):
         print(f"http://127.0.0.1:{server.server_port}/", flush=True)
         server.serve_forever()

@@ -1,6 +1,6 @@
-// The model's own thread: WebAssembly computes without a pause, and the page has to stay alive meanwhile.
+// The model's own thread: WebAssembly computes without a pause, and the page must still respond.
 //
-// Takes   { load: folder }, { generate: prompt, maxNewTokens }, { stop: true }
+// Accepts { load: folder }, { generate: prompt, maxNewTokens }, { stop: true }
 // Answers { loaded, total }, { name }, { text, count, seconds }, { done: true }, { error }
 
 import { generate, loadModel } from "./llama.js";
@@ -29,7 +29,7 @@ async function stream(prompt, maxNewTokens) {
   let count = 0;
   let start;
   for await (const text of generate(model, prompt, maxNewTokens)) {
-    start ??= performance.now(); // the first token took the prompt's time
+    start ??= performance.now(); // the time before the first token is the prompt's
     postMessage({ text, count, seconds: (performance.now() - start) / 1000 });
     count += 1;
     await nextTask();
@@ -37,7 +37,7 @@ async function stream(prompt, maxNewTokens) {
   }
 }
 
-/** Lets messages in: a run of the graph, though awaited, gives them no turn. */
+/** Let messages in: awaiting a run of the graph does not. */
 function nextTask() {
   return new Promise((resolve) => setTimeout(resolve));
 }

@@ -1,1 +1,1 @@
-"""Speed and quality, beside other engines."""
+"""Speed and quality, compared with other engines."""

@@ -1,4 +1,4 @@
-"""Any other engine to measure beside our own: a shared library with six C functions, as `runtime/peers` builds them."""
+"""Any other engine to compare with: a shared library with six C functions, such as those in `runtime/peers`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 
 
 class LibraryPeer:
-    """A model loaded by the library; a context manager that frees it."""
+    """A model loaded by the library, as a context manager that frees it."""
 
     name: str
     origin: str
     vocab_size: int
 
     def __init__(self, library: Path, gguf: Path, *, threads: int, max_length: int, chunk_size: int) -> None:
-        """Load `gguf` with room for `max_length` tokens, of which `chunk_size` are evaluated at a time.
+        """Load `gguf` with room for `max_length` tokens, to evaluate `chunk_size` at a time.
 
         Raises:
             Llama3Error: the library lacks a function, or cannot load the file.
@@ -42,14 +42,14 @@ class LibraryPeer:
                 getattr(self._lib, function).argtypes = arguments
         except (OSError, AttributeError) as error:
             raise Llama3Error(
-                f"{library}: not a library to compare with ({error}); runtime/peers has the source of one"
+                f"{library}: not a library to compare with ({error}); build one from runtime/peers"
             ) from error
         self.name = self._lib.peer_name().decode()
         self.origin = str(library)
         self._chunk_size = chunk_size
         self._handle = self._lib.peer_open(str(gguf).encode(), threads, max_length, chunk_size)
         if not self._handle:
-            raise Llama3Error(f"{gguf}: {self.name} cannot load this file for a context of {max_length} tokens")
+            raise Llama3Error(f"{gguf}: {self.name} cannot load this file with a context of {max_length} tokens")
         self.vocab_size = self._lib.peer_vocab_size(self._handle)
 
     def __enter__(self) -> LibraryPeer:
@@ -61,14 +61,14 @@ class LibraryPeer:
         self._lib.peer_close(self._handle)
 
     def prefill(self, ids: Sequence[int] | Ids) -> Logits:
-        """Append `ids` in chunks; the last one's logits, [vocab], valid until the next call."""
+        """Append `ids` in chunks; return the last one's logits, [vocab], valid until the next call."""
         for start in range(0, len(ids), self._chunk_size):
             logits = self.forward(ids[start : start + self._chunk_size])
         last: Logits = logits[-1]
         return last
 
     def forward(self, ids: Sequence[int] | Ids, *, keep: int | None = None) -> Logits:  # noqa: ARG002
-        """Append up to `chunk_size` ids; the logits of the last one alone, [1, vocab], valid until the next call."""
+        """Append up to `chunk_size` ids; return only the last one's logits, [1, vocab], valid until the next call."""
         tokens = np.ascontiguousarray(ids, dtype=np.int32)
         logits = self._lib.peer_forward(self._handle, tokens.ctypes.data, len(tokens))
         if not logits:
@@ -76,5 +76,5 @@ class LibraryPeer:
         return np.ctypeslib.as_array(logits, (1, self.vocab_size))
 
     def rewind(self, position: int = 0) -> None:
-        """Forget what stands at `position` and later."""
+        """Forget the tokens at `position` and later."""
         self._lib.peer_rewind(self._handle, position)

@@ -1,7 +1,7 @@
-"""llama.cpp through llama-cpp-python, as an engine to measure beside our own on the same GGUF.
+"""llama.cpp through llama-cpp-python, as an engine to compare with on the same GGUF.
 
-Everything is as llama.cpp sets it by default, but for threads and sizes. The C interface is used and not the `Llama`
-class, whose Python bookkeeping would be counted as llama.cpp's time.
+Everything except threads and sizes has llama.cpp's defaults. The code calls the C interface, because the Python
+bookkeeping of the `Llama` class would count as llama.cpp's time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llama3_runtime.bench.speed import Ids, Logits
 
 @functools.cache
 def _start(llama_cpp: Any) -> Any:
-    """Initialize the library and silence its log, once; the cache keeps the callback, which llama.cpp goes on using."""
+    """Initialize the library and silence its log, once. The cache keeps the callback, which llama.cpp still calls."""
     callback = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
@@ -30,14 +30,14 @@ def _start(llama_cpp: Any) -> Any:
 
 
 class LlamaCpp:
-    """A model and a context of llama.cpp; a context manager that frees both."""
+    """A model and a context of llama.cpp, as a context manager that frees both."""
 
     name = "llama.cpp"
     origin: str
     vocab_size: int
 
     def __init__(self, gguf: Path, *, threads: int, max_length: int, chunk_size: int) -> None:
-        """Load `gguf` with room for `max_length` tokens, of which `chunk_size` are evaluated at a time.
+        """Load `gguf` with room for `max_length` tokens, to evaluate `chunk_size` at a time.
 
         Raises:
             Llama3Error: llama-cpp-python is not installed, or cannot load the file.
@@ -45,9 +45,7 @@ class LlamaCpp:
         try:
             import llama_cpp
         except ImportError as error:
-            raise Llama3Error(
-                f"llama.cpp cannot be compared: {error}; pip install llama-cpp-python builds it for this machine"
-            ) from error
+            raise Llama3Error(f"cannot compare with llama.cpp: {error}; run pip install llama-cpp-python") from error
         self._lib = llama_cpp
         self.origin = f"llama-cpp-python {llama_cpp.__version__}"
         self._position = 0
@@ -68,7 +66,7 @@ class LlamaCpp:
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             self.close()
-            raise Llama3Error(f"{gguf}: llama.cpp has no memory for a context of {max_length} tokens")
+            raise Llama3Error(f"{gguf}: llama.cpp does not have enough memory for a context of {max_length} tokens")
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
 
         self._batch = llama_cpp.llama_batch_init(chunk_size, 0, 1)
@@ -88,7 +86,7 @@ class LlamaCpp:
         self.close()
 
     def close(self) -> None:
-        """Free the context and the model; nothing else may be called after it."""
+        """Free the context and the model. Call nothing else after it."""
         if self._batch is not None:
             self._lib.llama_batch_free(self._batch)
             self._batch = None
@@ -100,14 +98,14 @@ class LlamaCpp:
             self._model = None
 
     def prefill(self, ids: Sequence[int] | Ids) -> Logits:
-        """Append `ids` in chunks; the last one's logits, [vocab], valid until the next call."""
+        """Append `ids` in chunks; return the last one's logits, [vocab], valid until the next call."""
         for start in range(0, len(ids), self._chunk_size):
             logits = self.forward(ids[start : start + self._chunk_size])
         last: Logits = logits[-1]
         return last
 
     def forward(self, ids: Sequence[int] | Ids, *, keep: int | None = None) -> Logits:
-        """Append up to `chunk_size` ids; the logits of the last `keep`, [keep, vocab], valid until the next call."""
+        """Append up to `chunk_size` ids; return the last `keep` logits, [keep, vocab], valid until the next call."""
         count, keep = len(ids), keep or 1
         self._batch.n_tokens = count
         self._tokens[:count] = ids
@@ -115,7 +113,7 @@ class LlamaCpp:
         self._wants_logits[:count] = np.arange(count) >= count - keep
         status = self._lib.llama_decode(self._context, self._batch)
         if status != 0:
-            raise Llama3Error(f"llama.cpp failed to evaluate {count} tokens (llama_decode gave {status})")
+            raise Llama3Error(f"llama.cpp failed to evaluate {count} tokens (llama_decode returned {status})")
         self._position += count
         rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(
             self._lib.llama_get_logits(self._context), (keep, self.vocab_size)
@@ -123,6 +121,6 @@ class LlamaCpp:
         return rows
 
     def rewind(self, position: int = 0) -> None:
-        """Forget what stands at `position` and later."""
+        """Forget the tokens at `position` and later."""
         self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(self._context), 0, position, -1)
         self._position = position

@@ -1,9 +1,9 @@
 """Perplexity of a text as llama-perplexity defines it, and the KL divergence from the float32 reference.
 
-The text's tokens are cut into windows that do not overlap, and what remains at the end is left out. A window begins
-with the BOS token in the place of its first token, where the model wants one. Its second half is predicted, each token
-from all before it in the window, so that every prediction sees half a window or more. The perplexity is the
-exponential of the mean negative logarithm over all predictions. Figures of other windows or other rules do not compare.
+The text's tokens are cut into windows that do not overlap; the remainder at the end is ignored. If the model expects a
+BOS token, it replaces the first token of each window. The second half of a window is predicted, each token from all
+those before it in the window, so every prediction sees at least half a window. The perplexity is the exponential of the
+mean negative log-probability. Results with other windows or other rules are not comparable.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ REFERENCE = "float32 reference"
 
 @dataclass(frozen=True)
 class Quality:
-    """What an engine made of a text.
+    """How well an engine predicts a text.
 
     Attributes:
-        engine: Its name.
-        perplexity: See the module.
-        standard_error: Of the perplexity, from the spread of the single predictions.
-        mean_kl: Mean KL divergence in nats from the float32 reference, where that was computed.
-        top1_agreement: The share of predictions whose likeliest token is the reference's, where that was computed.
+        engine: Name of the engine.
+        perplexity: Perplexity, as this module defines it.
+        standard_error: Standard error of the perplexity, from the spread of the predictions.
+        mean_kl: Mean KL divergence from the float32 reference in nats, if that was computed.
+        top1_agreement: Fraction of predictions whose most probable token is the reference's, if that was computed.
     """
 
     engine: str
@@ -45,13 +45,13 @@ class Quality:
 
 
 def cut_windows(ids: Sequence[int], *, window: int, bos: int | None, limit: int | None = None) -> list[list[int]]:
-    """Cut a text into windows of `window` tokens, the first of each replaced by `bos` if that is given.
+    """Cut a text into windows of `window` tokens; `bos`, if not None, replaces the first token of each.
 
     Raises:
         Llama3Error: the text is shorter than one window.
     """
     if len(ids) < window:
-        raise Llama3Error(f"the text has {len(ids)} tokens, and perplexity needs {window} at least: give a longer one")
+        raise Llama3Error(f"the text has {len(ids)} tokens, but perplexity needs at least {window}; use a longer text")
     count = len(ids) // window if limit is None else min(limit, len(ids) // window)
     windows = [list(ids[i * window : (i + 1) * window]) for i in range(count)]
     return windows if bos is None else [[bos, *tokens[1:]] for tokens in windows]
@@ -64,17 +64,17 @@ def evaluate(
     gguf: GGUFFile | None = None,
     adapters: Sequence[Adapter] = (),
 ) -> Iterator[list[Quality]]:
-    """Evaluate window by window and give, after each, what all so far come to.
+    """Evaluate window by window; after each, yield the results of all windows so far.
 
     Args:
-        engines: By name, each with room for a window.
-        windows: From `cut_windows`.
-        gguf: The file whose weights the engines run; the float32 reference of it is then evaluated too, comes first
-            in the results, and is what the others' KL divergence is counted from.
-        adapters: Its LoRA adapters, with which the engines run.
+        engines: Engines by name, each with room for a window.
+        windows: Windows from `cut_windows`.
+        gguf: The file whose weights the engines run, to also evaluate its float32 reference. This comes first in the
+            results, and the KL divergences are from it.
+        adapters: LoRA adapters that the engines run with.
 
     Raises:
-        Llama3Error: an engine's logits are no numbers.
+        Llama3Error: an engine's logits are NaN.
     """
     names = [*([REFERENCE] if gguf is not None else []), *engines]
     losses: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
@@ -99,19 +99,18 @@ def evaluate(
 def _check_numbers(name: str, logits: Logits) -> None:
     if np.isnan(logits).any():
         raise Llama3Error(
-            f"the logits of {name} are NaN, as if weights were damaged; check the model with `llama3-inspect --check`, "
-            "which names the weight"
+            f"the logits of {name} are NaN, perhaps because weights are damaged; `llama3-inspect --check` finds them"
         )
 
 
 def _gives_rows(engine: Engine, ids: Sequence[int]) -> bool:
-    """Whether the engine gives more than the last token's logits: an export may have been told not to."""
+    """Return whether the engine returns more than the last token's logits; an export may not."""
     engine.rewind()
     return len(engine.forward(ids[:2], keep=2)) == 2
 
 
 def _predictions(engine: Engine, ids: Sequence[int], count: int, *, all_at_once: bool) -> Logits:
-    """The logits that predict the last `count` of `ids`, [count, vocab]."""
+    """Return the logits that predict the last `count` of `ids`, [count, vocab]."""
     engine.rewind()
     if all_at_once:
         rows: Logits = engine.forward(ids[:-1], keep=count)[-count:]
@@ -124,7 +123,7 @@ def _predictions(engine: Engine, ids: Sequence[int], count: int, *, all_at_once:
 
 
 def _losses(logits: Logits, targets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Negative logarithms of the targets' probabilities, [n]."""
+    """Return the negative log-probabilities of the targets, [n]."""
     return np.asarray(-log_softmax(logits)[np.arange(len(targets)), targets])
 
 

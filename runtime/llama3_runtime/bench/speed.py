@@ -1,7 +1,7 @@
-"""Throughput as llama-bench measures it: pp N, a prompt of N tokens, and tg N, N tokens one by one, at some depth.
+"""Throughput as llama-bench measures it: pp N is a prompt of N tokens, tg N is N tokens one by one, at some depth.
 
-Tokens are random, since only their number counts, and the time of choosing a token is left out on both sides. Several
-engines are measured in alternation, one repetition each in turn, so that a machine that slows down slows them all.
+The tokens are random, because only their number matters. The time to choose a token does not count, for any engine.
+The engines take turns, one repetition each, so a machine that slows down slows them all.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ Logits = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """A loaded model with a KV cache: `llama3_runtime.model.Model`, or a peer that does the same."""
+    """A loaded model with a KV cache: `llama3_runtime.model.Model`, or a peer with the same methods."""
 
     vocab_size: int
 
     def prefill(self, ids: Sequence[int] | Ids) -> Logits:
-        """Append `ids` in chunks; the last one's logits, [vocab]."""
+        """Append `ids` in chunks; return the last one's logits, [vocab]."""
 
     def forward(self, ids: Sequence[int] | Ids, *, keep: int | None = None) -> Logits:
-        """Append `ids` in one call; the logits of the last `keep` of them (None: of one), or however many it can."""
+        """Append `ids` in one call; return the last `keep` rows of logits (None: one), or as many as it can."""
 
     def rewind(self, position: int = 0) -> None:
-        """Forget what stands at `position` and later."""
+        """Forget the tokens at `position` and later."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One test of one engine: tokens per second of each repetition, in the order in which they were taken."""
+    """One test of one engine, with the tokens per second of each repetition in order."""
 
     engine: str
     test: str  # pp512, tg128
@@ -45,37 +45,37 @@ class Measurement:
 
     @property
     def median(self) -> float:
-        """The middle repetition."""
+        """The median of the repetitions."""
         return statistics.median(self.tokens_per_second)
 
     @property
     def mean(self) -> float:
-        """The average, which llama-bench prints."""
+        """The mean of the repetitions, which llama-bench prints."""
         return statistics.fmean(self.tokens_per_second)
 
     @property
     def deviation(self) -> float:
-        """The sample's standard deviation, llama-bench's ±; 0 for one repetition."""
+        """The sample standard deviation, which llama-bench prints after ±; 0 with one repetition."""
         return statistics.stdev(self.tokens_per_second) if len(self.tokens_per_second) > 1 else 0.0
 
 
 def measure(
     engines: Mapping[str, Engine], *, prompt_size: int, output_size: int, depth: int, repetitions: int
 ) -> list[Measurement]:
-    """Measure every engine; a size of 0 leaves its test out.
+    """Measure every engine; a size of 0 skips its test.
 
-    The `depth` tokens before are evaluated once for each engine, and every repetition starts again behind them.
-    A first repetition of each test is thrown away: it pays for pages, threads and allocations.
+    Each engine evaluates `depth` tokens once, and every repetition starts after them. One more repetition of each test
+    comes first and does not count, because it includes first-time costs (pages, threads, allocations).
 
     Args:
-        engines: By name; each has room for depth and the larger of the two sizes.
-        prompt_size: Tokens of a prompt.
-        output_size: Tokens to decode.
-        depth: Tokens that are in the cache before.
-        repetitions: How often each test is timed.
+        engines: Engines by name, each with room for `depth` and the larger of the two sizes.
+        prompt_size: Number of tokens in the prompt.
+        output_size: Number of tokens to generate.
+        depth: Number of tokens already in the cache.
+        repetitions: Number of measurements of each test.
 
     Returns:
-        Measurements in the order of tests, then of engines.
+        Measurements, ordered by test and then by engine.
     """
     random = np.random.default_rng(0)
     vocab_size = min(engine.vocab_size for engine in engines.values())

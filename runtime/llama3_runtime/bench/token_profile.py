@@ -1,8 +1,8 @@
-"""Where the time of a token goes, node by node, as ONNX Runtime's own profiler has it.
+"""The time of a token, node by node, from ONNX Runtime's own profiler.
 
-The profiler makes a token slower, and counts some microseconds of its own bookkeeping into the time of every node. How
-many, the graph's smallest nodes tell; they are taken off again, which leaves an error of some percent where nodes are
-short. So a token's time without the profiler stands beside the sum.
+The profiler makes a token slower, and adds some microseconds to the time of every node. The graph's smallest nodes show
+how many, and these are subtracted. This leaves an error of a few percent if nodes are short, so the time of a token
+without the profiler is shown beside the sum.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from llama3_models.errors import Llama3Error
 
 from llama3_runtime.model import Model
 
-# Names of nodes begin with their place in the model and end with what makes them unique.
+# The name of a node begins with its place in the model and ends with a suffix that makes it unique.
 _LAYER = re.compile(r"\blayers\.\d+")
 _UNIQUE = re.compile(r"_node_\d+|(_\d+)*_kernel_time$")
 
-# A node takes 500 bytes of the profile's file for each token, and ONNX Runtime keeps no more events than these.
+# The profile needs 500 bytes per node and token, and ONNX Runtime keeps at most this many events.
 _MOST_TOKENS = 64
 _MOST_EVENTS = 1_000_000
 
-# On a number or two, in this graph: less than a microsecond.
+# In this graph they compute one or two numbers, in less than a microsecond.
 _SMALLEST_OPS = frozenset({"Mod", "Neg", "Range", "Squeeze", "Sub", "Unsqueeze"})
 
 
@@ -40,8 +40,8 @@ class NodeTime:
     Attributes:
         node: Their name, without the layer's number.
         op: Their operator.
-        calls: How many there are to a token.
-        microseconds: What they take of a token, without the profiler's own share.
+        calls: How often they run per token.
+        microseconds: Their time per token, without what the profiler adds.
     """
 
     node: str
@@ -52,12 +52,12 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class TokenProfile:
-    """One token's time, in microseconds.
+    """The time of one token, in microseconds.
 
     Attributes:
-        tokens: On average of how many.
-        without_profiler: A token as it is: nodes, what is between them, and Python.
-        nodes: What takes part in it, the longest first.
+        tokens: Number of tokens in the average.
+        without_profiler: Time of a token without the profiler: nodes, the gaps between them, and Python.
+        nodes: The nodes by kind, slowest first.
     """
 
     tokens: int
@@ -66,28 +66,28 @@ class TokenProfile:
 
     @property
     def all_nodes(self) -> float:
-        """What the nodes take together."""
+        """The time of all nodes together."""
         return sum(node.microseconds for node in self.nodes)
 
 
 class OpenModel(Protocol):
-    """`Model.from_folder` of a certain model."""
+    """`Model.from_folder` for one model."""
 
     def __call__(self, *, profile_prefix: Path) -> Model:
-        """Load it with ONNX Runtime's profiler."""
+        """Load the model with ONNX Runtime's profiler."""
 
 
 def profile_tokens(model: Model, open_model: OpenModel, *, tokens: int, depth: int) -> TokenProfile:
     """Profile tokens that are evaluated one by one.
 
     Args:
-        model: Without the profiler; its cache holds `depth` and `tokens` positions.
-        open_model: Loads the same with it.
-        tokens: How many, 64 at most; as many come before and do not count.
-        depth: Tokens that are in the cache before.
+        model: The model without the profiler; its cache has room for `depth` and `tokens`.
+        open_model: Loads the same model with the profiler.
+        tokens: Number of tokens, 64 at most; as many run first and do not count.
+        depth: Number of tokens already in the cache.
 
     Raises:
-        Llama3Error: The model cannot be loaded or run, or the profile has no room.
+        Llama3Error: the model cannot be loaded or run, or the profile is full.
     """
     tokens = min(tokens, _MOST_TOKENS)
     without_profiler = _microseconds_a_token(model, tokens=tokens, depth=depth)
@@ -98,10 +98,10 @@ def profile_tokens(model: Model, open_model: OpenModel, *, tokens: int, depth: i
             events = json.loads(profiled.end_profile().read_bytes())
         except (OSError, ValueError) as error:
             raise Llama3Error(
-                f"{folder}: the profile was not written whole; free some space there, or set TMPDIR to another folder"
+                f"{folder}: the profile is incomplete; free some space there, or set TMPDIR to another folder"
             ) from error
     if len(events) >= _MOST_EVENTS:
-        raise Llama3Error("ONNX Runtime's profile is full; give fewer tokens, or less depth in larger chunks")
+        raise Llama3Error("ONNX Runtime's profile is full; lower --output-size or --depth, or raise --chunk-size")
     return TokenProfile(tokens, without_profiler, _node_times(events, tokens))
 
 
@@ -110,7 +110,7 @@ def _microseconds_a_token(model: Model, *, tokens: int, depth: int) -> float:
     if depth:
         model.prefill([0] * depth)
     start = 0.0
-    for _ in range(2):  # the first time pays for pages, threads and allocations
+    for _ in range(2):  # the first run includes first-time costs: pages, threads and allocations
         model.rewind(depth)
         start = time.perf_counter()
         for _ in range(tokens):
@@ -119,7 +119,7 @@ def _microseconds_a_token(model: Model, *, tokens: int, depth: int) -> float:
 
 
 def _node_times(events: Iterable[Mapping[str, Any]], tokens: int) -> list[NodeTime]:
-    """Of the last `tokens` runs."""
+    """Return the times of the last `tokens` runs."""
     runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
     first = runs[-tokens]
     times: dict[tuple[str, str], list[float]] = {}

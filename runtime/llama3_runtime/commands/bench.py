@@ -1,4 +1,4 @@
-"""The command `llama3-bench`: how fast a model runs here, and how well, beside other engines on the same file."""
+"""The command `llama3-bench`: speed and quality of a model, compared with other engines on the same file."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ LETTERS = {"m": "model"}
 
 OURS, LLAMA_CPP = "llama3-onnx", "llama.cpp"
 
-# A hundred times the WikiText-2 test; the windows of more would take days.
+# A hundred times the WikiText-2 test set; a larger text would take days.
 _MAX_TEXT_BYTES = 128 << 20
 
-# Nodes that take less of a token are counted together.
+# Nodes with a smaller share of a token's time are shown together.
 _SMALL_SHARE = 0.005
 
-# Columns that a name keeps in a table that is too wide.
+# Minimum width of the names in a table that is too wide.
 _SHORTEST_NAME = 8
 
 
@@ -87,14 +87,15 @@ def bench(
 
     Args:
         model: A .gguf file, an export folder, a name from --list-models such as smollm2-135m, or a Hugging Face Hub
-            repository as ORG/REPO or ORG/REPO:Q4_K_M.
-        model_path: Like --model, but always a path.
+            repository as ORG/REPO or ORG/REPO:Q4_K_M. (this or --model-path is
+            required)
+        model_path: Like --model, but always a path. (default: none)
         lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. The model must be a GGUF.
-        gguf: GGUF that an export folder was made from, for --compare and --kl.
+        gguf: GGUF that an export folder was made from, for --compare and --kl. (default: none)
         tokenizer_path: Tokenizer for --perplexity: a .gguf, tokenizer.json or tokenizer.model. (default: the model's
             own)
         pre_tokenizer: How to split the text, by llama.cpp's name. (default: what the tokenizer's file says)
-        custom_ops_path: Library with custom operators for the graph.
+        custom_ops_path: Library with custom operators for the graph. Ours needs no mention. (default: none)
         ops: Operators to export a .gguf with. (default: native, if they were built)
         prompt_size: Size of the prompt in tokens; 0 skips the prompt.
         output_size: Number of tokens to generate; 0 skips generation.
@@ -103,7 +104,7 @@ def bench(
         profile: Show how much of a token's time each kind of node takes, instead of speeds. Averages over --output-size
             tokens, 64 at most.
         perplexity: Measure the perplexity of this text file, instead of speeds. As in llama-perplexity, windows do not
-            overlap, and the second half of each is predicted.
+            overlap, and the second half of each is predicted. (default: none)
         kl: Also compute the text in float32 and show the divergence from it. Slow; needs the GGUF.
         window: Size of a window in tokens.
         max_windows: Maximum number of windows. (default: all)
@@ -111,7 +112,7 @@ def bench(
         threads: CPU threads. (default: one per CPU available to this process)
         chunk_size: How many tokens of a prompt to evaluate at a time.
         compare: Also measure this engine on the same GGUF: llama.cpp (needs the package llama-cpp-python), the path of
-            a library built from runtime/peers, or both, separated by a comma.
+            a library built from runtime/peers, or both, separated by a comma. (default: none)
         json: Print only a JSON object.
 
     Examples:
@@ -136,19 +137,19 @@ def bench(
     )
     check_loras(lora)
     if perplexity is None and prompt_size == output_size == 0:
-        raise UsageError("--prompt-size and --output-size are both 0, which leaves nothing to measure")
+        raise UsageError("--prompt-size and --output-size are both 0, so there is nothing to measure")
     if profile and output_size == 0:
-        raise UsageError("--output-size is 0, which leaves no token to profile")
+        raise UsageError("--output-size is 0, so there is no token to profile")
     if profile and (compare is not None or perplexity is not None):
-        raise UsageError("--profile is of this engine's tokens; leave --compare and --perplexity out")
+        raise UsageError("--profile cannot be used with --compare or --perplexity")
     if kl and perplexity is None:
-        raise UsageError("--kl needs --perplexity with a text to compute on")
+        raise UsageError("--kl needs --perplexity")
     if max_windows is not None and perplexity is None:
-        raise UsageError("--max-windows needs --perplexity with a text to cut")
+        raise UsageError("--max-windows needs --perplexity")
     if tokenizer_path is not None and perplexity is None:
-        raise UsageError("--tokenizer-path needs --perplexity with a text to cut")
+        raise UsageError("--tokenizer-path needs --perplexity")
     if pre_tokenizer is not None and perplexity is None:
-        raise UsageError("--pre-tokenizer needs --perplexity with a text to cut")
+        raise UsageError("--pre-tokenizer needs --perplexity")
     check_pre_tokenizer(pre_tokenizer)
     peers = [] if compare is None else compare.split(",")
     if len(set(peers)) < len(peers):
@@ -157,17 +158,17 @@ def bench(
         if peer != LLAMA_CPP and not Path(peer).is_file():
             raise UsageError(f"--compare: {peer!r} is neither llama.cpp nor the path of a library")
     if peers and lora:
-        raise UsageError("--compare measures the model without adapters; leave --lora out")
+        raise UsageError("--compare measures the model without adapters; omit --lora")
     if peers and provider != "cpu":
-        raise UsageError("--compare measures on the CPU; leave --provider out")
+        raise UsageError("--compare measures on the CPU; omit --provider")
     if perplexity is not None and peers not in ([], [LLAMA_CPP]):
-        raise UsageError("--perplexity compares with llama.cpp alone")
+        raise UsageError("--perplexity can be compared only with llama.cpp")
 
     path = find_model(model_path=model_path, model=model)
     if gguf is None and not is_export(path):
         gguf = path
     if gguf is None and (kl or peers):
-        raise Llama3Error(f"{path}: an export; --kl and --compare also need its GGUF: give it with --gguf")
+        raise Llama3Error(f"{path}: for an export, --kl and --compare need its GGUF; use --gguf FILE")
     text = _read_text(perplexity) if perplexity is not None else None
     if text is not None:
         max_length, sizes = window, [f"--window {window}"]
@@ -179,7 +180,7 @@ def bench(
     engines: dict[str, Engine] = {}
     versions: dict[str, str] = {}
 
-    # Late, so that --help and a wrong option need not wait for onnxruntime.
+    # Imported late: --help and usage errors must not wait for onnxruntime.
     from llama3_models.gguf.file import GGUFFile
 
     from llama3_runtime.model import ContextExceededError, Model
@@ -187,13 +188,13 @@ def bench(
     from llama3_runtime.text.tokenizer import Tokenizer
 
     with contextlib.ExitStack() as stack:
-        # Before anything else, since it says best what is wrong with a file.
+        # First, because its errors say best what is wrong with a file.
         file = stack.enter_context(GGUFFile.open(gguf)) if gguf is not None and (kl or peers) else None
         export = find_export(
             path,
             ops="contrib" if has_cuda(provider) else ops,
             precision="fp16" if has_cuda(provider) else "fp32",
-            # A perplexity needs the logits of many positions; with the last one's alone each token is a call.
+            # Perplexity needs the logits of many positions; with only the last one's, each token would be a call.
             logits="last" if text is None else "selected",
             lora=lora,
         )
@@ -218,12 +219,12 @@ def bench(
 
         if file is not None and is_export(path) and ours.adapters:
             raise Llama3Error(
-                f"{path}: made with LoRA adapters, and --kl and --compare know only its GGUF; leave them out, or give "
-                "--kl with the GGUF as --model and the adapters as --lora"
+                f"{path}: --kl and --compare do not support an export with LoRA adapters; omit them, or use --kl with "
+                "the GGUF as --model and the adapters as --lora"
             )
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"
-        # llama.cpp gives logits of several rows for what it evaluates at once, so a window must be one chunk.
+        # llama.cpp returns several rows of logits only for one chunk, so a window must be one chunk.
         chunk = chunk_size if text is None else max(chunk_size, window)
         for peer in peers:
             assert gguf is not None
@@ -233,7 +234,7 @@ def bench(
             versions[other.name] = f"{other.origin}, cpu"
 
         report: dict[str, Any] = {"model": str(path), "threads": ours.threads, "engines": versions}
-        if not json:  # now, because measuring takes its time
+        if not json:  # before measuring, which is slow
             show(f"{path.resolve().name}, {ours.threads} threads")
             show(*(f"{name}: {version}" for name, version in versions.items()), "")
         if profile:
@@ -274,7 +275,7 @@ def bench(
 
 
 def main() -> int:
-    """The console script."""
+    """Run the console script."""
     return run(bench, name="llama3-bench", groups=GROUPS, letters=LETTERS, pages=MODEL_PAGES, meant=lambda _: "model")
 
 
@@ -292,15 +293,15 @@ def _read_text(path: Path) -> str:
     with open_regular(path) as file:
         data = file.read(_MAX_TEXT_BYTES + 1)
     if len(data) > _MAX_TEXT_BYTES:
-        raise Llama3Error(f"{path}: has more than {_MAX_TEXT_BYTES:,} bytes; give --perplexity a part of it")
+        raise Llama3Error(f"{path}: has more than {_MAX_TEXT_BYTES:,} bytes; use a part of it")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise Llama3Error(f"{path}: not UTF-8 (byte {error.start}); convert it, with iconv for one") from None
+        raise Llama3Error(f"{path}: not UTF-8 (byte {error.start}); convert it, for example with iconv") from None
 
 
 def _cut(text: str, tokenizer: Tokenizer, model: Model, window: int, max_windows: int | None) -> list[list[int]]:
-    """The windows of a text, with the model's tokenizer."""
+    """Cut a text into windows of tokens."""
     from llama3_runtime.bench.perplexity import cut_windows
 
     tokenizer.check_rows(model.vocab_size, model.path)
@@ -311,7 +312,7 @@ def _cut(text: str, tokenizer: Tokenizer, model: Model, window: int, max_windows
 def _evaluate(
     engines: Mapping[str, Engine], windows: Sequence[Sequence[int]], file: GGUFFile | None, lora: Sequence[str]
 ) -> list[Quality]:
-    """What all windows come to; on a terminal, standard error shows it window by window."""
+    """Evaluate all windows; on a terminal, show the result of each on standard error."""
     from llama3_models.lora import parse_loras, read_adapters
 
     from llama3_runtime.bench.perplexity import evaluate
@@ -333,7 +334,7 @@ def _as_data(result: Measurement) -> dict[str, Any]:
 
 
 def _ratios(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
-    """Our median over each other engine's, by test and engine."""
+    """Return our median divided by each other engine's, by test and engine."""
     ours = {result.test: result.median for result in measurements if result.engine == OURS}
     ratios: dict[str, dict[str, float]] = {}
     for result in measurements:
@@ -356,14 +357,14 @@ def _speed_table(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def _profile_table(token: TokenProfile) -> list[str]:
-    rows = [["node", "a token", "µs", "share"]]
+    rows = [["node", "calls", "µs", "share"]]
     small = [node for node in token.nodes if node.microseconds < _SMALL_SHARE * token.all_nodes]
     times = [(node.node, node.calls, node.microseconds) for node in token.nodes if node not in small]
     times.append(("others", sum(node.calls for node in small), sum(node.microseconds for node in small)))
     for node, calls, microseconds in times:
         rows.append([node, f"{calls:.0f}", f"{microseconds:.0f}", f"{microseconds / token.all_nodes:.1%}"])
     rows.append(["all nodes", f"{sum(node.calls for node in token.nodes):.0f}", f"{token.all_nodes:.0f}", ""])
-    rows.append(["a token without the profiler", "", f"{token.without_profiler:.0f}", ""])
+    rows.append(["one token without the profiler", "", f"{token.without_profiler:.0f}", ""])
     return _table(rows)
 
 
@@ -380,11 +381,11 @@ def _quality_table(qualities: Sequence[Quality]) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]], *, names: int = 0) -> list[str]:
-    """The lines of a Markdown table whose columns line up; the first row is the heading.
+    """Return the lines of a Markdown table with aligned columns; the first row is the heading.
 
     Args:
         rows: Cells.
-        names: The column whose cells are cut where the table would not fit a terminal of 80 columns.
+        names: Column whose cells are shortened if the table does not fit in a terminal of 80 columns.
     """
     cells = [[visible(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]

@@ -1,4 +1,4 @@
-"""What a user asks of a generation; apart from how it is done, since a command's --help need not wait for numpy."""
+"""The options of a generation, in a separate module because --help needs them without importing numpy."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ class SamplingParams:
     """How tokens are chosen and when generation ends.
 
     Attributes:
-        temperature: Divides the logits; 0 takes the most probable token, the lowest id among equals.
-        min_p: Drops tokens less probable than this share of the most probable one's probability; 0 is off.
-        top_k: Keeps the k most probable tokens; 0 is off.
-        top_p: Keeps the fewest tokens whose probabilities sum to at least this; 1 is off.
-        repeat_penalty: Above 1, makes the last 64 tokens less likely; 1 is off.
-        seed: Makes the draws repeatable; None takes a new seed from the system.
-        max_new_tokens: How many tokens to generate at most; -1 goes on to the end of the context.
-        stop: Texts that end the generation; they are not part of what is generated.
-        ignore_eos: Goes on at an end-of-generation token.
+        temperature: Divide the logits by this; 0 always picks the most probable token, the lowest id of equal ones.
+        min_p: Drop tokens less probable than this fraction of the most probable one; 0 is off.
+        top_k: Keep the k most probable tokens; 0 is off.
+        top_p: Keep the most probable tokens that together reach this probability; 1 is off.
+        repeat_penalty: Make the last 64 tokens less probable; 1 is off.
+        seed: Random seed; None uses a new one for each text.
+        max_new_tokens: Generate at most this many tokens; -1 fills the KV cache.
+        stop: Texts before which the text ends.
+        ignore_eos: Continue after an end-of-generation token.
 
     Raises:
-        Llama3Error: Where a number is out of its range.
+        Llama3Error: a value is out of range.
     """
 
     temperature: float = 0.5
@@ -49,7 +49,7 @@ class SamplingParams:
         _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1 (off)")
         _require(0 < self.repeat_penalty < math.inf, "repeat-penalty", self.repeat_penalty, "above 0 (1 is off)")
         _require(self.seed is None or self.seed >= 0, "seed", self.seed, "0 or more")
-        _require(self.max_new_tokens >= -1, "max-new-tokens", self.max_new_tokens, "-1 (to the context's end) or more")
+        _require(self.max_new_tokens >= -1, "max-new-tokens", self.max_new_tokens, "-1 (fill the cache) or more")
         _require("" not in self.stop, "stop", "", "a text of at least one character")
 
 

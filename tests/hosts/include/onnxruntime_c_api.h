@@ -1,6 +1,6 @@
-// What the program of docs/apps/cpp.md uses of onnxruntime's C API, stated from its published ABI: the Python package
-// comes without the header. OrtApi is a table that only ever grows at its end, so a function is known by its
-// position; the arrays stand for the functions between.
+// The part of onnxruntime's C API that the program of docs/apps/cpp.md uses, written from the published ABI, because
+// the Python package does not contain the header. OrtApi is a table that grows only at its end, so its positions are
+// fixed; the arrays stand for the functions between.
 #pragma once
 
 #include <cstddef>

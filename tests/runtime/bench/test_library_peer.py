@@ -1,4 +1,4 @@
-"""Any engine behind six C functions, measured beside ours."""
+"""Any engine with six C functions can be compared with ours."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from llama3_runtime.commands.bench import GROUPS, bench
 
 from tests.support.llama_gguf import write_llama_gguf
 
-# An engine whose logits tell what it was given: the last token, the position, and how it was opened.
+# An engine whose logits show its arguments: the last token, the position, and how it was opened.
 SOURCE = """
 static float logits[320];
 static int length, opened[3];
@@ -47,7 +47,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_library_gets_what_the_bench_asks_for(library: Path) -> None:
-    """Chunks, positions and sizes reach the other side."""
+    """Chunks, positions and sizes reach the library."""
     with LibraryPeer(library, Path("any.gguf"), threads=3, max_length=64, chunk_size=16) as engine:
         assert (engine.name, engine.vocab_size) == ("echo", 320)
         assert engine.prefill(range(100, 140))[:4].tolist() == [139, 40, 3, 64]
@@ -61,7 +61,7 @@ def call(*arguments: str) -> int:
 
 
 def test_beside_ours(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A ratio for every test and peer."""
+    """There is a ratio for every test and peer."""
     gguf = write_llama_gguf(tmp_path / "model.gguf")
     export(gguf, tmp_path / "out")
     sizes = ("--prompt-size", "4", "--output-size", "2", "--repetitions", "1", "--threads", "1", "--json")
@@ -81,7 +81,7 @@ def test_beside_ours(library: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ("nothing.so", (), 2, "--compare: 'nothing.so' is neither llama.cpp nor the path of a library"),
         ("FILE", (), 1, "not a library to compare with"),
-        ("FILE", ("--perplexity", "FILE"), 2, "--perplexity compares with llama.cpp alone"),
+        ("FILE", ("--perplexity", "FILE"), 2, "only with llama.cpp"),
         ("llama.cpp,", (), 2, "--compare: '' is neither"),
     ],
 )

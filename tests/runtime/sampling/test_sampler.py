@@ -1,4 +1,4 @@
-"""Sampling: each step against the same mathematics in float64, and the draws against their probabilities."""
+"""Each sampling step matches the same mathematics in float64, and the draws match their probabilities."""
 
 import math
 import time
@@ -25,7 +25,7 @@ rows = hnp.arrays(np.float32, st.integers(1, 600), elements=st.floats(-30, 30, w
 
 
 def exact(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
-    """The distribution that the parameters ask for, by sorting, in float64."""
+    """Compute the distribution that the parameters describe, by sorting, in float64."""
     x = logits.astype(np.float64) / params.temperature
     p = np.exp(x - x.max())
     p /= p.sum()
@@ -74,7 +74,7 @@ def test_defaults_are_the_predecessors():
         ("seed", -1),
         ("max_new_tokens", -2),
         ("stop", ("",)),
-        ("stop", "User:"),  # which would be five stop texts of one character
+        ("stop", "User:"),  # would be five stop texts of one character
     ],
 )
 def test_out_of_range_is_refused_in_one_line(name, value):
@@ -100,7 +100,7 @@ def test_top_k(logits, k):
 @given(hnp.arrays(np.int64, st.integers(1, 600), elements=st.integers(0, 64)), st.integers(1, 63))
 @settings(deadline=None)
 def test_top_p(weights, sixty_fourths):
-    """The fewest tokens that reach the sum; weights and sums are whole numbers, so float rounding decides nothing."""
+    """It keeps the fewest tokens that reach the sum. All weights and sums are whole numbers, so none is rounded."""
     weights[0] = 64
     wanted = sixty_fourths / 64 * weights.sum()
     order = np.lexsort((np.arange(weights.size), -weights))
@@ -113,7 +113,7 @@ def test_top_p(weights, sixty_fourths):
 
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 3.0])
 def test_top_p_of_a_whole_vocabulary(scale):
-    """Also where the nucleus is most of the vocabulary, and where all tokens are equal."""
+    """It works even if the nucleus is most of the vocabulary, or all tokens are equal."""
     p = softmax(random_logits(VOCABULARY, scale=scale))
     ids = top_p(p, 0.9)
     wanted, found = 0.9 * p.sum(dtype=np.float64), p[ids].sum(dtype=np.float64)
@@ -134,14 +134,14 @@ def test_min_p_of_one_keeps_the_largest_only():
 
 
 def test_min_p_comes_after_the_temperature():
-    """The order that sets us apart from llama.cpp: a low temperature leaves min-p less to keep."""
+    """The order differs from llama.cpp's: at a low temperature, min-p keeps fewer tokens."""
     logits = np.log(np.float32([0.6, 0.3, 0.1]))
     assert min_p(softmax(logits, 1.0), 0.4).tolist() == [0, 1]
     assert min_p(softmax(logits, 0.5), 0.4).tolist() == [0]
 
 
 def test_repeat_penalty_as_in_llama_cpp():
-    """Positive logits are divided, the others multiplied, each token once; the row itself stays as it was."""
+    """Positive logits are divided, the others multiplied, each token once; the row itself does not change."""
     logits = np.float32([2, -2, 4, 0, 1])
     penalized = penalize_repeats(logits, [0, 1, 1, 3, 0], 2.0)
     np.testing.assert_array_equal(penalized, np.float32([1, -4, 4, 0, 1]))
@@ -169,7 +169,7 @@ def test_repeat_penalty_sees_the_last_64_tokens():
     ],
 )
 def test_draws_follow_the_distribution(options):
-    """Chi-square of 20,000 draws; at this seed the bound of 5 standard deviations has a margin of two."""
+    """20,000 draws pass a chi-square test. At this seed, the bound of 5 standard deviations has a margin of two."""
     params = SamplingParams(seed=12, **options)
     logits = random_logits(40, seed=5, scale=1.5)
     expected = exact(logits, params)
@@ -204,7 +204,7 @@ SETTINGS = [
 @pytest.mark.parametrize("options", SETTINGS)
 @pytest.mark.parametrize("holes", [[], [0, 3, 200, 1199], [1199]])
 def test_forbidden_ids_are_as_if_they_were_not_there(options, holes, repeat_penalty):
-    """The draws are those from a row of the allowed logits alone, although the forbidden ones are the largest."""
+    """The draws are those from a row of only the allowed logits, although the forbidden ones are the largest."""
     params = SamplingParams(seed=3, repeat_penalty=repeat_penalty, **options)
     logits = random_logits(1280, seed=8)
     allowed = np.ones(1200, np.bool_)
@@ -224,7 +224,7 @@ def test_forbidden_ids_are_as_if_they_were_not_there(options, holes, repeat_pena
 
 
 def test_logits_of_forbidden_ids_may_be_nan():
-    """Padded rows may hold anything."""
+    """Padding may contain anything."""
     sampler = Sampler(SamplingParams(temperature=0), np.array([True, False, True]))
     assert sampler.sample(np.float32([1, math.nan, 3, math.nan])) == 2
 
@@ -251,7 +251,7 @@ def test_broken_logits_are_one_line(logits, temperature):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-6, 1.0, 1e300])
 def test_infinite_logits_and_extreme_temperatures(temperature):
-    """No NaN and no warning: +inf takes all, -inf is never drawn, and any temperature has its limit."""
+    """There is no NaN and no warning: +inf gets all draws, -inf none, and extreme temperatures act as limits."""
     sampler = Sampler(SamplingParams(temperature=temperature, min_p=0.0, seed=1))
     assert {sampler.sample(np.float32([5, math.inf, -math.inf, math.inf])) for _ in range(50)} == {1, 3}
     drawn = {sampler.sample(np.float32([5, -math.inf, 3, 5])) for _ in range(200)}
@@ -261,7 +261,7 @@ def test_infinite_logits_and_extreme_temperatures(temperature):
 @given(hnp.arrays(np.int64, st.integers(1, 2000), elements=st.integers(0, 9)), st.data())
 @settings(deadline=None)
 def test_a_draw_is_where_the_running_sum_passes_it(weights, data):
-    """Whole numbers, in which no sum is rounded: the draw counts them off one by one."""
+    """The weights are whole numbers, so no sum is rounded: the draw counts them one by one."""
     weights[0] += 1
     count = data.draw(st.integers(0, int(weights.sum()) - 1))
     expected = int(np.repeat(np.arange(weights.size), weights)[count])
@@ -277,7 +277,7 @@ def test_a_token_without_probability_is_never_drawn(uniform, padding):
 
 
 def test_the_vocabulary_is_not_sorted():
-    """A generous bound: the defaults take 0.3 ms, one argsort of the row takes ten."""
+    """The bound is generous: the defaults need 0.3 ms, one argsort of the row needs ten."""
     logits = random_logits(VOCABULARY)
     sampler = Sampler(SamplingParams(seed=0))
     times = []
