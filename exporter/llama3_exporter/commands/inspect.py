@@ -35,21 +35,21 @@ def llama3_inspect(
 ) -> int:
     """Show what is in a GGUF or an export.
 
-    Shows the architecture, the weights by type and layer, what each type becomes in a graph, the memory needed to run,
-    and the tokenizer; for a GGUF that cannot be exported, the reason. Only the header is read, whatever the model's
-    size, but a model that is not on this machine is downloaded first.
+    The page shows the architecture, the weights by type and layer, what each type becomes in a graph, the memory needed
+    to run, and the tokenizer. If a GGUF cannot be exported, it gives the reason. Only the header is read, whatever the
+    model's size, but a model that is not on this machine is downloaded first.
 
     Args:
         model: A .gguf file (any part of a split one), an export folder or its graph, a name from --list-models, or a
-            Hugging Face Hub repository.
+            Hugging Face Hub repository. (required, except with --cache)
         context: Size of the KV cache in tokens to calculate memory for. (default: 4096, or the model's context if that
             is shorter)
         tensors: Also list every tensor.
         json: Print only a JSON object.
-        check: Read the whole model, and fail if a weight is NaN or infinite or a file of an export has changed.
-        plot: Plot bits per weight by layer, and where the bytes are, to this .png, .svg or .pdf file.
-        cache: List the exports of GGUFs that llama3-run has cached. Takes no MODEL.
-        remove: With --cache, remove an entry by name, the entries of a model, or those that are old; or all.
+        check: Read the whole model, and fail if a weight is NaN or infinite, or if a file of an export has changed.
+        plot: Plot bits per weight by layer, and where the bytes are, to this .png, .svg or .pdf file. (default: none)
+        cache: Instead of showing a MODEL, list the exports that llama3-run has cached.
+        remove: With --cache, remove these entries: the name of one, the path of a model, old or all.
 
     Examples:
         llama3-inspect Llama-3.1-8B-Instruct-Q4_K_M.gguf --context 32768

@@ -91,8 +91,8 @@ def run_model(
 ) -> int:
     r"""Continue a prompt with a model on ONNX Runtime.
 
-    Prints the prompt, then the text as it is generated; sizes and times go to standard error. A .gguf is exported to
-    the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) the first time, and again when it changes.
+    The prompt is printed first, then the text as it is generated. Sizes and times go to standard error. A .gguf is
+    exported to the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) the first time, and again when it changes.
 
     Args:
         model: A .gguf file, an export folder, a name from --list-models such as smollm2-135m, or a Hugging Face Hub
@@ -103,10 +103,10 @@ def run_model(
         version: Llama 8B version to download. (default: 3.1)
         lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. The model must be a GGUF.
         tokenizer_path: Tokenizer to use: a .gguf, tokenizer.json or tokenizer.model. (default: the model's own)
-        pre_tokenizer: How to split text before tokenizing, by llama.cpp's name, such as llama-bpe or deepseek-llm.
-            (default: what the tokenizer's file says)
-        custom_ops_path: Library with custom operators for the graph. Ours needs no mention. (default: none)
-        ops: Operators to export a .gguf with, for the CPU. (default: native, if they were built)
+        pre_tokenizer: How to split text before tokenizing: a name from llama.cpp, such as llama-bpe or deepseek-llm.
+            (default: as the tokenizer's file says)
+        custom_ops_path: Library of custom operators to load besides ours. (default: none)
+        ops: Operators to export a .gguf with; CUDA always uses contrib. (default: native, if they were built)
         prompt: Text to continue; - reads standard input, without its final newline. (default: I believe the meaning of
             life is)
         prompt_file: UTF-8 file with the text to continue, without its final newline. (default: none)
@@ -122,8 +122,8 @@ def run_model(
         repeat_penalty: Make the last 64 tokens less probable; 1 turns it off.
         seed: Random seed. (default: a new one each run)
         provider: Where to compute; auto uses CUDA if it is available.
-        threads: CPU threads. (default: one per CPU available to this process)
-        chunk_size: How many tokens of the prompt to evaluate at a time.
+        threads: Number of CPU threads. (default: one per CPU available to this process)
+        chunk_size: Number of prompt tokens to evaluate at a time.
         warmup_pipeline: Run the model once before timing starts.
         stream: Print the text as it is generated, not all at the end.
         json: Print only a JSON object with text, token ids, finish_reason and metrics.

@@ -499,7 +499,7 @@ def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
         (["--pre-tokenizer", "llama-bpee"], 2, "'llama-bpee' is not one that is known; did you mean llama-bpe"),
         (["--promt", "x"], 2, "did you mean --prompt?"),
         (["--seed", "1", "--seed", "2"], 2, "--seed is given twice"),
-        (["hello"], 2, "unexpected argument 'hello'; give it with --prompt"),
+        (["hello"], 2, "unexpected argument 'hello'; put --prompt before it"),
         (["-p", "hello", "world"], 2, "unexpected argument 'world'; put quotes around a text with spaces"),
         (["--interactive"], 2, "unknown option '--interactive' (see"),
         (["-p", "a", "--prompt-file", "b"], 2, "--prompt and --prompt-file cannot be used together"),
@@ -517,7 +517,7 @@ def test_a_file_without_an_option(capsys, gguf):
     """Whether it is there or not, the name tells that it is the model."""
     for word in (str(gguf), "gone.gguf", str(gguf.parent)):
         assert run(commands.run_model, [word], name="llama3-run", meant=commands.meant) == 2
-        assert f"unexpected argument {word!r}; give it with --model (see" in capsys.readouterr().err
+        assert f"unexpected argument {word!r}; put --model before it (see" in capsys.readouterr().err
 
 
 def test_help_shows_every_option_once_with_its_default(call, capsys):
