@@ -36,7 +36,7 @@ def llama3_inspect(
     """Show what is in a GGUF or an export.
 
     The page shows the architecture, the weights by type and layer, what each type becomes in a graph, the memory needed
-    to run, and the tokenizer. If a GGUF cannot be exported, it gives the reason. Only the header is read, whatever the
+    to run, and the tokenizer. If a GGUF cannot be exported, it shows the reason. Only the header is read, whatever the
     model's size, but a model that is not on this machine is downloaded first.
 
     Args:
