@@ -85,7 +85,7 @@ def llama3_export(
 
         parse_loras(lora)  # before anything is downloaded
     gguf = locate_model(model, quantization_encoding)
-    # Heavy imports wait until the command line is known to be right.
+    # Heavy imports come after the command line has been checked.
     from llama3_exporter.export_model import export
     from llama3_exporter.progress import byte_progress
 
@@ -130,10 +130,10 @@ def _verify(output: Path, gguf: Path, lora: Sequence[str], precision: Precision)
         *wrapped("  weights  ", result.weights.describe(), after_commas=True),
     )
     if not result.passed:
-        advice = "please report this" if precision == "fp32" else "float16 may be too coarse: try --precision fp32"
+        advice = "please report this" if precision == "fp32" else "float16 may be too coarse, so try --precision fp32"
         raise Llama3Error(f"{output}: the graph differs from {gguf} by more than the bound; {advice}")
 
 
 def main() -> int:
-    """Entry point of the console script."""
+    """Run the console script."""
     return command_line.run(llama3_export, name="llama3-export", pages=MODEL_PAGES, meant=lambda _: "output")

@@ -1,4 +1,4 @@
-"""Sort the words of a command line into the options of a function's signature, and convert their values.
+"""The words of a command line, sorted into the options of a function's signature, and their typed values.
 
 Parameters before `*` are positional, the others are options. `bool` is a switch with a `--no-` form, `Literal` a
 choice, `tuple[T, ...]` an option that may be repeated. Everything that does not fit is refused before anything runs.

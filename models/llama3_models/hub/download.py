@@ -1,4 +1,4 @@
-"""Turn an entry of the catalog into a GGUF file on this machine.
+"""The GGUF file on this machine for an entry of the catalog.
 
 A model is in an installed Python package or in the Hugging Face cache; otherwise it is downloaded into that cache, from
 the first source that offers it. Every failure is a Llama3Error with one line that says what to do instead.

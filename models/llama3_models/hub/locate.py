@@ -1,4 +1,4 @@
-"""Turn what a user calls a model into a local path: a path, a name of the catalog, or a repository of the Hub."""
+"""The local path of a model that a user names: by a path, a name of the catalog, or a repository of the Hub."""
 
 from __future__ import annotations
 

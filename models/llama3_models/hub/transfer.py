@@ -1,4 +1,4 @@
-"""Download a file from the Hugging Face Hub into its cache, complete and verified.
+"""Downloads from the Hugging Face Hub into its cache, complete and verified.
 
 huggingface_hub makes the requests (with its HF_ENDPOINT, HF_TOKEN and HF_HOME), and files go into its cache, where
 other tools also find them. We add two things for files of several GB. If a download breaks or is interrupted, the part

@@ -273,8 +273,8 @@ def test_what_the_system_refuses_is_one_line(model: Path, monkeypatch: pytest.Mo
     [
         ((), "missing MODEL"),
         (("--remove", "old"), "--remove needs --cache"),
-        (("model.gguf", "--cache"), "--cache goes with --remove and --json alone"),
-        (("--cache", "--tensors"), "--cache goes with --remove and --json alone"),
+        (("model.gguf", "--cache"), "--cache can only be used with --remove and --json"),
+        (("--cache", "--tensors"), "--cache can only be used with --remove and --json"),
     ],
 )
 def test_wrong_command_lines(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], problem: str) -> None:

@@ -221,7 +221,7 @@ def test_positional_arguments():
         (["m", "--no-seed"], "unknown option '--no-seed' (see"),
         (["m", "--helo"], "did you mean --help?"),
         (["m", "-"], None),
-        (["m", "o", "x"], "unexpected argument 'x'; put --prompt before it (see"),
+        (["m", "o", "x"], "unexpected argument 'x'; put --prompt before it"),
         (["m", "o", "x", "--prompt", "y"], "unexpected argument 'x'; put quotes around a text with spaces (see"),
         (["m", "o", "--prompt", "a", "x", "y"], "unexpected argument 'x'; put quotes around a text with spaces (see"),
         (["m", "o", "--", "x"], "unexpected argument 'x'"),
