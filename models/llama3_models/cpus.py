@@ -23,7 +23,7 @@ class _Mount(NamedTuple):
 
 
 def usable_cpus(proc: Path = Path("/proc/self")) -> int:
-    """Return the number of CPUs in the affinity or in the control groups' quota, whichever is less, but at least one.
+    """Return how many whole CPUs the affinity and the quotas of the control groups allow, at least one.
 
     Args:
         proc: The kernel's folder about this process.
@@ -33,7 +33,7 @@ def usable_cpus(proc: Path = Path("/proc/self")) -> int:
 
 
 def _quotas(proc: Path) -> Iterator[float]:
-    """Yield the CPU quota of each group above this process that has one, in control groups version 1 or 2."""
+    """Yield the CPU quotas of the control groups, version 1 or 2, that limit this process."""
     try:
         mounts = list(_mounts((proc / "mountinfo").read_text(encoding="utf-8", errors="replace")))
         groups = (proc / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""Regular files, and checks whether a user's text is a path.
+"""Reading regular files only, and checking whether a user's text is a path.
 
 Reading a pipe would wait for its writer, and a device may never end. For a text that is too long to be a path, the
 methods of `Path` raise an exception; these functions return False.

@@ -56,7 +56,7 @@ def test_the_tightest_of_the_groups_above_counts(tmp_path: Path) -> None:
 
 
 def test_a_mount_that_begins_below_the_top(tmp_path: Path) -> None:
-    """This is the case in a container without its own control group namespace."""
+    """A container without its own control group namespace has such a mount."""
     limits = {"_": "200000 100000", "_inner": "max 100000"}
     assert usable_cpus(version_2(tmp_path, "/docker/abc/inner", root="/docker/abc", **limits)) == 2
     assert usable_cpus(version_2(tmp_path, "/docker/abc", root="/docker/abc", **limits)) == 2

@@ -1,4 +1,4 @@
-"""No control code in a file or a model's text reaches a terminal; a pipe gets a model's text unchanged."""
+"""Control codes in files and in a model's text never reach a terminal; a pipe gets a model's text unchanged."""
 
 from __future__ import annotations
 

@@ -169,8 +169,8 @@ def _version_page(options: Sequence[Option]) -> Page:
 def _restart_in_utf8() -> None:
     """Restart the program in UTF-8 if the locale's encoding is ASCII.
 
-    Otherwise neither Python nor the libraries could use file names or arguments that are not ASCII. Python restarts by
-    itself in the locales C and POSIX, but not with PYTHONUTF8=0 or in other ASCII locales.
+    Otherwise neither Python nor the libraries could use file names or arguments that are not ASCII. Python chooses
+    UTF-8 by itself in the locales C and POSIX, but not with PYTHONUTF8=0 or in other ASCII locales.
     """
     if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and sys.executable:
         with contextlib.suppress(OSError):  # without a restart, ASCII names still work

@@ -187,7 +187,7 @@ def test_an_option_of_the_command_as_a_text_is_given_with_an_equals_sign(capsys,
 
 
 def test_positional_arguments():
-    """They may be anywhere, be given by name, or follow a double dash."""
+    """Positional arguments may be anywhere, be given by name, or follow a double dash."""
     assert call("--json", "m", "--seed", "1", "o")["folder"] == Path("o")
     assert call("--model", "m")["model"] == "m"
     given = call("--model", "m", "o")
@@ -332,7 +332,7 @@ def test_help_page(capsys, words):
     "words", [["--version"], ["m", "--version"], ["--version", "--json"], ["--version", "-p", "x"]]
 )
 def test_version_without_a_value(capsys, words):
-    """If a command has an option of this name, it needs a value; without one, it is the page."""
+    """--version without a value prints the versions, even if the command has an option of this name."""
     assert run(sample, words, name="sample") == 0
     page = capsys.readouterr().out
     assert calls == []

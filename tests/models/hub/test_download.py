@@ -184,7 +184,7 @@ def test_ctrl_c_late_in_a_download_keeps_what_came_and_says_where(hub: HubServer
 
 
 def test_two_processes_at_once_transfer_the_file_once(hub: HubServer, home: Path) -> None:
-    """The second one waits for the first."""
+    """The second process waits for the first."""
     processes = [start(hub, home) for _ in range(2)]
     assert {finish(process).read_bytes() == CONTENT for process in processes} == {True}
     assert len(hub.transfers) == 1

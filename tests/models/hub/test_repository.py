@@ -141,7 +141,7 @@ def located(hub: HubServer | None, home: Path, model: str, **environment: str) -
     [(NAME, "Tiny-Q4_K_M.gguf"), (f"{NAME}:iq4_xs", "Tiny-IQ4_XS.gguf"), (f"hf.co/{NAME}:Q4_K_S", "Tiny.Q4_K_S.gguf")],
 )
 def test_a_file_comes_and_stays(hub: HubServer, tmp_path: Path, model: str, file: str) -> None:
-    """The second time the hub is not asked."""
+    """The hub is not asked the second time."""
     first = located(hub, tmp_path, model)
     assert Path(first.stdout.strip()).read_bytes() == b"GGUF" + file.encode() * 99, first.stderr
     assert f"Downloading {file}" in first.stderr
@@ -163,7 +163,7 @@ def test_a_cache_with_one_part_alone_is_completed(hub: HubServer, tmp_path: Path
 
 
 def test_without_a_network_the_cache_serves(hub: HubServer, tmp_path: Path) -> None:
-    """Also if the hub's list of files decided the default, which the cache alone cannot."""
+    """The cache is also used if the hub's list of files was needed to choose the default."""
     del hub.files[f"{NAME}/Tiny-Q4_K_M.gguf"]
     first = located(hub, tmp_path, NAME).stdout
     assert Path(first.strip()).name == Path(PARTS[0]).name

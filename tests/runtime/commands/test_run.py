@@ -134,7 +134,7 @@ def test_options_of_sampling(call, asked):
 
 
 def test_options_of_the_machine(call, generators, monkeypatch):
-    """The warm-up has one token, then come BOS and 19 tokens of the prompt in chunks of 7."""
+    """The warm-up has one token; BOS and the prompt's 19 tokens follow in chunks of 7."""
     lengths: list[int] = []
     original = Model.forward
 

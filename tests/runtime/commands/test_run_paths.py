@@ -51,7 +51,7 @@ def test_names_of_255_bytes(tmp_path: Path, stem: str) -> None:
 
 
 def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
-    """Any folder may have such a name. So may a GGUF, but not with native ops: the graph stores its name as text."""
+    """Such names work for folders, and for GGUFs with contrib ops; a native graph stores the GGUF's name as text."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", **SIZE)
     inside = tmp_path / NOT_UTF8
     inside.mkdir()

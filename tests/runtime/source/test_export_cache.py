@@ -80,7 +80,7 @@ def test_the_same_content_is_reused_after_a_touch_or_a_copy(exports, model):
 
 
 def test_another_content_replaces_the_old_export(exports, model):
-    """This is noticed even with the same size and modification time: the change time cannot be set back."""
+    """New content is noticed even with the same size and modification time: the change time cannot be set back."""
     folder = cached(model)
     before = (folder / "llama3.json").read_text()
     status = model.stat()
