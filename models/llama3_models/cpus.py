@@ -1,8 +1,8 @@
-"""How many CPUs this process may keep busy.
+"""The number of CPUs that this process may use.
 
-`os.cpu_count()` is the machine's, and the affinity knows nothing of a container's quota: with more threads than that,
-each waits for the others until the kernel lets all go on. Our own code, because no library that we use has it: Python's
-`os.process_cpu_count` stops at the affinity.
+`os.cpu_count()` counts the machine's CPUs, and the affinity ignores a container's quota. With more threads than the
+quota allows, the kernel pauses them, and they wait for each other. None of our libraries considers the quota; Python's
+`os.process_cpu_count` also only knows the affinity.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class _Mount(NamedTuple):
-    """Where a hierarchy of control groups is mounted, and which of its groups is there."""
+    """A mount of a control group hierarchy: `point` shows the group `root`."""
 
     root: str
     point: Path
@@ -23,17 +23,17 @@ class _Mount(NamedTuple):
 
 
 def usable_cpus(proc: Path = Path("/proc/self")) -> int:
-    """The CPUs of the affinity, or the whole ones that the quota of the control groups pays for, at least one.
+    """Return how many whole CPUs the affinity and the quotas of the control groups allow, at least one.
 
     Args:
-        proc: Where the kernel describes this process.
+        proc: The kernel's folder about this process.
     """
     quota = min(_quotas(proc), default=math.inf)
     return max(1, math.floor(min(len(os.sched_getaffinity(0)), quota)))
 
 
 def _quotas(proc: Path) -> Iterator[float]:
-    """CPUs of each group above this process that limits them, in version 1 or 2 of control groups."""
+    """Yield the CPU quotas of the control groups, version 1 or 2, that limit this process."""
     try:
         mounts = list(_mounts((proc / "mountinfo").read_text(encoding="utf-8", errors="replace")))
         groups = (proc / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -60,7 +60,7 @@ def _mounts(mountinfo: str) -> Iterator[_Mount]:
 
 
 def _folders(mount: _Mount, path: str) -> Iterator[Path]:
-    """The folder of a group and those above it; what is mounted may be a group below the top one."""
+    """Yield the folder of a group and those above it; the mount may begin below the top group."""
     relative = path.removeprefix("" if mount.root == "/" else mount.root).strip("/")
     folder = mount.point / relative
     while folder != mount.point and mount.point in folder.parents:
@@ -78,7 +78,7 @@ def _version_2(folder: Path) -> float | None:
 
 
 def _quotient(quota: str, period: str) -> float | None:
-    """CPUs by two numbers of microseconds; None for no limit, which is `max` or -1."""
+    """Return the CPUs for a quota and a period in microseconds; None if there is no limit (`max` or -1)."""
     if not (quota.isdecimal() and period.isdecimal() and int(period) > 0):
         return None
     return int(quota) / int(period)

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that it was: its SHA-256, or in a millisecond a fingerprint of samples."""
+"""Detection of changed files: by SHA-256, or in a millisecond by a fingerprint of samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAMPLE_BYTES = 4096
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits.
+    """Return the SHA-256 of a file's content in hexadecimal digits.
 
     Raises:
         Llama3Error: the file cannot be read.
@@ -29,10 +29,10 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(file: Path | int) -> str:
-    """A SHA-256 over a file's size, its beginning, its end, and samples at even distances between.
+    """Return a SHA-256 of a file's size, its first and last bytes, and evenly spaced samples between them.
 
-    Another model, another quantization or a half-written file differs in nearly all of these; an edit of a few bytes
-    in the middle goes unnoticed.
+    For another model, another quantization or a half-written file, nearly all of these differ. A change of a few bytes
+    in the middle is not noticed.
 
     Args:
         file: Its path, or its descriptor, which stays open.

@@ -1,7 +1,7 @@
-"""Where the exports of GGUFs that are run directly are kept, and how an entry lies there.
+"""The cache of exports: its folder and its entries, which are exports of GGUFs that were run directly.
 
 An entry belongs to one model and one kind of export. It is a folder `exports/NAME-DIGEST/` with the export in `onnx/`,
-a record of the model's files in `source.json`, whose time is that of the last use, and a lock.
+a record of the model's files in `source.json`, and a lock. The record's modification time is the time of the last use.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ Record: TypeAlias = dict[str, object]
 
 _DIGEST_LETTERS: Final = 12
 _NAME: Final = re.compile(rf".*-[0-9a-f]{{{_DIGEST_LETTERS}}}", re.DOTALL)
-_MAX_STEM_BYTES: Final = 100  # of 255 that a name may have
+_MAX_STEM_BYTES: Final = 100  # a file name may have 255
 _MAX_ATTEMPTS: Final = 100
 
 
 class EntryInUseError(Llama3Error):
-    """Another process holds the lock of an entry."""
+    """Another process has locked an entry."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The folder of one model's export of one kind, be it there or not."""
+    """The folder for one kind of export of one model; it may not exist yet."""
 
     folder: Path
 
     @classmethod
     def of(cls, source: Path, kind: str) -> Entry:
-        """The entry of a model by its resolved path, and of a kind of export.
+        """Return the entry for a model, by its resolved path, and a kind of export.
 
         Raises:
             Llama3Error: there is no folder for the cache.
         """
         digest = hashlib.sha256(os.fsencode(source) + os.fsencode(kind)).hexdigest()[:_DIGEST_LETTERS]
-        # Bytes are cut, since names are limited by them, and what is not UTF-8 is left out: ONNX Runtime opens no such
-        # path.
+        # File names are limited in bytes. Bytes that are not UTF-8 are dropped, because ONNX Runtime cannot open such
+        # paths.
         stem = os.fsencode(source.stem)[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
         return cls(entries_folder() / f"{stem}-{digest}")
 
@@ -66,16 +66,16 @@ class Entry:
 
     @property
     def unfinished_record(self) -> Path:
-        """A record that is being written."""
+        """The file of a record that is being written."""
         return self.folder / "source.tmp"
 
     @property
     def lock(self) -> Path:
-        """The file that carries the lock."""
+        """The file that is locked."""
         return self.folder / "lock"
 
     def read_record(self) -> Record:
-        """The record, empty where there is none or a damaged one."""
+        """Return the record, empty if it is missing or damaged."""
         try:
             content = json.loads(read_regular(self.record_path))
         except (OSError, ValueError, RecursionError):
@@ -86,11 +86,11 @@ class Entry:
         """Replace the record.
 
         Raises:
-            OSError: the system refuses.
+            OSError: the record cannot be written.
         """
         self.unfinished_record.unlink(missing_ok=True)
         try:
-            with self.unfinished_record.open("x", encoding="utf-8") as file:  # no link that has come since is followed
+            with self.unfinished_record.open("x", encoding="utf-8") as file:  # "x" does not follow a new link
                 json.dump(record, file)
             self.unfinished_record.replace(self.record_path)
         except BaseException:
@@ -98,43 +98,43 @@ class Entry:
             raise
 
     def note_use(self) -> None:
-        """Make now the time of the last use, where the cache can be written."""
+        """Set the time of the last use to now, if the cache can be written."""
         with contextlib.suppress(OSError):
             os.utime(self.record_path, follow_symlinks=False)
 
     def file_sizes(self) -> dict[str, int] | None:
-        """The bytes of the export's files by their names: a whole export is told from a damaged one by them.
+        """Return the sizes of the export's files in bytes by name; they tell a complete export from a damaged one.
 
         Raises:
-            OSError: the system refuses.
+            OSError: the folder cannot be read.
         """
         return {path.name: path.lstat().st_size for path in self.export.iterdir()} if self.export.is_dir() else None
 
     def refuse_links(self) -> None:
-        """An entry is the cache's own: through a link it would read, write and remove what belongs to somebody else.
+        """Check that no folder is a link, through which the cache would read, write and remove somebody else's files.
 
         Raises:
-            Llama3Error: one of its folders is a link.
+            Llama3Error: one of the folders is a link.
         """
         for folder in (self.folder, self.export):
             if folder.is_symlink():
                 raise Llama3Error(
-                    f"{folder}: a link, where the cache of exports keeps a folder of its own; remove the link, or set "
+                    f"{folder}: is a link, but the cache of exports needs a folder here; remove the link, or set "
                     "LLAMA3_CACHE to another folder"
                 )
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the entry's lock, which the system releases whatever becomes of the process, and make its folder first.
+        """Create the entry's folder and hold its lock; the system releases the lock even if the process is killed.
 
-        An entry that is empty afterwards is gone, and so are the folders that were made for it.
+        An entry that is empty afterwards is removed, with the folders that were created for it.
 
         Args:
-            on_wait: Called before waiting for another process; None not to wait.
+            on_wait: Called before waiting for another process; None means not to wait.
 
         Raises:
-            EntryInUseError: another process holds the lock, and it is not to be waited for.
-            OSError: the system refuses.
+            EntryInUseError: another process has the lock, and `on_wait` is None.
+            OSError: the folder or the lock cannot be created.
         """
         descriptor, made = self._open_locked(on_wait)
         try:
@@ -145,7 +145,7 @@ class Entry:
             os.close(descriptor)
 
     def _open_locked(self, on_wait: Callable[[], None] | None) -> tuple[int, list[Path]]:
-        """The descriptor of the lock, and the folders above the entry that were made."""
+        """Return the descriptor of the lock, and the folders above the entry that were created."""
         for attempt in range(_MAX_ATTEMPTS):
             made = [folder for folder in self.folder.parents if not folder.exists()]
             try:
@@ -164,8 +164,8 @@ class Entry:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # whoever had the lock has removed the entry
-        raise EntryInUseError(f"{self.folder}: other processes go on removing it; try again")
+            os.close(descriptor)  # the process that had the lock has removed the entry
+        raise EntryInUseError(f"{self.folder}: other processes keep removing it; try again")
 
     def _take(self, descriptor: int, on_wait: Callable[[], None] | None) -> None:
         try:
@@ -176,9 +176,9 @@ class Entry:
                     raise EntryInUseError(f"{self.folder}: another process is using it; try again later") from None
                 on_wait()
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:  # NFS and others without a lock server: ENOLCK, EOPNOTSUPP, EINVAL, ENOSYS
+        except OSError as error:  # NFS and other file systems without locks: ENOLCK, EOPNOTSUPP, EINVAL, ENOSYS
             logger.warning(
-                "%s: its file system has no locks (%s); do not export one model twice at the same time",
+                "%s: the file system has no locks (%s); do not export the same model twice at the same time",
                 self.folder,
                 error.strerror,
             )
@@ -193,30 +193,30 @@ class Entry:
 
 
 def _remove_folders(folders: Sequence[Path]) -> None:
-    """Remove those that are empty."""
+    """Remove the folders that are empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def cache_root() -> Path:
-    """The cache's folder: $LLAMA3_CACHE, or llama3-onnx in the user's cache folder.
+    """Return the cache's folder: $LLAMA3_CACHE, or llama3-onnx in the user's cache folder.
 
     Raises:
-        Llama3Error: there is neither, because the user has no home.
+        Llama3Error: $LLAMA3_CACHE is not set, and the user has no home folder.
     """
     if own := os.environ.get("LLAMA3_CACHE"):
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
     try:
-        # A relative one is to be ignored, says the XDG Base Directory Specification.
+        # The XDG Base Directory Specification says to ignore a relative path.
         return (Path(shared) if shared and Path(shared).is_absolute() else Path.home() / ".cache") / "llama3-onnx"
     except RuntimeError:
-        raise Llama3Error("no home folder to keep exports in; set LLAMA3_CACHE to a folder") from None
+        raise Llama3Error("no home folder for the cache of exports; set LLAMA3_CACHE to a folder") from None
 
 
 def entries_folder() -> Path:
-    """The folder of the entries.
+    """Return the folder of the entries.
 
     Raises:
         Llama3Error: there is no folder for the cache.
@@ -225,11 +225,11 @@ def entries_folder() -> Path:
 
 
 def entries() -> list[Entry]:
-    """Every entry, by name. What lies among them and is not called as an entry, or is a link, is left out.
+    """Return all entries, sorted by name, without links and anything that is not named like an entry.
 
     Raises:
         Llama3Error: there is no folder for the cache.
-        OSError: the system refuses.
+        OSError: the folder cannot be read.
     """
     folder = entries_folder()
     if not folder.is_dir():
@@ -239,12 +239,12 @@ def entries() -> list[Entry]:
 
 
 def described(parts: Sequence[Path]) -> list[list[object]]:
-    """What tells cheaply that a model's files are the same.
+    """Return facts that show cheaply whether a model's files are still the same.
 
-    The change time is among it, which cannot be set back, as the modification time can.
+    They include the change time: unlike the modification time, it cannot be set back.
 
     Raises:
-        OSError: one cannot be looked at.
+        OSError: a file cannot be examined.
     """
     found: list[list[object]] = []
     for path in parts:

@@ -1,4 +1,4 @@
-"""What the exporter writes and the runtime looks for: the names in an export, and the choices that it was made by."""
+"""Names and options that the exporter and the runtime share: the files of an export, and the choices for making it."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ GRAPH: Final = "model.onnx"
 """The graph in an export folder."""
 
 WEIGHTS: Final = "model.onnx.data"
-"""The weights of a contrib export; where there are several files, each later one's name ends in its number."""
+"""The weights of a contrib export; if there are several files, the names of later ones end in their numbers."""
 
 MANIFEST: Final = "llama3.json"
-"""What an export says of itself, as a file in its folder."""
+"""The manifest of an export, as a file in its folder."""
 
 METADATA_KEY: Final = "llama3"
-"""Under which the graph's own metadata have the same manifest (`manifest.py`)."""
+"""The key of the same manifest in the graph's metadata (`manifest.py`)."""
 
 DEFAULT_MAX_LENGTH: Final = 512
-"""Positions of a KV cache, unless told otherwise: enough for a short text, whatever the model's context."""
+"""The default number of positions in a KV cache: enough for a short text, whatever the model's context."""
 
 Ops: TypeAlias = Literal["contrib", "native"]
-"""ONNX Runtime's own ops over repacked weights, or ours over the GGUF's bytes."""
+"""ONNX Runtime's own ops with repacked weights, or ours with the GGUF's bytes."""
 
 Activations: TypeAlias = Literal["int8", "float32"]
-"""Whether linears quantize their input by blocks, as llama.cpp's do, or not at all."""
+"""Whether linears quantize their input to int8 per block, as in llama.cpp, or keep float32."""
 
 Precision: TypeAlias = Literal["fp32", "fp16"]
-"""`fp16`: attention, KV cache and the linears that lose nothing by it compute in float16 (contrib, for CUDA)."""
+"""`fp16`: attention, KV cache and the linears that lose nothing compute in float16 (contrib, for CUDA)."""
 
 Logits: TypeAlias = Literal["last", "all", "selected"]
-"""Which positions get logits: the last real one of a row, all, or as many last ones as the input `logits_to_keep`."""
+"""The positions that get logits: the last real one of a row, all, or the last `logits_to_keep` ones (an input)."""
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
-    """Refuse a value that its type, one of the above or another Literal, does not have.
+    """Check that a value is one of the choices of a Literal, such as those above.
 
     Raises:
-        Llama3Error: the value is not among the choices.
+        Llama3Error: the value is not one of them.
     """
     if value not in get_args(choices):
         raise Llama3Error(f"{name} must be one of {', '.join(get_args(choices))}, not {str(value)[:40]!r}")

@@ -1,7 +1,7 @@
-"""Files that must be plain ones, and whether a user's text is a path at all.
+"""Reading regular files only, and checking whether a user's text is a path.
 
-A pipe in a file's place would wait for its writer, and a device never end. A text may be too long for a path: `Path`
-raises for it, where these functions say no.
+Reading a pipe would wait for its writer, and a device may never end. For a text that is too long to be a path, the
+methods of `Path` raise an exception; these functions return False.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Final
 
-_MOST_BYTES: Final = 2 << 30  # protobuf's own limit
+_MOST_BYTES: Final = 2 << 30  # protobuf's limit
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a file to read its bytes.
 
     Raises:
-        OSError: It cannot be read, or is a folder, a pipe or a device; `strerror` and `filename` say which.
+        OSError: It cannot be read, or it is a folder, a pipe or a device; `strerror` and `filename` have the details.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
@@ -30,10 +30,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path) -> bytes:
-    """All bytes of a file.
+    """Return all bytes of a file.
 
     Raises:
-        OSError: As for `open_regular`, or it has more than 2 GiB, which neither a graph nor a JSON file of ours has.
+        OSError: As for `open_regular`, or it has more than 2 GiB, which none of our graphs and JSON files needs.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:
@@ -42,15 +42,15 @@ def read_regular(path: Path) -> bytes:
 
 
 def exists(path: Path | str) -> bool:
-    """Whether something is there; links are followed."""
+    """Return whether a path exists; links are followed."""
     return os.path.exists(path)  # noqa: PTH110 (see above)
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether a folder is there; links are followed."""
+    """Return whether a path is a folder; links are followed."""
     return os.path.isdir(path)  # noqa: PTH112 (see above)
 
 
 def is_link(path: Path | str) -> bool:
-    """Whether a link is there, wherever it leads."""
+    """Return whether a path is a link, even a broken one."""
     return os.path.islink(path)  # noqa: PTH114 (see above)

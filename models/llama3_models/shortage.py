@@ -1,7 +1,7 @@
-"""Whether an exception says that the machine ran out of memory or of threads, in whatever words.
+"""Exceptions that mean a lack of memory or threads.
 
-Python has `MemoryError`, but a library that cannot be mapped is an `ImportError`, one whose C++ code gets no memory
-throws `std::bad_alloc` through its bindings, and a thread that does not start is a `RuntimeError`.
+Python has `MemoryError`, but a library that cannot be mapped is an `ImportError`, C++ code without memory throws
+`std::bad_alloc` through its bindings, and a thread that does not start is a `RuntimeError`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _THREADS = re.compile(
 
 
 def shortage(error: BaseException) -> str | None:
-    """What the machine ran out of and what to do, if that is why `error` was raised; otherwise None."""
+    """Return what is lacking and what to do, if `error` means a lack of memory or threads; otherwise None."""
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None
         no_memory = isinstance(one, MemoryError) or number == errno.ENOMEM or _MEMORY.search(str(one)) is not None
         no_threads = number == errno.EAGAIN or _THREADS.search(str(one)) is not None
         limit = _memory_limit()
-        # A thread needs some for its stack. Modules that get no memory when they are imported may say anything: "import
-        # numpy failed", "returned NULL without setting an exception".
+        # A thread needs address space for its stack. A module that gets no memory while it is imported may say
+        # anything: "import numpy failed", "returned NULL without setting an exception".
         if limit is not None and (no_memory or no_threads or isinstance(one, ImportError | SystemError)):
-            return f"{format_bytes(limit)} of address space are not enough; raise the limit (ulimit -v)"
+            return f"{format_bytes(limit)} of address space is not enough; raise the limit (ulimit -v)"
         if no_threads:
-            return "no more threads can be started; raise the limit of processes (ulimit -u, or the container's)"
+            return "cannot start more threads; raise the limit on processes (ulimit -u, or the container's)"
         if no_memory:
             return "not enough memory; close other programs, or use a smaller model"
     return None
@@ -45,7 +45,7 @@ def _memory_limit() -> int | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those that led to it; the chain may be a circle."""
+    """Yield the exception and those that led to it; the chain may be circular."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -1,8 +1,8 @@
-"""Sizes as people read them."""
+"""Readable sizes."""
 
 
 def format_bytes(size: float) -> str:
-    """A size in kB, MB or GB, decimal, with three digits or so."""
+    """Return a size in decimal kB, MB or GB, with about three digits."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
         if size >= scale:
             return f"{size / scale:.2f} {unit}" if unit == "GB" else f"{size / scale:.1f} {unit}"

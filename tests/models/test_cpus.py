@@ -1,4 +1,4 @@
-"""CPUs by affinity and by the quotas of control groups, in trees such as kernels show them."""
+"""The number of CPUs by affinity and by control group quotas, in trees like those of kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def affinity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def version_2(folder: Path, group: str, root: str = "/", **limits: str) -> Path:
-    """A process in `group`, with the quota of each group in `limits` (`_` for `/`)."""
+    """Write the files of a process in `group`, with the quota of each group in `limits` (`_` for `/`)."""
     (folder / "cgroup").write_text(f"0::{group}\n")
     (folder / "mountinfo").write_text(
         f"24 1 8:1 / / rw - ext4 /dev/vda rw\n31 23 0:28 {root} {folder}/fs rw,relatime shared:9 - cgroup2 cgroup2 rw\n"
@@ -56,7 +56,7 @@ def test_the_tightest_of_the_groups_above_counts(tmp_path: Path) -> None:
 
 
 def test_a_mount_that_begins_below_the_top(tmp_path: Path) -> None:
-    """As in a container whose control groups have no namespace of their own."""
+    """A container without its own control group namespace has such a mount."""
     limits = {"_": "200000 100000", "_inner": "max 100000"}
     assert usable_cpus(version_2(tmp_path, "/docker/abc/inner", root="/docker/abc", **limits)) == 2
     assert usable_cpus(version_2(tmp_path, "/docker/abc", root="/docker/abc", **limits)) == 2
@@ -79,13 +79,13 @@ def test_where_there_are_no_control_groups_the_affinity_counts(tmp_path: Path) -
     assert usable_cpus(tmp_path) == CPUS
 
 
-@pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu", os.W_OK), reason="no control groups that one may make here")
+@pytest.mark.skipif(not os.access("/sys/fs/cgroup/cpu", os.W_OK), reason="needs permission to create control groups")
 def test_a_real_quota() -> None:
     group = Path("/sys/fs/cgroup/cpu") / f"llama3-onnx-{os.getpid()}"
     group.mkdir()
     try:
         if not (group / "cpu.cfs_quota_us").exists():
-            pytest.skip("these control groups know no quotas")
+            pytest.skip("these control groups have no quotas")
         (group / "cpu.cfs_quota_us").write_text("100000")
         code = (
             "import os, sys\nfrom pathlib import Path\nPath(sys.argv[1], 'cgroup.procs').write_text(str(os.getpid()))\n"

@@ -1,4 +1,4 @@
-"""An entry of the cache of exports: its name, and its lock."""
+"""An entry of the cache of exports: its name and its lock."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_entry_that_stays_empty_goes_with_the_folders_that_were_made_for_it(c
 
 
 def test_an_entry_that_is_removed_while_one_waits_for_it_is_made_again(cache: Path) -> None:
-    """The lock that comes free then belongs to a file that is gone."""
+    """The lock that becomes free then belongs to a deleted file."""
     entry = Entry.of(Path("/model.gguf"), "native")
     waiting = threading.Event()
     entered: list[bool] = []

@@ -1,4 +1,4 @@
-"""Too little memory and too few threads are one line in every command, not a traceback."""
+"""A lack of memory or threads is one line in every command, not a traceback."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ImportError("x.so: failed to map segment from shared object"), "not enough memory; ", "1.0 MB of"),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "not enough memory; ", "1.0 MB of"),
         (caused(ImportError("import numpy failed"), MemoryError()), "not enough memory; ", "1.0 MB of"),
-        (RuntimeError("can't start new thread"), "no more threads", "1.0 MB of"),
-        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "no more threads", "1.0 MB of"),
+        (RuntimeError("can't start new thread"), "cannot start more threads; ", "1.0 MB of"),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "cannot start more threads; ", "1.0 MB of"),
         (SystemError("<function f> returned NULL without setting an exception"), None, "1.0 MB of"),
         (ImportError("no module named x"), None, "1.0 MB of"),
         (RuntimeError("a bug"), None, None),
@@ -64,7 +64,7 @@ def test_what_ran_out(
 
 @pytest.mark.parametrize("command", ["run", "contrib", "export", "inspect", "bench"])
 def test_every_command_says_so_in_one_line(tmp_path: Path, command: str) -> None:
-    """Whatever the limit, until it runs: above what numpy's BLAS needs, which speaks for itself."""
+    """At any memory limit, the command runs or prints one line; below 120 MB, numpy's BLAS ends the process itself."""
     gguf = write_llama_gguf(tmp_path / "model.gguf")
     words = {
         "run": ["llama3-run", "--model-path", gguf, "--max-new-tokens", "2", "--threads", "4"],
@@ -105,7 +105,7 @@ def test_threads_that_do_not_start_are_one_line(tmp_path: Path) -> None:
         "LLAMA3_CACHE": str(tmp_path / "cache"),
         "LD_PRELOAD": str(library),
         "MOST_THREADS": "0",
-        "OPENBLAS_NUM_THREADS": "1",  # it would end the process itself
+        "OPENBLAS_NUM_THREADS": "1",  # with more, it would end the process itself
     }
     folder = Path(sys.executable).parent
     for words in (
@@ -117,6 +117,6 @@ def test_threads_that_do_not_start_are_one_line(tmp_path: Path) -> None:
             [folder / str(words[0]), *words[1:]], env=environment, capture_output=True, text=True, check=False
         )
         assert result.returncode == 1, result
-        assert "no more threads can be started; raise the limit of processes" in result.stderr.splitlines()[-1]
+        assert "cannot start more threads; raise the limit" in result.stderr.splitlines()[-1]
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Nothing that a terminal acts on reaches it, whatever a file or a model says; a pipe gets a model's text as it is."""
+"""Control codes in files and in a model's text never reach a terminal; a pipe gets a model's text unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llama3_models.terminal import WIDTH, notice, set_quiet, shell_word, show, s
 
 from tests.support.terminals import codes, on_terminal
 
-# Set the title; clear the screen; write to the clipboard; C1's own CSI; overrides and isolates; line ends of all kinds.
+# Set the title; clear the screen; write to the clipboard; CSI of C1; overrides and isolates; newlines of all kinds.
 HOSTILE = [
     "\x1b]0;title\x07",
     "\x1b[2J\x1b[31m",
@@ -30,7 +30,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_visible(text):
-    """Unicode's own categories are the oracle: no control, format, surrogate or separator is left but the space."""
+    """By Unicode's categories, no control, format, surrogate or separator character is left, except the space."""
     shown = visible(f"before {text} after")
     assert {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")} == set()
     assert shown.startswith("before ")
@@ -43,13 +43,13 @@ def test_what_can_be_seen_stays(text):
 
 
 def test_show_and_notice(capsys, monkeypatch):
-    """A line end in a name begins no line of its own, which could look like one of ours."""
+    """A newline in a name does not begin a new line, which could look like one of ours."""
     show("one", "two\nllama3-run: error: forged\x1b[0m")
-    notice("going\x1b[0m on")
-    assert capsys.readouterr() == ("one\ntwo\\nllama3-run: error: forged\\x1b[0m\n", "going\\x1b[0m on\n")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "")  # which is set here, and left so
+    notice("three\x1b[0m")
+    assert capsys.readouterr() == ("one\ntwo\\nllama3-run: error: forged\\x1b[0m\n", "three\\x1b[0m\n")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "")  # restores it after the test, because set_quiet sets it
     set_quiet(True)
-    notice("going on")
+    notice("four")
     set_quiet(False)
     assert capsys.readouterr() == ("", "")
 
@@ -67,7 +67,7 @@ PATHS = ["it's", "a\\b\x1b'c", "\udcff x", "plain/path.gguf", "two words", "é",
 
 @pytest.mark.parametrize("text", [path for path in PATHS if not set(path) & {"\x00", "\ud800"}])
 def test_a_word_for_the_shell(text):
-    """What bash makes of it is the text."""
+    """Bash reads the word as the text."""
     word = shell_word(text)
     assert word.isprintable()
     found = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True).stdout
@@ -75,7 +75,7 @@ def test_a_word_for_the_shell(text):
 
 
 def test_wrapped():
-    """No line is wider than a terminal, but for a word that cannot be broken, such as a path."""
+    """Only a word that cannot be broken, such as a path, makes a line wider than a terminal."""
     lines = wrapped("  note  ", "Some text that has to be broken somewhere, since it is long. " * 3)
     assert len(lines) == 3
     assert max(map(len, lines)) <= WIDTH
@@ -110,7 +110,7 @@ writer.end()
         (["\x1b]52;c;", "aGk=\x07"], "\\x1b]52;c;aGk=\\x07\n"),
         (["\x9b", "31m\x85\x7f\x00\x08"], "\\x9b31m\\x85\\x7f\\x00\\x08\n"),
         (["\u202eabc\u202d"], "\\u202eabc\\u202d\n"),
-        (["\u05d0\u200f\u2067\u05d1\u2069 \u0645\u06cc\u200c\u062e"], None),  # what scripts need stays
+        (["\u05d0\u200f\u2067\u05d1\u2069 \u0645\u06cc\u200c\u062e"], None),  # characters that scripts need stay
         (["one\r\ntwo\r", "\nthree"], "one\ntwo\nthree\n"),
         (["100%\r", "0%", "\r"], "100%\\r0%\\r\n"),
         (["\r", "\r", "\n"], "\\r\n\n"),
@@ -118,7 +118,7 @@ writer.end()
     ],
 )
 def test_text_of_a_model(pieces, shown):
-    """On a terminal codes are escapes, wherever pieces end; in a pipe nothing is changed."""
+    """On a terminal, control codes become escapes, wherever pieces end; a pipe gets the text unchanged."""
     program = [sys.executable, "-c", WRITE.format(pieces=pieces)]
     raw = "".join(pieces) + "\n"
     found = on_terminal(program)

@@ -1,10 +1,9 @@
 """A Hugging Face Hub on the loopback interface, for tests of downloads.
 
-It speaks the part of the Hub's protocol that fetching files needs: `/api/models/{owner}/{repository}` lists the files
-of a repository, and `/{owner}/{repository}/resolve/{revision}/{file}` answers, as https://huggingface.co does for one
-in large-file storage, with the commit, the SHA-256 and the size in headers and redirects to the storage, which is
-another host and honours ranges. Failures are scripted ahead, one per request, and every request is kept for the test to
-look at.
+It implements the part of the Hub's protocol that downloads need. `/api/models/{owner}/{repository}` lists the files of
+a repository. `/{owner}/{repository}/resolve/{revision}/{file}` answers as https://huggingface.co does for a file in
+large-file storage: with the commit, the SHA-256 and the size in headers, and a redirect to the storage, which is
+another host and supports ranges. A test sets failures in advance, one per request, and can inspect all requests.
 """
 
 import hashlib
@@ -25,8 +24,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class HostedFile:
     """A file on the hub.
 
-    `gate` is the token that opens its repository, None for everybody; `linked_sha256` is what the hub says of the
-    content, which a test may make a lie.
+    `gate` is the token that opens its repository, None if anybody may read it. `linked_sha256` is the hash that the
+    hub reports; a test may set a wrong one.
     """
 
     content: bytes
@@ -39,7 +38,7 @@ class HostedFile:
 
 @dataclass(frozen=True)
 class Request:
-    """A request that arrived, as the server saw it."""
+    """A request that the server received."""
 
     method: str
     host: str
@@ -55,7 +54,7 @@ class Request:
 
 @dataclass
 class Cut:
-    """Breaks a transfer off after `after` bytes: closed in good order, reset, or left hanging."""
+    """The end of a transfer after `after` bytes: closed normally, reset, or left hanging."""
 
     after: int
     how: str = "close"
@@ -63,24 +62,24 @@ class Cut:
 
 @dataclass
 class HubServer:
-    """The server; use it as a context manager. `files` maps "owner/repository/file" to what lies there."""
+    """The server; use it as a context manager. `files` has the keys "owner/repository/file"."""
 
     files: dict[str, HostedFile] = field(default_factory=dict)
     statuses: deque[int] = field(default_factory=deque)
-    """Errors for the next requests to /resolve/, in this order."""
+    """HTTP statuses for the next requests to /resolve/, in this order."""
     cuts: deque[Cut] = field(default_factory=deque)
-    """What happens to the next transfers, in this order."""
+    """Cuts of the next transfers, in this order."""
     always: int | None = None
-    """An error for every request to /resolve/."""
+    """The HTTP status for every request, except transfers."""
     listing: bytes | None = None
-    """What is answered for every list of files, whatever there is."""
+    """The body of every list of files, whatever `files` has."""
     commit: str = COMMIT
     requests: list[Request] = field(default_factory=list)
     hanging: threading.Event = field(default_factory=threading.Event)
-    """Set when a transfer has come to a cut that hangs."""
+    """Set when a transfer reaches a cut that hangs."""
 
     def __enter__(self) -> "HubServer":
-        """Starts to serve on a free port."""
+        """Start serving on a free port."""
         hub = self
 
         class Handler(_Handler):
@@ -95,24 +94,24 @@ class HubServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops serving."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     @property
     def endpoint(self) -> str:
-        """What HF_ENDPOINT should be."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def storage(self) -> str:
-        """Where files are redirected to: another host name of the same server."""
+        """The URL that files redirect to: another host name of the same server."""
         return f"http://localhost:{self._server.server_port}/storage"
 
     @property
     def questions(self) -> list[Request]:
-        """The requests to the hub itself that concern a file."""
+        """The requests to the hub itself about a file."""
         return [request for request in self.requests if "/resolve/" in request.path]
 
     @property
@@ -185,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         known = any(key.startswith(f"{repository}/") for key in hub.files)
         stranger = self.headers.get("Authorization") is None
         if not known:
-            # The hub does not tell strangers which repositories exist.
+            # Without a token, the hub does not say whether a repository exists.
             self._empty(401 if stranger else 404, {"X-Error-Code": "RepoNotFound"})
         elif file is None:
             self._empty(404, {"X-Error-Code": "EntryNotFound"})
@@ -232,10 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if cut.how == "hang":
             self.server_state.hanging.set()
-            # Until the other side is gone.
+            # Wait until the other side is gone.
             self.connection.recv(1)
         elif cut.how == "reset":
-            # Lingering for zero seconds makes closing a socket send RST instead of FIN.
+            # With a linger time of zero, closing a socket sends RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         self.close_connection = True

@@ -1,4 +1,4 @@
-"""The metrics that llama3-run prints, by the names and in the order of its predecessor, and what it adds."""
+"""The metrics that llama3-run prints: those of its predecessor, with the same names and order, then its own."""
 
 METRIC_LABELS = [
     "Prompt size",

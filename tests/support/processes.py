@@ -4,5 +4,5 @@ import signal
 
 
 def take_interrupts() -> None:
-    """To run in a child before it starts: a shell's background job, as tests may be one, ignores SIGINT."""
+    """Accept SIGINT in a child before it starts; tests may run as a shell's background job, which ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Programs on a terminal: a pseudo-terminal of 80 columns, as the program sees it and with what it writes there."""
+"""Programs on a pseudo-terminal of 80 columns, and their output there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Shown:
-    """How a program ended, and the bytes that it wrote to the terminal and, of the other stream, to a pipe."""
+    """A program's exit status, and the bytes that it wrote to the terminal and, on the other stream, to a pipe."""
 
     status: int
     terminal: bytes
@@ -35,16 +35,16 @@ def on_terminal(
 
     Args:
         command: The program and its arguments.
-        streams: Which of its streams are the terminal; another output is a pipe.
-        typed: What is typed on the terminal, which then is standard input, too.
+        streams: The streams that are the terminal; any other output stream is a pipe.
+        typed: Text typed on the terminal, which is then also standard input.
         env: The environment.
     """
     ours, theirs = pty.openpty()
-    tty.setraw(theirs)  # so that nothing is echoed, and a line feed stays one
+    tty.setraw(theirs)  # no echo, and line feeds stay line feeds
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     if typed is not None:
         mode = termios.tcgetattr(theirs)
-        mode[3] |= termios.ICANON  # Ctrl-D ends what is typed
+        mode[3] |= termios.ICANON  # Ctrl-D ends the input
         termios.tcsetattr(theirs, termios.TCSANOW, mode)
         os.write(ours, typed)
     other = {"stdout", "stderr"} - set(streams)
@@ -69,7 +69,7 @@ def on_terminal(
 
 
 def codes(shown: bytes) -> set[str]:
-    r"""The characters that a terminal acts on, but for line ends, tabs, and the \r of progress."""
+    r"""Return the control characters that a terminal acts on, except newlines, tabs, and the \r of progress bars."""
     controls = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
     directions = "\u202a-\u202e\u2066-\u2069"
     return set(re.findall(f"[{controls}{directions}]", shown.decode("utf-8")))

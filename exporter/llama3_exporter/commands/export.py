@@ -46,20 +46,20 @@ def llama3_export(
     Args:
         model: A .gguf file (any part of a split one), a name from --list-models such as smollm2-135m, or a Hugging Face
             Hub repository as ORG/REPO or ORG/REPO:Q4_K_M.
-        output: Folder to create. (default with native ops: a single file, NAME.onnx beside NAME.gguf)
-        ops: contrib uses ONNX Runtime's own operators on repacked weights, for any app. native uses ours on the GGUF's
-            own bytes: faster, nothing is copied, CPU only.
+        output: Folder to create; optional with --ops native. (default: a single file, NAME.onnx beside NAME.gguf)
+        ops: contrib uses ONNX Runtime's own operators and repacked weights, and runs in any app. native uses our
+            operators and the GGUF's own bytes: faster, nothing is copied, CPU only.
         activations: int8 is fast and rounds like llama.cpp; float32 is exact and slower.
         precision: fp16 is for CUDA: float16 attention, KV cache and, if it loses nothing, linear layers.
         logits: Positions to compute logits for: the last one, all, or as many as the input logits_to_keep says.
         max_length: Longest sequence that the graph supports. (default: the model's context)
         shard_size: Maximum size of a weights file, such as 500MB or 2GB, for browsers. (default: one file of any size)
-        quantization_encoding: Encoding to download, for a name from --list-models. (default: q4_k if there is one)
-        pre_tokenizer: How to split text before tokenizing, by llama.cpp's name, such as llama-bpe or deepseek-llm.
-            (default: what the GGUF says)
+        quantization_encoding: Encoding to download, for a name from --list-models. (default: q4_k, if there is one)
+        pre_tokenizer: How to split text before tokenizing: a name from llama.cpp, such as llama-bpe or deepseek-llm.
+            (default: as the GGUF says)
         tokenizer_graph: Add tokenizer.onnx and detokenizer.onnx, for hosts that have onnxruntime-extensions but no
             tokenizer library.
-        lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. It runs beside the weights.
+        lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. It is not merged into the weights.
         verify: Compare the graph with a float32 reference of the GGUF, and fail if they differ.
         copy: Copy the GGUF into the folder of a native export, even if a link is possible.
         force: Replace an earlier export.
@@ -85,7 +85,7 @@ def llama3_export(
 
         parse_loras(lora)  # before anything is downloaded
     gguf = locate_model(model, quantization_encoding)
-    # Heavy imports wait until the command line is known to be right.
+    # Heavy imports come after the command line has been checked.
     from llama3_exporter.export_model import export
     from llama3_exporter.progress import byte_progress
 
@@ -130,10 +130,10 @@ def _verify(output: Path, gguf: Path, lora: Sequence[str], precision: Precision)
         *wrapped("  weights  ", result.weights.describe(), after_commas=True),
     )
     if not result.passed:
-        advice = "please report this" if precision == "fp32" else "float16 may be too coarse: try --precision fp32"
+        advice = "please report this" if precision == "fp32" else "float16 may be too coarse, so try --precision fp32"
         raise Llama3Error(f"{output}: the graph differs from {gguf} by more than the bound; {advice}")
 
 
 def main() -> int:
-    """Entry point of the console script."""
+    """Run the console script."""
     return command_line.run(llama3_export, name="llama3-export", pages=MODEL_PAGES, meant=lambda _: "output")

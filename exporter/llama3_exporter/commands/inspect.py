@@ -35,21 +35,21 @@ def llama3_inspect(
 ) -> int:
     """Show what is in a GGUF or an export.
 
-    Shows the architecture, the weights by type and layer, what each type becomes in a graph, the memory needed to run,
-    and the tokenizer; for a GGUF that cannot be exported, the reason. Only the header is read, whatever the model's
-    size, but a model that is not on this machine is downloaded first.
+    The page shows the architecture, the weights by type and layer, what each type becomes in a graph, the memory needed
+    to run, and the tokenizer. If a GGUF cannot be exported, it shows the reason. Only the header is read, whatever the
+    model's size, but a model that is not on this machine is downloaded first.
 
     Args:
         model: A .gguf file (any part of a split one), an export folder or its graph, a name from --list-models, or a
-            Hugging Face Hub repository.
+            Hugging Face Hub repository. (required, except with --cache)
         context: Size of the KV cache in tokens to calculate memory for. (default: 4096, or the model's context if that
             is shorter)
         tensors: Also list every tensor.
         json: Print only a JSON object.
-        check: Read the whole model, and fail if a weight is NaN or infinite or a file of an export has changed.
-        plot: Plot bits per weight by layer, and where the bytes are, to this .png, .svg or .pdf file.
-        cache: List the exports of GGUFs that llama3-run has cached. Takes no MODEL.
-        remove: With --cache, remove an entry by name, the entries of a model, or those that are old; or all.
+        check: Read the whole model, and fail if a weight is NaN or infinite, or if a file of an export has changed.
+        plot: Plot bits per weight by layer, and where the bytes are, to this .png, .svg or .pdf file. (default: none)
+        cache: Instead of showing a MODEL, list the exports that llama3-run has cached.
+        remove: With --cache, remove these entries: the name of one, the path of a model, old or all.
 
     Examples:
         llama3-inspect Llama-3.1-8B-Instruct-Q4_K_M.gguf --context 32768
@@ -59,16 +59,16 @@ def llama3_inspect(
     """
     if cache:
         if model is not None or tensors or check or plot is not None or context is not None:
-            raise UsageError("--cache goes with --remove and --json alone")
+            raise UsageError("--cache can only be used with --remove and --json")
         return _inspect_cache(remove, json=json)
     if remove:
-        raise UsageError("--remove needs --cache, whose entries it removes")
+        raise UsageError("--remove needs --cache")
     if model is None:
         raise UsageError("missing MODEL")
     command_line.check_ranges({"context": (context, 1)})
     if plot is not None and plot.suffix.lower() not in _PLOT_FORMATS:
         raise UsageError(f"--plot: expected a name that ends in {', '.join(_PLOT_FORMATS)}, not {str(plot)!r}")
-    # Heavy imports wait until the command line is known to be right, and a download until the picture can be drawn.
+    # Heavy imports come after the command line has been checked, a download after the check that plotting works.
     from llama3_exporter.inspect import plot as picture
     from llama3_exporter.inspect import report
 
@@ -104,7 +104,7 @@ def llama3_inspect(
 
 
 def _inspect_cache(remove: tuple[str, ...], *, json: bool) -> int:
-    """List the cache, or remove entries of it: 1 if some that were to go have stayed."""
+    """List the cache or remove entries; return 1 if an entry could not be removed."""
     from llama3_exporter.inspect import cache
 
     found = cache.read_cache()
@@ -140,10 +140,10 @@ def _check(path: Path, *, is_export: bool) -> str:
 
 
 def _is_export(path: Path) -> bool:
-    """Whether it is the folder of an export, be its graph a broken link or gone."""
+    """Return whether a path is an export folder, even if its graph is missing or a broken link."""
     return path.is_dir() and any(os.path.lexists(path / name) for name in (GRAPH, MANIFEST))
 
 
 def main() -> int:
-    """Entry point of the console script."""
+    """Run the console script."""
     return command_line.run(llama3_inspect, name="llama3-inspect", pages=MODEL_PAGES)

@@ -1,10 +1,10 @@
-"""Reads the words of a command line by a function's signature: which option each belongs to, and its typed value.
+"""The words of a command line, sorted into the options of a function's signature, and their typed values.
 
-Parameters before `*` are positional, the others are options; `bool` is a switch with a `--no-` form, `Literal` a
+Parameters before `*` are positional, the others are options. `bool` is a switch with a `--no-` form, `Literal` a
 choice, `tuple[T, ...]` an option that may be repeated. Everything that does not fit is refused before anything runs.
 
-The word after an option that needs a value is its value. Only one of the command's own long options there means that
-the value was forgotten; as a text it is given with an equals sign, `--prompt=--json`.
+The word after an option that needs a value is its value, unless it is one of the command's own long options: then the
+value was forgotten. To use such a word as text, write it after an equals sign: `--prompt=--json`.
 """
 
 import difflib
@@ -22,33 +22,33 @@ from llama3_models.errors import UsageError
 
 HELP = "--help"
 
-# Of difflib's similarity: slips of one or two letters are above it, --interactive and --temperature are not.
+# Minimum similarity by difflib: typos of one or two letters reach it, --interactive and --temperature do not.
 _NEAR = 0.8
 
 
-# Decimal numbers: float() itself would also take "1_0", " 1 " and digits of other scripts.
+# Decimal numbers: float() would also accept "1_0", " 1 " and digits of other scripts.
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 class MaybePath(str):
-    """The type of a value that may be a path, which need not be UTF-8, or some other text."""
+    """The type of a value that may be a path or other text. A path need not be UTF-8."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One parameter of a command, as its signature declares it."""
+    """One parameter of a command, as declared in its signature."""
 
     name: str
     type: type  # bool, int, float, str, Path or MaybePath: the type of one value
-    choices: tuple[str, ...]  # of a Literal, else empty
-    default: object  # inspect.Parameter.empty where the option must be given
+    choices: tuple[str, ...]  # of a Literal, otherwise empty
+    default: object  # inspect.Parameter.empty if the option is required
     positional: bool
     repeatable: bool
-    letter: str = ""  # of its short form, `n` for -n; empty where it has none
+    letter: str = ""  # of its short form, `n` for -n; empty if it has none
 
     @property
     def flag(self) -> str:
-        """The option as it is written, `--max-length`."""
+        """The option as written on a command line, `--max-length`."""
         return "--" + self.name.replace("_", "-")
 
     @property
@@ -58,7 +58,7 @@ class Option:
 
     @property
     def label(self) -> str:
-        """What messages call it: a positional argument has no flag."""
+        """Its name in messages: a positional argument does not have a flag."""
         return self.name.upper() if self.positional else self.flag
 
     @property
@@ -68,31 +68,31 @@ class Option:
 
 
 def read_signature(command: Callable[..., object], letters: Mapping[str, str] | None = None) -> list[Option]:
-    """Reads a command's options from its signature.
+    """Read a command's options from its signature.
 
     Args:
         command: The function.
         letters: Short forms: letters, each with its parameter.
 
     Raises:
-        TypeError: For an annotation that no command line can express; a mistake of the programmer's.
+        TypeError: An annotation is not supported, or a letter has an unknown parameter; a programming error.
     """
     hints = typing.get_type_hints(command)
     letter_of = {name: letter for letter, name in (letters or {}).items()}
     parameters = inspect.signature(command).parameters
     if unknown := letter_of.keys() - parameters.keys():
-        raise TypeError(f"short options of parameters that there are not: {', '.join(unknown)}")
+        raise TypeError(f"short options for unknown parameters: {', '.join(unknown)}")
     options = []
     for parameter in parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"{parameter.name}: a command takes no *args or **kwargs")
+            raise TypeError(f"{parameter.name}: a command cannot have *args or **kwargs")
         hint, repeatable, choices = _without_none(hints[parameter.name]), False, ()
         if typing.get_origin(hint) is tuple:
             hint, repeatable = typing.get_args(hint)[0], True
         if typing.get_origin(hint) is typing.Literal:
             hint, choices = str, typing.get_args(hint)
         if hint not in (bool, int, float, str, Path, MaybePath):
-            raise TypeError(f"{parameter.name}: {hint} cannot be given on a command line")
+            raise TypeError(f"{parameter.name}: {hint} is not supported on a command line")
         positional = parameter.kind is not parameter.KEYWORD_ONLY
         letter = letter_of.get(parameter.name, "")
         options.append(Option(parameter.name, hint, choices, parameter.default, positional, repeatable, letter))
@@ -101,11 +101,11 @@ def read_signature(command: Callable[..., object], letters: Mapping[str, str] | 
 
 @dataclass
 class Arguments:
-    """A command line, sorted.
+    """A command line, sorted by option.
 
     Attributes:
-        given: The texts for each option that was given; more than one only where it is repeatable.
-        asks_for: The switch of the page that was asked for instead of a run, if any.
+        given: The texts of each option that was used; more than one only if it is repeatable.
+        asks_for: The switch that asks for a page instead of a run, if any.
     """
 
     given: dict[str, list[str]] = field(default_factory=dict)
@@ -118,18 +118,18 @@ def read_arguments(
     pages: Sequence[str] = (),
     meant: Callable[[str], str | None] | None = None,
 ) -> Arguments:
-    """Sorts the words of a command line by the option that they belong to, without looking at types.
+    """Sort the words of a command line by option, without looking at types.
 
     Args:
         options: The command's options.
         words: The command line.
-        pages: Switches besides --help that ask for a page. Where an option is called like one, its value makes the
-            difference.
-        meant: The option that a word without one was probably meant for, for the message.
+        pages: Switches besides --help that ask for a page. If an option has the same name, it is the option only when
+            a value follows.
+        meant: Returns the option that a word without one was probably meant for, for the error line.
 
     Raises:
-        UsageError: For an unknown, repeated or missing option, a missing value, or a positional argument too many,
-            unless a page is asked for.
+        UsageError: An option is unknown, repeated or missing, a value is missing, or there are too many positional
+            arguments; never if a page is asked for.
     """
     reader = _Reader(options, words, pages)
     reader.read()
@@ -148,12 +148,12 @@ def read_arguments(
 
 
 class _Reader:
-    """One pass over the words; it goes on after a mistake, since a page of help may be asked for later.
+    """One pass over the words; it continues after a mistake, because --help may follow.
 
     Attributes:
-        arguments: What was found.
-        mistakes: What is wrong, in the order of the words.
-        stray: The first positional argument too many.
+        arguments: The result.
+        mistakes: Error messages, in the order of the words.
+        stray: The first positional argument that no parameter is left for.
     """
 
     def __init__(self, options: Sequence[Option], words: Sequence[str], pages: Sequence[str]) -> None:
@@ -191,7 +191,7 @@ class _Reader:
         return flag in self._pages and (option is None or self._value_is_missing(option))
 
     def _take_positional(self, word: str) -> None:
-        # A positional argument that was already given by its name no longer waits for one.
+        # A positional argument may already have been given by name.
         while self._waiting and self._waiting[0].name in self.arguments.given:
             self._waiting.popleft()
         if self._waiting:
@@ -207,23 +207,23 @@ class _Reader:
         elif affirmative:
             self._take(option, flag, text if equals else None)
         elif equals:
-            self.mistakes.append(f"{flag} takes no value")
+            self.mistakes.append(f"{flag} does not accept a value")
         else:
             self._take(option, flag, "false")
 
     def _take_short(self, word: str) -> None:
-        """`-n 5`, `-n=5` and, for numbers, `-n5`."""
+        """Read `-n 5`, `-n=5` or, for numbers, `-n5`."""
         option, rest = self._letters.get(word[1]), word[2:]
         if option is None or (rest and not rest.startswith("=") and not _begins_number(option, rest)):
             near = _nearest_flag(word, self._all_flags())
             if option is not None and not near:
-                near = f"; write {word[:2]} and its value as two words"
+                near = f"; put a space between {word[:2]} and its value"
             self.mistakes.append(f"unknown option {_quote(word)}{near}")
         else:
             self._take(option, word[:2], rest.removeprefix("=") if rest else None)
 
     def _take(self, option: Option, flag: str, text: str | None) -> None:
-        """Note an option, whose value is the next word if there is no `text`."""
+        """Record an option; its value is the next word if `text` is None."""
         if text is None:
             text = self._following_value(option, flag)
         if text is None:
@@ -255,10 +255,10 @@ class _Reader:
 
 
 def parse_value(option: Option, text: str) -> object:
-    """Turns the text of one value into the option's type.
+    """Convert the text of one value to the option's type.
 
     Raises:
-        UsageError: Where the text is no such value; names the option, the text and what is expected.
+        UsageError: The text is not such a value; the message says what is expected.
     """
     if option.choices:
         if text not in option.choices:
@@ -269,7 +269,7 @@ def parse_value(option: Option, text: str) -> object:
             raise _wrong_value(option, text, "true or false")
         return text.lower() == "true"
     if option.type is int:
-        # At most 18 digits: no option is larger than 64 bits, and int() itself would also take "1_0" and " 1 ".
+        # At most 18 digits: no option needs more than 64 bits. int() would also accept "1_0" and " 1 ".
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
             raise _wrong_value(option, text, "a whole number")
         return int(text)
@@ -286,7 +286,7 @@ def parse_value(option: Option, text: str) -> object:
             raise _wrong_value(option, text, "a path or a name")
         return text
     try:
-        text.encode()  # bytes of the command line that are no UTF-8 arrive as lone surrogates
+        text.encode()  # bytes that are not UTF-8 arrive as lone surrogates
     except UnicodeEncodeError:
         raise _wrong_value(option, text, "text in UTF-8") from None
     return text
@@ -299,7 +299,7 @@ def _without_none(hint: object) -> typing.Any:
 
 
 def _is_plain(word: str) -> bool:
-    """Whether a word is no flag: text, a lone dash (standard input), or a negative number."""
+    """Return whether a word is not a flag: text, a lone dash (standard input), or a negative number."""
     return not word.startswith("-") or word == "-" or re.match(r"-[0-9.]", word) is not None
 
 
@@ -308,13 +308,13 @@ def _begins_number(option: Option, text: str) -> bool:
 
 
 def _hyphenated(flag: str) -> str:
-    """A long option as it is declared; max_length is written for it, too."""
+    """Return a long option as declared; --max_length is accepted as well."""
     return flag.replace("_", "-")
 
 
 def _nearest_flag(flag: str, flags: Sequence[str]) -> str:
     wanted = "--" + _hyphenated(flag.lstrip("-")).lower()
-    if wanted.startswith("--no-"):  # the opposite of what is wanted is near, but no help
+    if wanted.startswith("--no-"):  # the opposite would be similar, but no help
         flags = [known for known in flags if known.startswith("--no-")]
     near = [known for known in flags if len(wanted) > 3 and known.startswith(wanted)]
     near += difflib.get_close_matches(wanted, flags, n=1, cutoff=_NEAR)
@@ -322,11 +322,11 @@ def _nearest_flag(flag: str, flags: Sequence[str]) -> str:
 
 
 def _advice(options: Sequence[Option], given: Mapping[str, object], name: str | None) -> str:
-    """What to do about a word without an option that was meant for the one with this name."""
+    """Say what to do about a word without an option, which was meant for the option `name`."""
     for option in options:
         if option.name == name:
             once = option.name in given and not option.repeatable
-            return "; put quotes around a text with spaces" if once else f"; give it with {option.flag}"
+            return "; put quotes around a text with spaces" if once else f"; put {option.flag} before it"
     return ""
 
 

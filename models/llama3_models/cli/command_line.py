@@ -1,8 +1,8 @@
-"""The command line of every program here: a typed function becomes options, help and exit statuses.
+"""The command line of all programs here: a typed function becomes options, help and exit statuses.
 
-Fire calls the function, but on its own it calls first and complains about unknown flags afterwards, turns text into
-Python literals (`--prompt 123` would be a number) and takes the last of two equal flags. So the words are first
-sorted by the function's signature, and fire gets each as `--name=text` with the parse function of its type.
+Fire calls the function. By itself, fire would call it before complaining about unknown flags, turn text into Python
+literals (`--prompt 123` would be a number) and use the last of two equal flags. So the words are first sorted by the
+function's signature, and fire gets each as `--name=text` with the parse function of its type.
 """
 
 import codecs
@@ -25,15 +25,15 @@ from llama3_models.cli.help import format_help, format_version
 from llama3_models.errors import Llama3Error, UsageError
 from llama3_models.shortage import shortage
 
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+INTERRUPTED = 130  # 128 + SIGINT, as in a shell
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a failed write carries no file name
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the error of a failed write has no file name
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a switch such as --list-models prints; `help` is its line in the help."""
+    """The text that a switch such as --list-models prints; `help` is its line in the help."""
 
     help: str
     text: Callable[[], str]
@@ -49,27 +49,27 @@ def run(
     letters: Mapping[str, str] | None = None,
     meant: Callable[[str], str | None] | None = None,
 ) -> int:
-    """Calls a command with the arguments of a command line.
+    """Call a command with the arguments of a command line.
 
     Args:
-        command: A function with typed parameters; what it returns is the exit status, None being 0.
-        argv: The arguments, without the program's name; those of this process by default.
+        command: A function with typed parameters. It returns the exit status; None means 0.
+        argv: The arguments, without the program's name; by default those of this process.
         name: The program's name in messages and help.
-        groups: Headings of the help, each with the parameters below it; the rest come under "Options".
+        groups: Headings of the help, each with its parameters; the rest come under "Options".
         pages: Switches besides --help, such as "--list-models", that print a page and end the command.
         letters: Letters of short options, each with its parameter.
-        meant: The parameter that a word without an option was probably meant for, for the error.
+        meant: Returns the parameter that a word without an option was probably meant for, for the error line.
 
     Returns:
-        The exit status: 0, 1 for a `Llama3Error`, a file that the system refuses or too little memory, 2 for a wrong
-        command line, 130 after Ctrl-C, 141 when the reader of the output has gone away. Any other exception is a bug
-        and passes.
+        The exit status: 0; 1 for a `Llama3Error`, a file that cannot be opened or too little memory; 2 for a wrong
+        command line; 130 after Ctrl-C; 141 if the reader of the output has gone away. Any other exception is a bug
+        and is raised.
     """
     if argv is None:
         _restart_in_utf8()
     _prepare_streams()
     terminal.set_quiet(False)
-    # ONNX Runtime's packages report usage from 1.29 on, unless told otherwise before they are loaded.
+    # ONNX Runtime's packages report usage from 1.29 on, unless this is set before they are loaded.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         options = read_signature(command, letters)
@@ -89,17 +89,17 @@ def run(
             return _fail_for_shortage(name, error)
         where = "cannot write" if error.filename is None else os.fsdecode(error.filename)
         return _fail(name, f"{where}: {error.strerror or error}", 1)
-    except Exception as error:  # libraries say in exceptions of any type that memory or threads ran out
+    except Exception as error:  # libraries report a lack of memory or threads with any type of exception
         return _fail_for_shortage(name, error)
     finally:
         _discard_unwritable_output()
 
 
 def check_ranges(options: Mapping[str, tuple[int | None, int]]) -> None:
-    """Holds each option's value, where it has one, against the least that it may be.
+    """Check that each option has at least its minimum value; None passes.
 
     Raises:
-        UsageError: One is less.
+        UsageError: A value is less.
     """
     for name, (value, least) in options.items():
         if value is not None and value < least:
@@ -130,7 +130,7 @@ def _execute(
 
 
 class _WarningFormatter(logging.Formatter):
-    """One line that a terminal can show, whatever a name in it holds."""
+    """Log lines that are safe on a terminal, even if names in them contain control codes."""
 
     def format(self, record: logging.LogRecord) -> str:
         return terminal.visible(super().format(record))
@@ -145,7 +145,7 @@ def _call(
     for option_name, texts in given.items():
         option = by_name[option_name]
         parsers[option_name] = _parser(option)
-        # Fire keeps one text for each name, so the texts of a repeatable option travel as one JSON array.
+        # Fire keeps one text per name, so the texts of a repeatable option are passed as one JSON array.
         words.append(f"--{option_name}={json.dumps(texts) if option.repeatable else texts[0]}")
     result: int | None = fire.Fire(SetParseFns(**parsers)(command), command=words, name=name, serialize=_no_text)
     return result
@@ -158,30 +158,30 @@ def _parser(option: Option) -> Callable[[str], object]:
 
 
 def _no_text(_: object) -> None:
-    """Keeps fire from printing what a command returns."""
+    """Keep fire from printing the result of a command."""
 
 
 def _version_page(options: Sequence[Option]) -> Page:
-    bare = " (if no value follows)" if any(option.name == "version" for option in options) else ""
-    return Page(f"Show the versions of package and libraries and exit{bare}.", format_version)
+    show = "Without a value, show" if any(option.name == "version" for option in options) else "Show"
+    return Page(f"{show} package and library versions and exit.", format_version)
 
 
 def _restart_in_utf8() -> None:
-    """Starts the program once more in UTF-8 where its locale has nothing but ASCII.
+    """Restart the program in UTF-8 if the locale's encoding is ASCII.
 
-    There Python opens no file whose name is not ASCII and reads no such argument, and neither do the libraries. Python
-    does the same by itself in the locales C and POSIX, unless PYTHONUTF8=0 or another locale of ASCII stops it.
+    Otherwise neither Python nor the libraries could use file names or arguments that are not ASCII. Python chooses
+    UTF-8 by itself in the locales C and POSIX, but not with PYTHONUTF8=0 or in other ASCII locales.
     """
     if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and sys.executable:
-        with contextlib.suppress(OSError):  # then as it is
+        with contextlib.suppress(OSError):  # without a restart, ASCII names still work
             os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _prepare_streams() -> None:
-    """Makes it safe to write to both streams, whatever the process was started with.
+    """Make it safe to write to both streams, even if one was closed when the process started.
 
-    Where it was started without one, `print` would write to the other, and a file that is opened later would get its
-    descriptor, and with it what a library writes there. A path may hold characters that the terminal has not.
+    Otherwise `print` would write to the other stream, and the next file that is opened would get the free descriptor
+    and everything that a library writes to it. Also escape characters that the terminal's encoding does not have.
     """
     null = os.open(os.devnull, os.O_RDWR)
     while null <= 2:
@@ -196,13 +196,13 @@ def _prepare_streams() -> None:
 
 def _fail(name: str, message: str, status: int) -> int:
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
-    with contextlib.suppress(OSError):  # nobody may be reading any more
+    with contextlib.suppress(OSError):  # the reader may be gone
         terminal.show(f"{name}: error: {line}", file=sys.stderr)
     return status
 
 
 def _fail_for_shortage(name: str, error: Exception) -> int:
-    """One line for too little memory or too few threads; any other exception is a bug and passes."""
+    """Print one line for too little memory or too few threads; raise any other exception, which is a bug."""
     problem = shortage(error)
     if problem is None:
         raise error
@@ -210,7 +210,7 @@ def _fail_for_shortage(name: str, error: Exception) -> int:
 
 
 def _discard_unwritable_output() -> None:
-    """Points a stream that fails at the null device, or Python's own flush at exit would complain once more."""
+    """Redirect a stream that fails to the null device; otherwise Python's flush at exit would complain again."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,6 +1,6 @@
-"""The help page of a command, 80 columns wide, from its signature and its docstring; and what --version shows.
+"""The help page of a command, 80 columns wide, from its signature and docstring; and the page of --version.
 
-Fire's own page goes through a pager to standard error and shows neither choices nor the defaults of the docstring.
+Fire's own help goes through a pager to standard error, and shows neither choices nor the docstring's defaults.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from llama3_models.terminal import WIDTH
 _HELP_COLUMN = 26
 _METAVARS = {int: "N", float: "X", str: "TEXT", MaybePath: "TEXT", Path: "PATH"}
 
-# What a report of a fault should name: of these, --version shows those that are installed.
+# Versions for bug reports; --version shows those that are installed.
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "onnx", "gguf", "numpy", "huggingface_hub")
 
 
@@ -30,13 +30,13 @@ def format_help(
     groups: Mapping[str, Sequence[str]],
     pages: Mapping[str, str],
 ) -> str:
-    """Writes a command's help page.
+    """Return a command's help page.
 
     Args:
-        command: The function; its docstring gives the summary, each option's help and the examples.
-        options: The function's options, as `read_signature` gives them.
+        command: The function. Its docstring has the summary, the help of each option, and the examples.
+        options: The function's options, from `read_signature`.
         name: The program's name.
-        groups: Headings, each with the parameters below it; the rest come under "Arguments" and "Options".
+        groups: Headings, each with its parameters; the rest come under "Arguments" and "Options".
         pages: Switches that print a page, with the help of each.
     """
     sections = _docstring_sections(inspect.getdoc(command) or "")
@@ -71,7 +71,7 @@ def _in_usage(option: Option) -> bool:
 
 
 def format_version() -> str:
-    """Writes which version of this package runs, and with what."""
+    """Return the versions of this package, Python and the libraries."""
     libraries = [f"Python {platform.python_version()}"]
     for library in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -84,7 +84,7 @@ def _package() -> str:
 
 
 def _docstring_sections(docstring: str) -> dict[str, str]:
-    """Splits a Google-style docstring at its headings; what stands before the first has the key ""."""
+    """Split a Google-style docstring at its headings; the text before the first has the key ""."""
     pieces = re.split(r"^(Args|Returns|Raises|Examples):[ ]*$", docstring, flags=re.MULTILINE)
     bodies = [textwrap.dedent(piece.strip("\n")).rstrip() for piece in pieces[2::2]]
     return {"": pieces[0].strip(), **dict(zip(pieces[1::2], bodies, strict=True))}
@@ -96,7 +96,7 @@ def _argument_texts(section: str) -> dict[str, str]:
 
 
 def _form(option: Option) -> str:
-    """How the option is written: `-n, --max-new-tokens N`, `--[no-]stream`, `MODEL`."""
+    """Return how an option is written: `-n, --max-new-tokens N`, `--[no-]stream`, `MODEL`."""
     if option.positional:
         return option.label
     letter = f"-{option.letter}, " if option.letter else ""
@@ -111,7 +111,7 @@ def _format_option(option: Option, text: str) -> str:
         notes.append("may be repeated")
     if option.required:
         notes.append("required")
-    elif option.default is not None:  # the docstring says what None stands for
+    elif option.default is not None:  # the docstring says what None means
         notes.append(f"default: {_shown(option.default)}")
     return _format_entry(_form(option), f"{text} ({', '.join(notes)})" if notes else text)
 

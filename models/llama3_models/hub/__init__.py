@@ -1,1 +1,1 @@
-"""Models by name: the catalogue, and downloads from the Hugging Face Hub."""
+"""Models by name: the catalog, and downloads from the Hugging Face Hub."""

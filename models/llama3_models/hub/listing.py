@@ -1,4 +1,4 @@
-"""The page of `--list-models`: the models that go by a name."""
+"""The page of `--list-models`: the models available by name."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from llama3_models.terminal import WIDTH
 
 
 def list_models() -> str:
-    """List the models of the catalogue: name, what it is, encodings with sizes, and which are on this machine."""
+    """List the models of the catalog: name, description, encodings with sizes, and which are on this machine."""
     entries = [_entry(model) for model in catalogue.all_models()]
     return "\n\n".join(
         [
-            "Models by name, for --model (llama3-run, llama3-bench) and as the MODEL of\n"
-            "llama3-export and llama3-inspect. Sizes are in GB; those with * are on this\nmachine already.",
+            "Names for --model (llama3-run, llama3-bench) and MODEL (llama3-export,\n"
+            "llama3-inspect). Sizes are in GB; * marks a file that is already on this\nmachine.",
             *entries,
-            "Any repository of the Hugging Face Hub with GGUFs of a supported architecture\n"
-            "goes by ORG/REPO, or ORG/REPO:Q4_K_M for one of its files.",
+            "You can also use any Hugging Face Hub repository that has GGUFs of a supported\n"
+            "architecture: ORG/REPO, or ORG/REPO:Q4_K_M for one of its files.",
         ]
     )
 
@@ -30,7 +30,7 @@ def _entry(model: catalogue.Model) -> str:
         size = "" if model.package else f" {model.hub_files[encoding].gigabytes:g}"
         default = " (default)" if encoding == model.encoding_or_default(None) and len(model.encodings) > 1 else ""
         sizes.append(f"{encoding}{size}{here}{default}")
-    lines = [f"{model.description}.", ", ".join(sizes), f"Licence: {model.licence}, {model.licence_url}"]
+    lines = [f"{model.description}.", ", ".join(sizes), f"License: {model.licence}, {model.licence_url}"]
     return "\n".join([model.name, *(line for text in lines for line in _wrapped(text))])
 
 
@@ -41,5 +41,5 @@ def _wrapped(text: str) -> list[str]:
     )
 
 
-MODEL_PAGES = {"--list-models": Page("List the models that go by a name, and exit.", list_models)}
-"""For every command that is given a model."""
+MODEL_PAGES = {"--list-models": Page("List the models available by name and exit.", list_models)}
+"""The pages of every command that accepts a model."""

@@ -1,7 +1,7 @@
 """A repository of the Hugging Face Hub as a model: ORG/REPO, or ORG/REPO:Q4_K_M for one of its files.
 
-llama.cpp spells it so, and the rules by which a file is chosen are its own (`common/download.cpp`): the tag is looked
-for in the names of the files; without one Q4_K_M is taken, then Q8_0, then the first file there is.
+The spelling and the rules for choosing a file are llama.cpp's (`common/download.cpp`): a file with the tag in its name;
+without a tag, Q4_K_M, then Q8_0, then the first file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SPELLING = re.compile(
     re.ASCII,
 )
 
-# What a browser has of a file or of its page.
+# The URL of a file or of its page, as copied from a browser.
 _LINK = re.compile(
     r"https?://(?:huggingface\.co|hf\.co)/(?P<repository>\w[\w.-]*/\w[\w.-]*)"
     r"/(?:resolve|blob)/[^/]+/(?P<file>\w[\w./-]*\.gguf)(?:\?.*)?",
@@ -33,18 +33,18 @@ _LINK = re.compile(
 )
 _DEFAULT_TAGS = ("Q4_K_M", "Q8_0")
 
-# GGUFs that lie beside models and are none: projectors of images, importance matrices, drafts.
+# GGUFs beside a model that are not models themselves: image projectors, importance matrices, draft models.
 _NO_MODEL = re.compile(r"mmproj|imatrix|(?:mtp|eagle3|dflash|dspark)-", re.IGNORECASE)
 
 _MOST_NAMED = 12
-"""Of the files that a message names."""
+"""Maximum number of files that a message names."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What a user wrote: a repository, and a part of a file's name that says which of its files.
+    """A repository as a user wrote it; `tag` is a part of a file name that chooses one of its files.
 
-    `named_hub` is whether the hub was named, too, so that nothing else can have been meant.
+    `named_hub` says whether the text also named the hub, so it cannot mean a path.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Repository:
 
 
 def parse(model: str) -> Repository | None:
-    """Read ORG/REPO[:TAG], with or without huggingface.co/ or hf.co/ in front, or a link; None for any other text."""
+    """Parse ORG/REPO[:TAG], with or without huggingface.co/ or hf.co/ in front, or a URL; None for any other text."""
     if match := _LINK.fullmatch(model):
         return Repository(match["repository"], match["file"], named_hub=True)
     match = _SPELLING.fullmatch(model)
@@ -68,11 +68,11 @@ def choose(files: Sequence[str], tag: str | None) -> tuple[str, ...] | None:
 
     Args:
         files: The paths of all files in the repository.
-        tag: A file's path or name, or a part of it between dots, dashes, underscores and slashes, in any case. None
-            for the default.
+        tag: A file's path or name, or a part of it between dots, dashes, underscores and slashes, in upper or lower
+            case. None for the default.
 
     Returns:
-        The file, or all parts of a split one, first things first; None where no file fits.
+        The file, or all parts of a split one in order; None if no file fits.
     """
     models = [file for file in files if is_model(file)]
     for wanted in _DEFAULT_TAGS if tag is None else (tag,):
@@ -85,22 +85,22 @@ def choose(files: Sequence[str], tag: str | None) -> tuple[str, ...] | None:
 
 
 def is_model(file: str) -> bool:
-    """Whether a file of a repository is a GGUF with a model, going by its name."""
+    """Return whether a file of a repository is a GGUF with a model, judging by its name."""
     folders, _, name = file.rpartition("/")
     leaves_the_folder = ".." in folders.split("/") or file.startswith("/")
     return name.lower().endswith(".gguf") and not _NO_MODEL.search(name) and not leaves_the_folder
 
 
 def fetch(repository: Repository) -> Path:
-    """Give the path of a repository's GGUF (of a split one, its first part), downloading what the cache lacks.
+    """Return the path of a repository's GGUF (of a split one, its first part), and download what the cache lacks.
 
-    A file with the tag, or a Q4_K_M where there is no tag, that the Hugging Face cache holds is used without a network.
-    The other defaults are chosen from the hub's list of files, or without a network from what the cache holds.
+    A cached file with the tag, or a cached Q4_K_M if there is no tag, is used without a network. Other defaults are
+    chosen from the hub's list of files or, without a network, from the cached files.
 
     Raises:
-        Llama3Error: the repository does not exist, has no such file, or the file cannot be had.
+        Llama3Error: the repository or the file does not exist, or the file cannot be downloaded.
     """
-    # Late, because it takes a few tenths of a second that a run from a local file need not pay.
+    # Imported here because it takes a few tenths of a second, and a run from a local file does not need it.
     from huggingface_hub import constants
 
     from llama3_models.hub.transfer import HubUnreachableError, SourceRefusedError, download, list_files
@@ -120,21 +120,21 @@ def fetch(repository: Repository) -> Path:
         chosen = choose(cached, repository.tag)
         if folder is None or chosen is None or not set(chosen) <= set(cached):
             raise
-        logger.warning("the hub was not reached; %s is what the cache holds of %s", chosen[0], repository.name)
+        logger.warning("cannot reach the hub; using %s, which is in the cache, for %s", chosen[0], repository.name)
         return folder / chosen[0]
     except SourceRefusedError as refusal:
         advice = f"check the name, or use {INSTEAD}"
         if refusal.needs_token:
             advice = (
-                "check the name; if the repository is there, accept its licence on its page, put a read token of that "
-                f"account ({constants.ENDPOINT}/settings/tokens) into HF_TOKEN, or use {INSTEAD}"
+                "check the name; if the repository exists, accept its license on its page and set HF_TOKEN to a read "
+                f"token of that account ({constants.ENDPOINT}/settings/tokens), or use {INSTEAD}"
             )
-        raise Llama3Error(f"{refusal}: {advice}") from None
+        raise Llama3Error(f"{refusal}; {advice}") from None
     return paths[0]
 
 
 def _all_parts(file: str) -> tuple[str, ...]:
-    """All parts of the split GGUF that a file belongs to, by their names; also those that are missing."""
+    """Return the names of all parts of the split GGUF that a file belongs to, including missing ones."""
     folder, slash, name = file.rpartition("/")
     split = SPLIT_NAME.fullmatch(name)
     count = 0 if split is None else int(split["count"])
@@ -144,20 +144,20 @@ def _all_parts(file: str) -> tuple[str, ...]:
 
 
 def _what_is_there(files: Sequence[str], tag: str | None) -> str:
-    """What to say of a repository in which no file fits."""
+    """Return the error for a repository without a fitting file."""
     models = [file for file in files if is_model(file)]
     if not models:
-        return "there is no GGUF of a model in this repository; those of GGUFs often have a name that ends in -GGUF"
+        return "there is no GGUF model in this repository; use one with GGUFs (their names often end in -GGUF)"
     shown = [file for file in models if (split := SPLIT_NAME.fullmatch(file)) is None or int(split["number"]) == 1]
     near = difflib.get_close_matches(str(tag).lower(), [file.lower() for file in shown], n=_MOST_NAMED, cutoff=0.0)
     by_lower = {file.lower(): file for file in shown}
     names = [by_lower[name] for name in near]
     more = f" and {len(shown) - len(names)} more" if len(shown) > len(names) else ""
-    return f"no file has {tag!r} in its name; there is {', '.join(names)}{more}"
+    return f"no file has {tag!r} in its name; choose one of {', '.join(names)}{more}"
 
 
 def _snapshot(repository: str) -> Path | None:
-    """The folder of the Hugging Face cache with the files of the repository's main branch, if there is one."""
+    """Return the folder of the Hugging Face cache with the repository's main branch, if there is one."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
@@ -174,5 +174,5 @@ def _snapshot(repository: str) -> Path | None:
 
 
 def _files_of(folder: Path) -> list[str]:
-    """The files under a folder that are there, sorted; a link to a blob that was removed is not."""
+    """Return the GGUFs under a folder, sorted, without links to blobs that were removed."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf") if path.is_file())

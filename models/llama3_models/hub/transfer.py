@@ -1,12 +1,12 @@
-"""One file from the Hugging Face Hub into its cache, whole and verified.
+"""Downloads from the Hugging Face Hub into its cache, complete and verified.
 
-huggingface_hub does the talking (HF_ENDPOINT, HF_TOKEN and HF_HOME are its own) and its cache is where files end up, so
-that other tools find them too. Two things are done here because a file of several GB deserves them: what has come of a
-file is kept when the download breaks or is interrupted, and the next attempt goes on from there (huggingface_hub 2
-begins again); and a file enters the cache only after its SHA-256 has been compared with the hub's (huggingface_hub
-compares sizes). So a file is hashed once, when it arrives, and never at a start.
+huggingface_hub makes the requests (with its HF_ENDPOINT, HF_TOKEN and HF_HOME), and files go into its cache, where
+other tools also find them. We add two things for files of several GB. If a download breaks or is interrupted, the part
+so far is kept and the next attempt resumes there (huggingface_hub 2 starts again). And a file enters the cache only
+after its SHA-256 has been compared with the hub's (huggingface_hub compares sizes). So a file is hashed once, when it
+arrives, and never at startup.
 
-This goes over plain HTTP, which the hub offers for every file below 50 GB, also for those that it keeps in Xet.
+Downloads use plain HTTP, which the hub offers for every file below 50 GB, including those stored in Xet.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, get_token, hf_hub_download, hf_hub_url
 
-# HTTPError is httpx's base class, whichever httpx it is: huggingface_hub 1 is built on httpx, 2 on httpx2.
+# HTTPError is the base class of httpx or httpx2: huggingface_hub 1 uses the first, 2 the second.
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     GatedRepoError,
     HfHubHTTPError,
@@ -42,19 +42,19 @@ from llama3_models.units import format_bytes
 
 logger = logging.getLogger(__name__)
 
-# Seconds before each new attempt at a hub that is overloaded or a transfer that broke. A transfer that moved on since
-# its last attempt has them all before it again.
+# Seconds before each retry if the hub is overloaded or a transfer broke. A transfer that made progress since its last
+# attempt starts with the first delay again.
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
-# Of a file that Ctrl-C ends, less than this share is removed: that download was not meant. More is worth keeping.
+# Ctrl-C before this share of a file has arrived removes the part: the download was probably a mistake.
 _SHARE_TO_KEEP = 0.1
 
 T = TypeVar("T")
 
 
 class SourceRefusedError(Exception):
-    """This source does not offer the file, but another one may: the message says which file and why."""
+    """This source does not offer the file, but another one may; the message says which file and why."""
 
     def __init__(self, reason: str, needs_token: bool = False) -> None:
         super().__init__(reason)
@@ -62,12 +62,12 @@ class SourceRefusedError(Exception):
 
 
 class HubUnreachableError(Llama3Error):
-    """The hub does not answer, or may not be asked: what the cache holds may do instead."""
+    """The hub does not answer, or must not be asked; a cached file may do instead."""
 
 
 @dataclass(frozen=True)
 class _RemoteFile:
-    """What the hub says of a file; `size` is in bytes."""
+    """The hub's description of a file; `size` is in bytes."""
 
     source: Source
     commit: str
@@ -76,15 +76,15 @@ class _RemoteFile:
 
 
 def download(source: Source) -> Path:
-    """Downloads a file into the cache and returns its path there.
+    """Download a file into the cache and return its path there.
 
     Raises:
-        SourceRefusedError: this source does not give the file; another one may.
+        SourceRefusedError: this source does not offer the file; another one may.
         Llama3Error: no source would help: no network, no room, a cache that cannot be written.
     """
     with _in_one_line(str(source)):
         _bring_into_cache(_ask(source))
-        # The blob lies in the cache under its own name now, so this makes the links to it and transfers nothing.
+        # The blob is already in the cache, so this only makes the links to it.
         with _as_a_hub():
             return Path(hf_hub_download(source.repository, source.file))
 
@@ -93,13 +93,13 @@ def list_files(repository: str) -> list[str]:
     """List the paths of all files of a repository.
 
     Raises:
-        SourceRefusedError: there is no such repository, or it is not for this user.
+        SourceRefusedError: the repository does not exist, or this user may not read it.
         Llama3Error: the hub cannot be reached.
     """
     if constants.HF_HUB_OFFLINE:
         raise HubUnreachableError(
-            f"{repository}: not in the cache {constants.HF_HUB_CACHE} as it was asked for, and HF_HUB_OFFLINE forbids "
-            f"to ask the hub: unset it, or use {INSTEAD}"
+            f"{repository}: the file is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE prevents asking "
+            f"the hub; unset it, or use {INSTEAD}"
         )
     with _in_one_line(repository):
         info = _patiently(lambda: HfApi().model_info(repository, timeout=constants.HF_HUB_ETAG_TIMEOUT))
@@ -108,49 +108,48 @@ def list_files(repository: str) -> list[str]:
 
 @contextlib.contextmanager
 def _in_one_line(source: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises meanwhile into errors of one line; `source` is what was asked for.
+    """Turn the exceptions of huggingface_hub into one-line errors; `source` is the requested file or repository.
 
     Raises:
-        SourceRefusedError: for an answer that is about this source.
-        Llama3Error: for everything that no other source would help against.
+        SourceRefusedError: the problem is this source.
+        Llama3Error: no other source would help.
     """
     _check_proxies()
     try:
         yield
     except HFValidationError as error:
-        raise SourceRefusedError(f"{source} is not the name of a repository") from error
+        raise SourceRefusedError(f"{source} is not a valid repository name") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in _TRANSIENT_STATUSES:
             raise HubUnreachableError(
-                f"{constants.ENDPOINT} is overloaded or down (HTTP {status} for {source}): "
-                f"try again later (what has come so far is kept), or use {INSTEAD}"
+                f"{constants.ENDPOINT} is overloaded or down (HTTP {status} for {source}); "
+                f"try again later (the part downloaded so far is kept), or use {INSTEAD}"
             ) from error
         if isinstance(error, GatedRepoError) or status in (401, 403):
-            # The hub does not tell strangers whether a repository does not exist or is not for them.
+            # Without permission, the hub does not say whether a repository exists.
             unsure = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
-            refused = "does not exist or is refused" if unsure else "is refused"
-            to_whom = "to your token" if get_token() else "without a token"
-            raise SourceRefusedError(f"{source} {refused} {to_whom} (HTTP {status})", needs_token=True) from error
+            refused = "does not exist or cannot be read" if unsure else "cannot be read"
+            how = "with your token" if get_token() else "without a token"
+            raise SourceRefusedError(f"{source} {refused} {how} (HTTP {status})", needs_token=True) from error
         raise SourceRefusedError(f"{source} is not offered by the hub (HTTP {status})") from error
     except (HTTPError, LocalEntryNotFoundError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise HubUnreachableError(
-            f"cannot reach {constants.ENDPOINT} for {source} ({reason}): check the network and try again "
-            f"(what has come so far is kept), or use {INSTEAD}"
+            f"cannot reach {constants.ENDPOINT} for {source} ({reason}); check the network and try again "
+            f"(the part downloaded so far is kept), or use {INSTEAD}"
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_room(source, "the disk is full") from error
         reason = error.strerror or " ".join(str(error).split())
         raise Llama3Error(
-            f"cannot write {source} to the cache {constants.HF_HUB_CACHE} ({reason}): "
-            "set HF_HOME to a folder that can be written"
+            f"cannot write {source} to the cache {constants.HF_HUB_CACHE} ({reason}); set HF_HOME to a writable folder"
         ) from error
 
 
 def _check_proxies() -> None:
-    """Make the client that huggingface_hub uses, which goes by the proxies in the environment.
+    """Create huggingface_hub's client, which uses the proxies from the environment.
 
     Raises:
         HubUnreachableError: it cannot use them.
@@ -159,13 +158,13 @@ def _check_proxies() -> None:
         get_session()
     except (ImportError, ValueError) as error:  # SOCKS needs a package; a scheme may be unknown
         raise HubUnreachableError(
-            f"cannot use the proxy of the environment ({' '.join(str(error).split())}): unset or correct HTTP_PROXY, "
+            f"cannot use the proxy from the environment ({' '.join(str(error).split())}); unset or correct HTTP_PROXY, "
             f"HTTPS_PROXY and ALL_PROXY, or use {INSTEAD}"
         ) from error
 
 
 def _is_name(name: object) -> bool:
-    """Whether the hub's name of a file can be one."""
+    """Return whether a file name from the hub is valid."""
     return isinstance(name, str) and "\0" not in name and not re.search("[\ud800-\udfff]", name)
 
 
@@ -173,15 +172,15 @@ def _ask(source: Source) -> _RemoteFile:
     url = hf_hub_url(source.repository, source.file)
     metadata = _patiently(lambda: get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT))
     commit, etag, size = metadata.commit_hash, metadata.etag, metadata.size
-    # The SHA-256 becomes a file's name, and the commit a folder's: nothing but these will do.
+    # The SHA-256 becomes a file name and the commit a folder name, so nothing else is accepted.
     is_named = re.fullmatch("[0-9a-f]{64}", etag or "") and re.fullmatch("[0-9a-f]{40}", commit or "")
     if commit is None or etag is None or size is None or size < 1 or not is_named:
-        raise SourceRefusedError(f"{url} does not answer as a hub does, with a commit, a SHA-256 and a size")
+        raise SourceRefusedError(f"{url} does not answer like a hub, with a commit, a SHA-256 and a size")
     return _RemoteFile(source, commit, etag, size)
 
 
 def _patiently(ask: Callable[[], T]) -> T:
-    """Ask the hub, and again after each of the delays for as long as it is overloaded."""
+    """Ask the hub, and retry after each delay while it is overloaded."""
     for delay in RETRY_DELAYS:
         try:
             with _as_a_hub():
@@ -196,10 +195,10 @@ def _patiently(ask: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def _as_a_hub() -> Iterator[None]:
-    """Turn what huggingface_hub makes of an answer that is no hub's, such as a network's login page, into one line.
+    """Turn huggingface_hub's exceptions for an answer that is not a hub's, such as a login page, into one line.
 
     Raises:
-        HubUnreachableError: for such an answer.
+        HubUnreachableError: the answer is not a hub's.
     """
     try:
         yield
@@ -207,15 +206,15 @@ def _as_a_hub() -> Iterator[None]:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
         raise HubUnreachableError(
-            f"what answers at {constants.ENDPOINT} is no hub: check the network (does it ask for a login?) and "
+            f"{constants.ENDPOINT} does not answer like a hub; check the network (does it ask for a login?) and "
             f"HF_ENDPOINT, or use {INSTEAD}"
         ) from error
 
 
 def _bring_into_cache(file: _RemoteFile) -> None:
-    """Makes a file's blob, going on from what an earlier attempt left, and verifies it.
+    """Download a file's blob, resuming an earlier attempt, and verify it.
 
-    A second process that wants the same file waits for the first one, under huggingface_hub's own lock.
+    A second process that needs the same file waits for the first one at huggingface_hub's lock.
     """
     cache = Path(constants.HF_HUB_CACHE)
     folder = repo_folder_name(repo_id=file.source.repository, repo_type="model")
@@ -229,10 +228,10 @@ def _bring_into_cache(file: _RemoteFile) -> None:
             return
         missing, free = file.size - _size(partial), shutil.disk_usage(blob.parent).free
         if missing > free:
-            raise _no_room(str(file.source), f"it needs {format_bytes(missing)}, and {format_bytes(free)} are free")
+            raise _no_room(str(file.source), f"it needs {format_bytes(missing)}, but only {format_bytes(free)} is free")
         notice(
-            f"Downloading {file.source.file}, {format_bytes(file.size)}{_begun(partial)}, from "
-            f"{constants.ENDPOINT}/{file.source.repository} to {cache}; Ctrl-C stops it"
+            f"Downloading {file.source.file} ({format_bytes(file.size)}{_begun(partial)}) from "
+            f"{constants.ENDPOINT}/{file.source.repository} to {cache}; press Ctrl-C to stop"
         )
         try:
             _transfer(file, partial)
@@ -243,36 +242,36 @@ def _bring_into_cache(file: _RemoteFile) -> None:
         if digest != file.sha256:
             partial.unlink()
             raise SourceRefusedError(
-                f"{file.source} came with other content than the hub names "
-                f"({came:,} of {file.size:,} bytes, SHA-256 {digest[:12]}... for {file.sha256[:12]}...) and was removed"
+                f"{file.source} arrived with wrong content ({came:,} of {file.size:,} bytes, "
+                f"SHA-256 {digest[:12]}... instead of {file.sha256[:12]}...) and was removed"
             )
         partial.replace(blob)
 
 
 def _begun(partial: Path) -> str:
     size = _size(partial)
-    return f" (of which {format_bytes(size)} are here from an earlier attempt)" if size else ""
+    return f", {format_bytes(size)} already downloaded" if size else ""
 
 
 def _after_interrupt(file: _RemoteFile, partial: Path) -> None:
-    """Remove the beginning of a file, with the folders that were made for it; of a larger part say where it is."""
+    """Say where an unfinished download is kept, or remove a short one together with its empty folders."""
     size = _size(partial)
     if size >= file.size * _SHARE_TO_KEEP:
         notice("")
         notice(
-            f"{format_bytes(size)} of {format_bytes(file.size)} are kept, and the next attempt goes on from there; "
-            f"to remove them: rm {shell_word(str(partial))}"
+            f"Kept {format_bytes(size)} of {format_bytes(file.size)}; the next download resumes there. "
+            f"To remove it: rm {shell_word(str(partial))}"
         )
         return
     partial.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # another file of the repository is there
+    with contextlib.suppress(OSError):  # not empty: another file of the repository is there
         partial.parent.rmdir()
         partial.parent.parent.rmdir()
 
 
 def _transfer(file: _RemoteFile, partial: Path) -> None:
-    """Appends to `partial` what it lacks, in as many attempts as it takes while some of them bring something."""
-    # Not the address of the file's storage that a redirect gave: that one expires, and the hub gives a fresh one.
+    """Append the missing bytes to `partial`; give up when too many attempts in a row make no progress."""
+    # The hub's URL, not that of the storage that it redirects to: storage URLs expire.
     url = hf_hub_url(file.source.repository, file.source.file, revision=file.commit)
     failures = 0
     while (start := _size(partial)) < file.size:
@@ -296,7 +295,7 @@ def _transfer(file: _RemoteFile, partial: Path) -> None:
 
 def _no_room(source: str, why: str) -> Llama3Error:
     return Llama3Error(
-        f"no room for {source} in {constants.HF_HUB_CACHE}: {why}: "
+        f"no room for {source} in {constants.HF_HUB_CACHE}: {why}; "
         "free some space, or set HF_HOME to a folder on another disk"
     )
 

@@ -87,30 +87,29 @@ def bench(
 
     Args:
         model: A .gguf file, an export folder, a name from --list-models such as smollm2-135m, or a Hugging Face Hub
-            repository as ORG/REPO or ORG/REPO:Q4_K_M. (this or --model-path is
-            required)
+            repository as ORG/REPO or ORG/REPO:Q4_K_M. (required, unless --model-path is used)
         model_path: Like --model, but always a path. (default: none)
         lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. The model must be a GGUF.
         gguf: GGUF that an export folder was made from, for --compare and --kl. (default: none)
         tokenizer_path: Tokenizer for --perplexity: a .gguf, tokenizer.json or tokenizer.model. (default: the model's
             own)
-        pre_tokenizer: How to split the text, by llama.cpp's name. (default: what the tokenizer's file says)
-        custom_ops_path: Library with custom operators for the graph. Ours needs no mention. (default: none)
+        pre_tokenizer: How to split the text: a name from llama.cpp. (default: as the tokenizer's file says)
+        custom_ops_path: Library of custom operators to load besides ours. (default: none)
         ops: Operators to export a .gguf with. (default: native, if they were built)
         prompt_size: Size of the prompt in tokens; 0 skips the prompt.
         output_size: Number of tokens to generate; 0 skips generation.
         depth: Number of tokens already in the KV cache.
         repetitions: Number of measurements, after one that does not count.
-        profile: Show how much of a token's time each kind of node takes, instead of speeds. Averages over --output-size
-            tokens, 64 at most.
-        perplexity: Measure the perplexity of this text file, instead of speeds. As in llama-perplexity, windows do not
+        profile: Instead of speeds, show how much of a token's time each kind of node takes: an average over
+            --output-size tokens, 64 at most.
+        perplexity: Instead of speeds, measure the perplexity of this text file. As in llama-perplexity, windows do not
             overlap, and the second half of each is predicted. (default: none)
         kl: Also compute the text in float32 and show the divergence from it. Slow; needs the GGUF.
         window: Size of a window in tokens.
-        max_windows: Maximum number of windows. (default: all)
+        max_windows: Maximum number of windows. (default: no limit)
         provider: Where to compute.
-        threads: CPU threads. (default: one per CPU available to this process)
-        chunk_size: How many tokens of a prompt to evaluate at a time.
+        threads: Number of CPU threads. (default: one per CPU available to this process)
+        chunk_size: Number of prompt tokens to evaluate at a time.
         compare: Also measure this engine on the same GGUF: llama.cpp (needs the package llama-cpp-python), the path of
             a library built from runtime/peers, or both, separated by a comma. (default: none)
         json: Print only a JSON object.

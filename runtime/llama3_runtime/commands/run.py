@@ -1,4 +1,4 @@
-"""The command `llama3-run`: a prompt in, the text that follows it out, and what it took."""
+"""The command `llama3-run`: continue a prompt, and report sizes and speeds."""
 
 import codecs
 import contextlib
@@ -51,9 +51,9 @@ GROUPS = {
 
 LETTERS = {"m": "model", "p": "prompt", "n": "max_new_tokens"}
 
-# What languages write for these, but not after another backslash, nor before a small letter: \newline is LaTeX.
+# Escapes as in programming languages, but not after another backslash or before a lower-case letter: \newline is LaTeX.
 _ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\([nrt])(?![a-z])")
-_ESCAPED = {"n": "line end", "r": "carriage return", "t": "tab"}
+_ESCAPED = {"n": "newline", "r": "carriage return", "t": "tab"}
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ def run_model(
 ) -> int:
     r"""Continue a prompt with a model on ONNX Runtime.
 
-    Prints the prompt, then the text as it is generated; sizes and times go to standard error. A .gguf is exported to
-    the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) the first time, and again when it changes.
+    The prompt is printed first, then the text as it is generated. Sizes and times go to standard error. A .gguf is
+    exported to the cache ($LLAMA3_CACHE, or ~/.cache/llama3-onnx) the first time, and again when it changes.
 
     Args:
         model: A .gguf file, an export folder, a name from --list-models such as smollm2-135m, or a Hugging Face Hub
@@ -103,10 +103,10 @@ def run_model(
         version: Llama 8B version to download. (default: 3.1)
         lora: Add a LoRA adapter in GGUF, as FILE or FILE:SCALE. The model must be a GGUF.
         tokenizer_path: Tokenizer to use: a .gguf, tokenizer.json or tokenizer.model. (default: the model's own)
-        pre_tokenizer: How to split text before tokenizing, by llama.cpp's name, such as llama-bpe or deepseek-llm.
-            (default: what the tokenizer's file says)
-        custom_ops_path: Library with custom operators for the graph. Ours needs no mention. (default: none)
-        ops: Operators to export a .gguf with, for the CPU. (default: native, if they were built)
+        pre_tokenizer: How to split text before tokenizing: a name from llama.cpp, such as llama-bpe or deepseek-llm.
+            (default: as the tokenizer's file says)
+        custom_ops_path: Library of custom operators to load besides ours. (default: none)
+        ops: Operators to export a .gguf with; CUDA always uses contrib. (default: native, if they were built)
         prompt: Text to continue; - reads standard input, without its final newline. (default: I believe the meaning of
             life is)
         prompt_file: UTF-8 file with the text to continue, without its final newline. (default: none)
@@ -122,8 +122,8 @@ def run_model(
         repeat_penalty: Make the last 64 tokens less probable; 1 turns it off.
         seed: Random seed. (default: a new one each run)
         provider: Where to compute; auto uses CUDA if it is available.
-        threads: CPU threads. (default: one per CPU available to this process)
-        chunk_size: How many tokens of the prompt to evaluate at a time.
+        threads: Number of CPU threads. (default: one per CPU available to this process)
+        chunk_size: Number of prompt tokens to evaluate at a time.
         warmup_pipeline: Run the model once before timing starts.
         stream: Print the text as it is generated, not all at the end.
         json: Print only a JSON object with text, token ids, finish_reason and metrics.
@@ -159,7 +159,7 @@ def run_model(
     if not json:
         _write_utf8()
 
-    # Late, so that --help and a wrong option need not wait for onnxruntime.
+    # Imported here because --help and usage errors should not wait for onnxruntime.
     from llama3_runtime.loading import load
 
     generator = load(
@@ -220,9 +220,9 @@ def run_model(
 def _print_generation(
     generation: "Generation", prompt: str, writer: TextWriter | None, progress: "_PromptProgress"
 ) -> "GenerationResult":
-    """Runs it, writing `prompt` and each piece as it comes, or nothing; Ctrl-C ends it with what has come."""
+    """Run the generation, and write `prompt` and each piece if there is a `writer`; Ctrl-C keeps the text so far."""
     echo = prompt
-    # A bar would be drawn over a prompt that is there already.
+    # A progress bar would overwrite a prompt that is already printed.
     if writer is not None and not progress.is_due(generation.result().prompt_size):
         writer.write(echo)
         echo = ""
@@ -245,7 +245,7 @@ def _print_generation(
 
 @contextlib.contextmanager
 def _ending_the_line(writer: TextWriter | None) -> Iterator[None]:
-    """Where text was streamed, an error starts on a line of its own."""
+    """End the line of streamed text before an error, so the error starts on its own line."""
     try:
         yield
     except BaseException as error:
@@ -255,7 +255,7 @@ def _ending_the_line(writer: TextWriter | None) -> Iterator[None]:
 
 
 def _why_it_ended(output: "GenerationResult", max_new_tokens: int, model: "Model") -> list[str]:
-    """A line on what ended the text, if that was not the model."""
+    """Return a line that says what ended the text, unless the model did."""
     if output.finish_reason == "stop":
         return [f"Stopped: at --stop {output.stop!r}"]
     if output.finish_reason == "interrupt":
@@ -267,29 +267,29 @@ def _why_it_ended(output: "GenerationResult", max_new_tokens: int, model: "Model
     if model.max_length < model.context_length:
         more = f"raise --max-length (up to {model.context_length:,})"
         return [f"Stopped: the KV cache of {model.max_length:,} positions is full; {more}"]
-    return [f"Stopped: the context is full: this model has no more than {model.context_length:,} positions"]
+    return [f"Stopped: the model's context of {model.context_length:,} positions is full"]
 
 
 def meant(word: str) -> str:
-    """The option that was meant by a word without one: a model's file, or else the prompt."""
+    """Return the option that a word without one was probably meant for: the model or the prompt."""
     is_model = exists(word) or word.endswith((".gguf", ".onnx")) or names_a_model(word)
     return "model" if is_model else "prompt"
 
 
 def main() -> int:
-    """The console script."""
+    """Run the console script."""
     return run(run_model, name="llama3-run", groups=GROUPS, letters=LETTERS, pages=MODEL_PAGES, meant=meant)
 
 
 class _PromptProgress:
-    """How far a prompt of several chunks is, as a bar on standard error where somebody looks at it."""
+    """A progress bar for a prompt of several chunks, if standard error is a terminal."""
 
     def __init__(self, chunk_size: int) -> None:
         self._chunk_size = chunk_size if shows_progress() else sys.maxsize
         self._bar: Any = None
 
     def is_due(self, total: int) -> bool:
-        """Whether a prompt of so many tokens gets a bar."""
+        """Return whether a prompt of this many tokens gets a bar."""
         return total > self._chunk_size
 
     def __call__(self, done: int, total: int) -> None:
@@ -305,7 +305,7 @@ class _PromptProgress:
             self.close()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -313,13 +313,13 @@ class _PromptProgress:
 def _warn_of_escape(stop: str) -> None:
     if escape := _ESCAPE.search(stop):
         logger.warning(
-            "--stop '%s' looks for a backslash and the letter %s; for a %s, write $'%s' (bash, zsh)",
+            "--stop '%s' stops at a backslash and the letter %s; for a %s, write $'%s' (bash, zsh)",
             *(stop, escape[1], _ESCAPED[escape[1]], stop),
         )
 
 
 def _write_utf8() -> None:
-    """Makes standard output UTF-8: no other encoding can hold whatever a model may write."""
+    """Make standard output UTF-8: other encodings do not have every character that a model may write."""
     stdout = sys.stdout
     if codecs.lookup(stdout.encoding).name == "utf-8":
         return

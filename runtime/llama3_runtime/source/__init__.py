@@ -1,1 +1,1 @@
-"""From what a user calls a model to an export that can be loaded."""
+"""The export for a model that a user names."""

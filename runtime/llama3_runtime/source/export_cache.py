@@ -1,8 +1,8 @@
-"""A .gguf that is run directly is exported once into the user's cache and reused while its content is the same.
+"""The user's cache of exports: a .gguf that is run directly is exported once and reused until its content changes.
 
-Where an entry's record of sizes, times and inodes matches (`llama3_models.export_cache`), nothing else is read. Where
-it does not (a copy, a touch), a contrib export is held against the content's SHA-256, which it noted in llama3.json; a
-native one is only a graph, whose weights stay in the GGUF, and is made anew in a second.
+If an entry's record of sizes, times and inodes matches (`llama3_models.export_cache`), nothing else is read. If it does
+not (after a copy or a touch), the SHA-256 in the llama3.json of a contrib export is compared with the content. A native
+export is only a graph, whose weights stay in the GGUF, so it is exported again in a second.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """An export folder or the .onnx in it, and the folder of the weights where they lie elsewhere: in the GGUF."""
+    """An export folder or the .onnx in it, and the folder of the GGUF if the weights are in the GGUF."""
 
     path: Path
     weights_folder: Path | None = None
@@ -41,9 +41,9 @@ def cached_export(
     logits: Logits = "last",
     loras: Sequence[Lora] = (),
 ) -> Export:
-    """Returns the export of a GGUF with its adapters, exporting it first if the cache has none of this content.
+    """Return the export of a GGUF with its adapters, and create it if the cache has none of this content.
 
-    Of two processes that need the same export one makes it, and the other waits and says so on standard error. A file
+    If two processes need the same export, one creates it, and the other waits and says so on standard error. A file
     that cannot be exported leaves nothing in the cache.
 
     Raises:
@@ -53,7 +53,7 @@ def cached_export(
     kind = "/".join([ops, precision, logits])
     entry = Entry.of(source, "/".join([kind, *(f"{lora.path.resolve()}:{lora.scale!r}" for lora in loras)]))
     export = Export(entry.export, source.parent if ops == "native" else None)
-    # Taken before any content is read: a file that changes meanwhile will not match.
+    # Recorded before any content is read, so a file that changes meanwhile will not match.
     record = _record(file, kind, loras)
     with _writing(entry):
         entry.refuse_links()
@@ -62,7 +62,7 @@ def cached_export(
             return export
         with entry.locked(lambda: notice(f"Waiting for another process that is exporting {source.name}")):
             entry.refuse_links()
-            if _is_recorded(entry, record):  # the process that held the lock made it
+            if _is_recorded(entry, record):  # the process that had the lock created it
                 return export
             files = entry.read_record().get("files")
             if files != entry.file_sizes() or not _holds_content(entry.export, file, loras):
@@ -89,12 +89,12 @@ def _described(adapter: Path) -> list[object]:
 
 
 def _is_recorded(entry: Entry, record: Record) -> bool:
-    """Whether the entry is of this content, and still whole."""
+    """Return whether the entry has this content and is still complete."""
     return entry.read_record() == {**record, "files": entry.file_sizes()}
 
 
 def _holds_content(folder: Path, file: GGUFFile, loras: Sequence[Lora]) -> bool:
-    """Whether an export, by its own account, is this exporter's of just these bytes."""
+    """Return whether an export was made by this version from exactly these bytes, according to its manifest."""
     from llama3_models.manifest import Manifest, Part
 
     try:
@@ -117,22 +117,22 @@ def _export_anew(
     logits: Logits,
     loras: Sequence[Lora],
 ) -> None:
-    """Export and record it, or leave nothing."""
-    entry.record_path.unlink(missing_ok=True)  # first: it vouches for the rest
-    # Here alone, and late: with an export at hand the runtime needs neither the exporter nor onnx.
+    """Export and record the file, or leave nothing."""
+    entry.record_path.unlink(missing_ok=True)  # first, because it says that the rest is complete
+    # Imported here because the runtime needs the exporter and onnx only to export.
     from llama3_exporter.export_model import OutputError, export, export_native_graph, remove_export
     from llama3_exporter.progress import byte_progress
 
     folder = entry.export
     try:
-        remove_export(folder)  # of an earlier content, or what somebody cleaned up in part
+        remove_export(folder)  # from earlier content, or partly deleted by somebody
         if ops == "native":
             folder.mkdir(exist_ok=True)
             export_native_graph(file, folder / GRAPH, logits=logits, loras=loras)
         else:
-            notice(f"Exporting {file.path.name} to {folder}, once")
+            notice(f"Exporting {file.path.name} to {folder} (only the first time)")
             with byte_progress("exporting") as progress:
-                # By force, since where there are no locks, another process may have made it meanwhile.
+                # `force`, because without locks another process may have created it meanwhile.
                 export(file.path, folder, precision=precision, logits=logits, lora=loras, force=True, progress=progress)
         entry.write_record({**record, "files": entry.file_sizes()})
     except BaseException as error:
@@ -145,15 +145,15 @@ def _export_anew(
 
 @contextlib.contextmanager
 def _writing(entry: Entry) -> Iterator[None]:
-    """Turn what the system refuses meanwhile into one line.
+    """Turn an OSError into one line.
 
     Raises:
-        Llama3Error: for an OSError.
+        Llama3Error: The system refused an operation.
     """
     try:
         yield
     except OSError as error:
         raise Llama3Error(
             f"{error.filename or entry.folder}: the cache of exports cannot be written ({error.strerror}); set "
-            "LLAMA3_CACHE to another folder, or give --model-path a folder made by llama3-export"
+            "LLAMA3_CACHE to another folder, or use a folder made by llama3-export as --model-path"
         ) from error

@@ -1,6 +1,6 @@
-"""From what a command line says of a model to an export: a name, a GGUF, a folder, or nothing at all.
+"""The export for the model of a command line: a name, a GGUF, a folder, or nothing at all.
 
-An encoding chooses a download; of a file that is given it is a claim, which has to hold.
+An encoding chooses which file to download. A file on this machine must have that encoding.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ def find_model(
     encoding: Encoding | None = None,
     version: Version | None = None,
 ) -> Path:
-    """Finds the file or folder that a command line means; downloads it where that has to be.
+    """Find the file or folder that a command line means, and download it if necessary.
 
     Args:
         model_path: A .gguf file, an export folder, or the .onnx in one.
-        model: A path as well, a name of the catalogue, or a repository of the Hugging Face Hub. With neither, `version`
+        model: Also a path, or a name of the catalog, or a repository of the Hugging Face Hub. Without both, `version`
             and `encoding` choose a download.
-        encoding: Which of its encodings to download; None for its default.
-        version: Which Llama to download, 3.1 by default.
+        encoding: The encoding to download; None for the default.
+        version: The Llama version to download, 3.1 by default.
 
     Raises:
-        UsageError: `model_path` and `model` are both given.
-        Llama3Error: There is no such model, or it cannot be had.
+        UsageError: `model_path` and `model` are both used.
+        Llama3Error: There is no such model, or it cannot be downloaded.
     """
     if model_path is not None and model is not None:
-        raise UsageError("--model-path and --model exclude each other")
+        raise UsageError("--model-path and --model cannot be used together")
     if version is not None and (model_path is not None or model is not None):
-        logger.warning("--version chooses a download; %s is used whatever it says", model_path or model)
+        logger.warning("--version only chooses a download, so it has no effect; using %s", model_path or model)
     if model_path is not None:
         if not model_path.exists():
             raise Llama3Error(f"{model_path}: {nothing_there(model_path)}")
@@ -63,10 +63,10 @@ def find_model(
 
 
 def check_loras(lora: Loras) -> None:
-    """Refuse what cannot be read as adapters, before anything is downloaded.
+    """Check the texts of --lora before anything is downloaded.
 
     Raises:
-        UsageError: a scale is not a number.
+        UsageError: A scale is not a number.
     """
     if lora:
         from llama3_models.lora import parse_loras
@@ -75,7 +75,7 @@ def check_loras(lora: Loras) -> None:
 
 
 def is_export(path: Path) -> bool:
-    """Whether a path that `find_model` gave is an export and not a GGUF."""
+    """Return whether a path from `find_model` is an export, not a GGUF."""
     return path.is_dir() or path.suffix == ".onnx"
 
 
@@ -88,19 +88,19 @@ def find_export(
     logits: Logits = "last",
     lora: Loras = (),
 ) -> Export:
-    """Finds the export of a model; exports it first where that has to be.
+    """Find the export of a model, and export the model if necessary.
 
     Args:
         path: From `find_model`.
-        encoding: How the weights must be encoded; None takes what is there.
-        ops: What a GGUF is exported with, and an export must have; None for native ops where they were built, and for
-            an export as it is.
-        precision: What a GGUF is exported with.
-        logits: What a GGUF is exported with.
-        lora: LoRA adapters of a GGUF: the path of one or `FILE:SCALE`, or several such.
+        encoding: The encoding that the weights must have; None accepts any.
+        ops: The ops to export a GGUF with, which an export must already have; None uses native ops if they were built,
+            and an export as it is.
+        precision: The precision to export a GGUF with.
+        logits: The logits to export a GGUF with.
+        lora: LoRA adapters for a GGUF: one path or `FILE:SCALE`, or several.
 
     Raises:
-        Llama3Error: Its encoding or its ops are others, or it cannot be exported.
+        Llama3Error: The encoding or the ops are different, or the model cannot be exported.
     """
     if ops is not None:
         check_choice("ops", ops, Ops)
@@ -109,8 +109,7 @@ def find_export(
 
         if lora:
             raise Llama3Error(
-                f"{path}: an export, to which no adapter can be added; give its GGUF, or export that with "
-                "llama3-export --lora"
+                f"{path}: adapters cannot be added to an export; use its GGUF, or export that with llama3-export --lora"
             )
         folder = path if path.is_dir() else path.parent
         if encoding is not None:
@@ -118,7 +117,7 @@ def find_export(
         if ops is not None:
             _check_ops(ops, folder, path)
         return Export(path)
-    # Late, since the commands' --help imports this module and need not wait for gguf.
+    # Imported here because --help imports this module and should not wait for gguf.
     from llama3_models.gguf.file import GGUFFile
     from llama3_models.gguf.model_kinds import refuse_other_kinds
     from llama3_models.lora import parse_loras
@@ -134,7 +133,7 @@ def find_export(
 
 
 def _check_ops(ops: Ops, folder: Path, path: Path) -> None:
-    """Compares the ops asked for with what an export says of its own; a graph that stands alone says nothing here."""
+    """Compare `ops` with the manifest in an export folder; a graph without one is not checked."""
     from llama3_models.manifest import Manifest, NotAnExportError
 
     try:
@@ -142,20 +141,20 @@ def _check_ops(ops: Ops, folder: Path, path: Path) -> None:
     except NotAnExportError:
         return
     if found != ops:
-        raise Llama3Error(f"{path}: an export with {found} ops; give the GGUF for {ops} ones, or leave --ops out")
+        raise Llama3Error(f"{path}: an export with {found} ops, not {ops}; use its GGUF, or omit --ops")
 
 
 def _check_encoding(encoding: Encoding, types: Mapping[str, TypeUse], path: Path) -> None:
-    """Compares an encoding with the type that most of the bytes have: a Q4_K_M file also holds Q6_K and F32."""
+    """Compare an encoding with the type of most of the bytes: a Q4_K_M file also contains Q6_K and F32."""
     found = max(types, key=lambda name: types[name].bytes, default="F32").lower().replace("f32", "float32")
     if found != encoding:
         raise Llama3Error(
-            f"{path}: its weights are {found}, not {encoding}; leave --quantization-encoding out, or give another file"
+            f"{path}: its weights are {found}, not {encoding}; omit --quantization-encoding, or use another file"
         )
 
 
 def _best_ops() -> Ops:
     if llama3_custom_ops.built_library() is not None:
         return "native"
-    logger.warning("the native ops were not built (no C++ compiler at installation?); the slower stock ops serve")
+    logger.warning("the native ops were not built (no C++ compiler at installation?); using the slower contrib ops")
     return "contrib"

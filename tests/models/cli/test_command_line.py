@@ -1,4 +1,4 @@
-"""The command line layer: nothing runs unless every word of the command line is understood."""
+"""The command line layer: nothing runs unless every word on the command line is understood."""
 
 import errno
 import importlib.metadata
@@ -30,9 +30,9 @@ def sample(
     stop: tuple[str, ...] = (),
     seed: int | None = None,
 ) -> int | None:
-    """Does nothing, to show how a command line is read.
+    """Show how a command line is read.
 
-    It is only a sample of every kind of parameter, and this paragraph is long enough to have to be wrapped.
+    This is a sample with every kind of parameter, and this paragraph is long enough that it has to be wrapped.
 
     Args:
         model: A model's file
@@ -40,13 +40,13 @@ def sample(
         folder: Where to write.
         prompt: What to say: anything.
         max_length: Positions of the cache.
-        temperature: Divides the logits.
+        temperature: Divide the logits.
         provider: Where to run.
         version: Which model (default: 3.1).
         stream: Print as it comes.
         json: Print data.
-        stop: A text that ends it.
-        seed: For the draws (default: a new one).
+        stop: Stop at this text.
+        seed: Random seed (default: a new one).
 
     Examples:
         sample model.gguf --prompt hello
@@ -58,7 +58,7 @@ def sample(
     if prompt == "error":
         raise Llama3Error("what is wrong,\n  and\x1b[31m where")
     if prompt == "usage":
-        raise UsageError("--a and --b exclude each other")
+        raise UsageError("--a and --b cannot be used together")
     if prompt == "interrupt":
         raise KeyboardInterrupt
     if prompt == "bug":
@@ -155,7 +155,7 @@ def test_defaults_are_the_signature():
     ],
 )
 def test_every_way_to_write_an_option(words, name, value):
-    """Both spellings, both ways to give a value, negative numbers, switches and repeats arrive with their type."""
+    """Both spellings, both ways to write a value, negative numbers, switches and repeats arrive with their type."""
     given = call("m", *words)[name]
     assert given == value
     assert type(given) is type(value)
@@ -170,7 +170,7 @@ def test_every_way_to_write_an_option(words, name, value):
     ],
 )
 def test_text_is_never_a_literal(text):
-    """Fire would make numbers, lists and booleans of these, and a separator of the dash."""
+    """Fire would turn these into numbers, lists and booleans, and the dash into a separator."""
     assert call("m", "--prompt", text)["prompt"] == text
     assert call("m", f"--prompt={text}")["prompt"] == text
     assert call("m", "-p", text)["prompt"] == text
@@ -178,7 +178,7 @@ def test_text_is_never_a_literal(text):
 
 @pytest.mark.parametrize("text", ["--help", "--version", "--json", "--no-json", "--prompt=x", "--max_length"])
 def test_an_option_of_the_command_as_a_text_is_given_with_an_equals_sign(capsys, text):
-    """After a space it says that the value was forgotten."""
+    """After a space, the error says that the value was forgotten."""
     assert call("m", f"--prompt={text}")["prompt"] == text
     if text not in ("--help", "--version"):
         assert f"--prompt needs a value (write --prompt={text} if that is the value)" in refuse(
@@ -187,7 +187,7 @@ def test_an_option_of_the_command_as_a_text_is_given_with_an_equals_sign(capsys,
 
 
 def test_positional_arguments():
-    """They may stand anywhere, come by name, and be shielded by a double dash."""
+    """Positional arguments may be anywhere, be given by name, or follow a double dash."""
     assert call("--json", "m", "--seed", "1", "o")["folder"] == Path("o")
     assert call("--model", "m")["model"] == "m"
     given = call("--model", "m", "o")
@@ -210,8 +210,8 @@ def test_positional_arguments():
         (["m", "--xyzzy"], "unknown option '--xyzzy' (see"),
         (["m", "-x", "x"], "unknown option '-x' (see"),
         (["m", "-prompt", "x"], "unknown option '-prompt'; did you mean --prompt?"),
-        (["m", "-pHello"], "unknown option '-pHello'; write -p and its value as two words"),
-        (["m", "-nx"], "unknown option '-nx'; write -n and its value as two words"),
+        (["m", "-pHello"], "unknown option '-pHello'; put a space between -p and its value"),
+        (["m", "-nx"], "unknown option '-nx'; put a space between -n and its value"),
         (["m", "-n"], "-n needs a value"),
         (["m", "-n", "-p"], "-n needs a value"),
         (["m", "-n", "x"], "--max-length: expected a whole number, not 'x'"),
@@ -221,7 +221,7 @@ def test_positional_arguments():
         (["m", "--no-seed"], "unknown option '--no-seed' (see"),
         (["m", "--helo"], "did you mean --help?"),
         (["m", "-"], None),
-        (["m", "o", "x"], "unexpected argument 'x'; give it with --prompt (see"),
+        (["m", "o", "x"], "unexpected argument 'x'; put --prompt before it"),
         (["m", "o", "x", "--prompt", "y"], "unexpected argument 'x'; put quotes around a text with spaces (see"),
         (["m", "o", "--prompt", "a", "x", "y"], "unexpected argument 'x'; put quotes around a text with spaces (see"),
         (["m", "o", "--", "x"], "unexpected argument 'x'"),
@@ -236,7 +236,7 @@ def test_positional_arguments():
         (["m", "--provider", "-x"], "--provider needs a value (see"),
         (["m", "--prompt", "--temperature", "0"], "(write --prompt=--temperature if that is the value)"),
         (["m", "--prompt", "--temperature=0"], "(write --prompt=--temperature=0 if that is the value)"),
-        (["m", "--no-json=true"], "--no-json takes no value"),
+        (["m", "--no-json=true"], "--no-json does not accept a value"),
         (["m", "--json=maybe"], "--json: expected true or false, not 'maybe'"),
         (["m", "--max-length", "abc"], "--max-length: expected a whole number, not 'abc'"),
         (["m", "--max-length", "1.5"], "--max-length: expected a whole number, not '1.5'"),
@@ -257,7 +257,7 @@ def test_positional_arguments():
     ],
 )
 def test_usage_errors(capsys, words, expected):
-    """Each mistake is one line and exit 2, and the command was never called."""
+    """Each mistake is one line and exit status 2, and the command is never called."""
     if expected is None:
         assert call(*words)["folder"] == Path("-")
         return
@@ -275,14 +275,14 @@ def test_fire_flags_are_not_ours(capsys):
     [
         ("status", 7, ""),
         ("error", 1, "sample: error: what is wrong, and\\x1b[31m where\n"),
-        ("usage", 2, "sample: error: --a and --b exclude each other (see sample --help)\n"),
+        ("usage", 2, "sample: error: --a and --b cannot be used together (see sample --help)\n"),
         ("interrupt", 130, ""),
         ("open", 1, "sample: error: /some/file: Permission denied\n"),
         ("full", 1, "sample: error: cannot write: No space left on device\n"),
     ],
 )
 def test_exit_statuses(capsys, prompt, status, line):
-    """What a user can cause is one line, also where the message has several and holds an escape sequence."""
+    """An error that a user can cause is one line, even if the message has several and contains an escape sequence."""
     assert run(sample, ["m", "--prompt", prompt], name="sample") == status
     assert capsys.readouterr() == ("", line)
 
@@ -301,7 +301,7 @@ def test_bugs_keep_their_traceback(prompt, error):
     ],
 )
 def test_help_page(capsys, words):
-    """Help wins over every mistake, is 80 columns wide and shows each option with its type, default and purpose."""
+    """--help wins over every mistake; the page fits 80 columns and shows each option's type, default and purpose."""
     assert run(sample, words, name="sample", groups={"Input": ["prompt", "stop"]}, letters=LETTERS) == 0
     page, errors = capsys.readouterr()
     assert errors == ""
@@ -314,15 +314,15 @@ def test_help_page(capsys, words):
         "Arguments: MODEL A model's file or name. (required)",
         "FOLDER Where to write. (default: out)",
         "Input: -p, --prompt TEXT What to say: anything. (default: I believe)",
-        "-s, --stop TEXT A text that ends it. (may be repeated, default: none)",
+        "-s, --stop TEXT Stop at this text. (may be repeated, default: none)",
         "Options: -n, --max-length N Positions of the cache. (default: 512)",
-        "-t, --temperature X Divides the logits. (default: 0.5)",
+        "-t, --temperature X Divide the logits. (default: 0.5)",
         "--provider cpu|cuda|auto Where to run. (default: cpu)",
         "--version 3.0|3.1 Which model (default: 3.1).",
         "--[no-]stream Print as it comes. (default: on)",
         "-j, --[no-]json Print data. (default: off)",
-        "-h, --help Show this page and exit.",
-        "--version Show the versions of package and libraries and exit (if no value follows).",
+        "-h, --help Show ",
+        "--version Without a value, show ",
         "Examples: sample model.gguf --prompt hello",
     ]:
         assert part in text
@@ -332,7 +332,7 @@ def test_help_page(capsys, words):
     "words", [["--version"], ["m", "--version"], ["--version", "--json"], ["--version", "-p", "x"]]
 )
 def test_version_without_a_value(capsys, words):
-    """Where a command has an option of this name, its value makes the difference; elsewhere it is never one."""
+    """--version without a value prints the versions, even if the command has an option of this name."""
     assert run(sample, words, name="sample") == 0
     page = capsys.readouterr().out
     assert calls == []
@@ -369,7 +369,7 @@ import sys
 from llama3_models.cli.command_line import run
 
 def command(*, lines: int = 1, end: str = "") -> None:
-    "Prints."
+    "Print lines."
     for number in range(lines):
         print(number)
     print(end, end="")
@@ -385,7 +385,7 @@ def program(*words: str, stdout: int = subprocess.PIPE, **settings: Any) -> subp
 
 
 def test_closed_pipe_ends_quietly():
-    """As in `| head -1`: no traceback, no complaint at exit, the status of a process that SIGPIPE ended."""
+    """In `| head -1` there is no traceback and no message at exit; the status is that of a process ended by SIGPIPE."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -397,7 +397,7 @@ def test_closed_pipe_ends_quietly():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_under_standard_output():
-    """The last flush fails, and that is one line too."""
+    """If the last flush fails, that is also one line."""
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         result = program(stdout=full)
@@ -409,7 +409,7 @@ def test_full_disk_under_standard_output():
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
 def test_a_closed_stream_takes_nothing_and_the_other_nothing_more(closed):
-    """As in `2>&-`: print would write the error to the other stream, and the next file would be the closed one."""
+    """With `2>&-`, print would write errors to the other stream, and the next opened file would get descriptor 2."""
 
     def close() -> None:
         for descriptor in closed:
@@ -423,7 +423,7 @@ def test_a_closed_stream_takes_nothing_and_the_other_nothing_more(closed):
 
 
 def test_what_the_terminal_cannot_show_is_escaped():
-    """A path or a ± on a terminal without UTF-8 is no reason to stop."""
+    """A path or a ± on a terminal without UTF-8 must not stop the program."""
     result = program("--end", "±☃", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (result.returncode, result.stdout, result.stderr) == (0, "0\n\\xb1\\u2603", "")
 
@@ -436,7 +436,7 @@ def test_help_reaches_a_pipe_without_a_pager():
 
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
 def test_utf8_in_a_locale_of_ascii(tmp_path, locale):
-    """Its arguments, its files' names and what it prints, also where Python was told to believe the locale."""
+    """Arguments, file names and output are UTF-8, even if PYTHONUTF8=0 tells Python to follow the locale."""
     (tmp_path / "modèle ☃.txt").write_text("ﬁn €", encoding="utf-8")
     script = """
 import sys
@@ -444,7 +444,7 @@ from pathlib import Path
 from llama3_models.cli.command_line import run
 
 def command(file: Path, *, prompt: str) -> None:
-    "Prints."
+    "Print the prompt and a file."
     print(ascii(prompt), file.name, file.read_text())
 
 sys.exit(run(command, name="program"))

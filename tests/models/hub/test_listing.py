@@ -28,13 +28,13 @@ def test_every_model_is_listed_with_its_sizes() -> None:
 
 
 def test_what_is_on_this_machine_is_marked() -> None:
-    """The embedded model's package is installed with the tests."""
+    """The package with the small model is installed with the tests."""
     assert "q4_1*" in list_models()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_prints_it(name: str) -> None:
-    """Also without the arguments that the command needs otherwise."""
+    """--list-models works without the arguments that the command otherwise needs."""
     code = f"import sys; from {COMMANDS[name]} import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "--list-models"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

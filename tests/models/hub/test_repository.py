@@ -1,6 +1,6 @@
-"""Repositories of the Hub as models: how they are spelled, which file is meant, and what comes of it.
+"""Repositories of the Hub as models: their spelling, the choice of a file, and the download.
 
-The rules of the choice are llama.cpp's; the expected files were read off its source (`find_best_model`).
+The rules for choosing a file are llama.cpp's; the expected files follow from its source (`find_best_model`).
 """
 
 import os
@@ -68,7 +68,7 @@ def test_what_is_none(text: str) -> None:
         (FILES, "q4_k_m", ("Tiny-Q4_K_M.gguf",)),
         (FILES, "Q4_K_S", ("Tiny.Q4_K_S.gguf",)),
         (FILES, "Q4_K", None),
-        (FILES, "Q4_XS", None),  # llama.cpp's own expression takes the IQ4_XS here
+        (FILES, "Q4_XS", None),  # llama.cpp's expression matches IQ4_XS here
         (FILES, "IQ4_XS", ("Tiny-IQ4_XS.gguf",)),
         (FILES, "Q8_0", PARTS),
         (FILES, "Tiny.Q4_K_S.gguf", ("Tiny.Q4_K_S.gguf",)),
@@ -78,7 +78,7 @@ def test_what_is_none(text: str) -> None:
         (["imatrix.gguf", "mmproj-F16.gguf", "model.safetensors"], None, None),
         (["../../evil-Q4_K_M.gguf", "/evil-Q4_K_M.gguf"], None, None),
         ([], None, None),
-        (FILES, "Q4.K_M", None),  # a tag is text, not an expression
+        (FILES, "Q4.K_M", None),  # a tag is text, not a regular expression
     ],
 )
 def test_which_file_is_meant(files: list[str], tag: str | None, chosen: tuple[str, ...] | None) -> None:
@@ -88,12 +88,14 @@ def test_which_file_is_meant(files: list[str], tag: str | None, chosen: tuple[st
 def test_what_exists_is_a_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder that is called like a repository wins, and it is said how to get the other."""
+    """A folder with the name of a repository wins, and a line says how to get the repository."""
     monkeypatch.chdir(tmp_path)
     Path("org/repo").mkdir(parents=True)
     Path("model.gguf").touch()
     assert locate.read_name("org/repo") == Path("org/repo")
-    assert "for the repository of that name write hf.co/org/repo" in capsys.readouterr().err
+    assert (
+        "Using the folder org/repo; for the repository of the same name, use hf.co/org/repo" in capsys.readouterr().err
+    )
     assert locate.read_name("model.gguf") == Path("model.gguf")
     assert locate.read_name("hf.co/org/repo") == Repository("org/repo", None, named_hub=True)
     assert locate.read_name("other/repo") == Repository("other/repo", None)
@@ -107,7 +109,7 @@ def test_what_exists_is_a_path(
 def test_what_can_only_be_a_path_is_asked_of_no_hub(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A misspelled file in a folder that exists is no reason to ask the network."""
+    """A misspelled file in an existing folder does not cause a request to the hub."""
     monkeypatch.chdir(tmp_path)
     Path("org").mkdir()
     with pytest.raises(Llama3Error, match="no such file"):
@@ -115,7 +117,7 @@ def test_what_can_only_be_a_path_is_asked_of_no_hub(
 
 
 def test_an_encoding_beside_a_repository_is_one_line() -> None:
-    with pytest.raises(Llama3Error, match="such as org/repo:Q4_K_M; leave --quantization-encoding q4_k out"):
+    with pytest.raises(Llama3Error, match=r"org/repo: --quantization-encoding q4_k .* org/repo:Q4_K_M"):
         locate.fetch(Repository("org/repo", None), "q4_k")
 
 
@@ -139,7 +141,7 @@ def located(hub: HubServer | None, home: Path, model: str, **environment: str) -
     [(NAME, "Tiny-Q4_K_M.gguf"), (f"{NAME}:iq4_xs", "Tiny-IQ4_XS.gguf"), (f"hf.co/{NAME}:Q4_K_S", "Tiny.Q4_K_S.gguf")],
 )
 def test_a_file_comes_and_stays(hub: HubServer, tmp_path: Path, model: str, file: str) -> None:
-    """The second time the hub is not asked."""
+    """The hub is not asked the second time."""
     first = located(hub, tmp_path, model)
     assert Path(first.stdout.strip()).read_bytes() == b"GGUF" + file.encode() * 99, first.stderr
     assert f"Downloading {file}" in first.stderr
@@ -161,23 +163,23 @@ def test_a_cache_with_one_part_alone_is_completed(hub: HubServer, tmp_path: Path
 
 
 def test_without_a_network_the_cache_serves(hub: HubServer, tmp_path: Path) -> None:
-    """Also for a default that the list of files decided, which the cache alone cannot."""
+    """The cache is also used if the hub's list of files was needed to choose the default."""
     del hub.files[f"{NAME}/Tiny-Q4_K_M.gguf"]
     first = located(hub, tmp_path, NAME).stdout
     assert Path(first.strip()).name == Path(PARTS[0]).name
     for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
         again = located(None, tmp_path, NAME, **environment)
         assert again.stdout == first
-        assert "the hub was not reached" in again.stderr
+        assert "cannot reach the hub; using" in again.stderr
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (f"{NAME}:Q5_K_M", "no file has 'Q5_K_M' in its name; there is Tiny-Q4_K_M.gguf, "),
-        ("nobody/nothing", "nobody/nothing does not exist or is refused without a token (HTTP 401): check the name"),
-        ("a--b/c", "a--b/c is not the name of a repository: check the name"),
-        ("base/model", "there is no GGUF of a model in this repository"),
+        (f"{NAME}:Q5_K_M", "no file has 'Q5_K_M' in its name; choose one of Tiny-Q4_K_M.gguf, "),
+        ("nobody/nothing", "nobody/nothing does not exist or cannot be read without a token (HTTP 401); check the"),
+        ("a--b/c", "a--b/c is not a valid repository name; check the name"),
+        ("base/model", "base/model: there is no GGUF model in this repository"),
     ],
 )
 def test_what_is_not_there_is_one_line(hub: HubServer, tmp_path: Path, model: str, message: str) -> None:
@@ -185,7 +187,7 @@ def test_what_is_not_there_is_one_line(hub: HubServer, tmp_path: Path, model: st
     done = located(hub, tmp_path, model)
     assert done.returncode == 1
     assert message in done.stderr
-    assert ("and no file or folder is called" in done.stderr) == (":" not in model)
+    assert ("and there is no file or folder" in done.stderr) == (":" not in model)
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -197,16 +199,16 @@ SIBLINGS = b'{"id": "a/b", "siblings": %s}'
     [
         (
             b"<html>Welcome to Hotel Wi-Fi, please log in</html>",
-            "is no hub: check the network (does it ask for a login?)",
+            "does not answer like a hub; check the network (does it ask for a login?)",
         ),
-        (b"", "is no hub"),
-        (b"null", "is no hub"),
-        (b"[" * 100_000, "is no hub"),
-        (SIBLINGS % b'["a.gguf"]', "is no hub"),
-        (SIBLINGS % b"5", "is no hub"),
-        (b'{"id": "a/b", "createdAt": 5, "siblings": []}', "is no hub"),
-        (SIBLINGS % b'[{"rfilename": 5}, {"rfilename": "\\ud800.gguf"}]', "there is no GGUF of a model in this"),
-        (SIBLINGS % b'[{"rfilename": "x/../../../y.gguf"}]', "there is no GGUF of a model in this"),
+        (b"", "like a hub; check"),
+        (b"null", "like a hub; check"),
+        (b"[" * 100_000, "like a hub; check"),
+        (SIBLINGS % b'["a.gguf"]', "like a hub; check"),
+        (SIBLINGS % b"5", "like a hub; check"),
+        (b'{"id": "a/b", "createdAt": 5, "siblings": []}', "like a hub; check"),
+        (SIBLINGS % b'[{"rfilename": 5}, {"rfilename": "\\ud800.gguf"}]', "there is no GGUF model in this"),
+        (SIBLINGS % b'[{"rfilename": "x/../../../y.gguf"}]', "there is no GGUF model in this"),
         (SIBLINGS % b'[{"rfilename": "m-00001-of-00000.gguf"}]', "m-00001-of-00000.gguf is not offered"),
     ],
     ids=lambda value: ascii(value)[:40],
@@ -224,31 +226,31 @@ def test_an_answer_that_is_no_list_of_files_is_one_line(
 def test_a_commit_that_is_none_names_no_folder(hub: HubServer, tmp_path: Path, commit: str) -> None:
     hub.commit = commit
     done = located(hub, tmp_path / "home", NAME)
-    assert "does not answer as a hub does" in done.stderr
+    assert "does not answer like a hub, with a commit" in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_file_of_no_bytes_is_none(hub: HubServer, tmp_path: Path) -> None:
     hub.files[f"{NAME}/Tiny-Q4_K_M.gguf"] = HostedFile(b"")
-    assert "does not answer as a hub does" in located(hub, tmp_path, NAME).stderr
+    assert "does not answer like a hub, with a commit" in located(hub, tmp_path, NAME).stderr
 
 
 def test_no_network_and_no_cache_is_one_line(tmp_path: Path) -> None:
     done = located(None, tmp_path, NAME)
     assert done.returncode == 1
     assert f"cannot reach http://127.0.0.1:9 for {NAME}" in done.stderr
-    assert "HF_HUB_OFFLINE forbids" in located(None, tmp_path, NAME, HF_HUB_OFFLINE="1").stderr
+    assert "HF_HUB_OFFLINE prevents" in located(None, tmp_path, NAME, HF_HUB_OFFLINE="1").stderr
 
 
 @pytest.mark.parametrize(
     ("proxy", "message"),
     [
-        ("ftp://127.0.0.1:9", "cannot use the proxy of the environment (Unknown scheme"),
-        ("socks5://127.0.0.1:9", "cannot "),  # where the package for it is installed, nobody answers
+        ("ftp://127.0.0.1:9", "cannot use the proxy from the environment (Unknown scheme"),
+        ("socks5://127.0.0.1:9", "cannot "),  # if the package for SOCKS is installed, nothing answers
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_one_line(hub: HubServer, tmp_path: Path, proxy: str, message: str) -> None:
-    """And what is in the cache still runs."""
+    """A cached file can still be used."""
     done = located(hub, tmp_path, NAME, HTTP_PROXY=proxy, http_proxy=proxy, NO_PROXY="", no_proxy="")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
@@ -260,7 +262,7 @@ def test_a_proxy_that_cannot_be_used_is_one_line(hub: HubServer, tmp_path: Path,
 
 
 def test_a_repository_is_its_own_kind(tmp_path: Path) -> None:
-    """Reading a name imports no network library."""
+    """Reading a name does not import a network library."""
     code = (
         "import sys; from llama3_models.hub.locate import read_name; read_name('org/repo'); "
         "assert 'huggingface_hub' not in sys.modules"

@@ -220,7 +220,7 @@ def test_perplexity_of_a_text(capsys, tmp_path, gguf, folder):
         (["--model-path", "x", "--compare", "llama.cpp,llama.cpp"], 2, "names an engine twice"),
         (["--model-path", "x", "--compare", "llama.cpp", "--provider", "cuda"], 2, "on the CPU"),
         (["--model-path", "x", "--compare", "llama.cpp"], 1, "x: no such file"),
-        (["--model-path", "x", "--model", "smollm2-135m"], 2, "exclude each other"),
+        (["--model-path", "x", "--model", "smollm2-135m"], 2, "cannot be used together"),
         (["--model", "/dev/null"], 1, "/dev/null: not a regular file"),
         (["--model-path", "/", "--compare", "llama.cpp"], 1, "use --gguf"),
         (["--model-path", "/", "--compare", "llama.cpp", "--gguf", "x"], 1, "x: no such file"),

@@ -1,4 +1,4 @@
-"""The commands on a pseudo-terminal: no code of a file or a model reaches it, and progress is drawn there alone."""
+"""The commands on a pseudo-terminal: control codes in files and texts are escaped, and progress is drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.support.story import STORY, write_story_gguf
 from tests.support.terminals import Shown, codes, on_terminal
 
-# What a model says: sets the title, then C1's CSI in UTF-8, a lone carriage return, a backspace, and DEL.
+# A model's text: it sets the title, then has CSI of C1 in UTF-8, a lone carriage return, a backspace, and DEL.
 TOLD = "\x1b]0;w\x07\u009b31m\ra\x08b\x7f\tc\nd"
 SHOWN = "\\x1b]0;w\\x07\\x9b31m\\ra\\x08b\\x7f\tc\nd"
 NAME = "m\x1b[31m\x9b2J\u202e\n\x07.gguf"
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gguf(folder: Path) -> Path:
-    """A file whose name, metadata and tensors' names hold codes as its text does."""
+    """A file with control codes in its name and metadata, and in the text that the model generates."""
     path = write_story_gguf(folder / NAME, text=TOLD)
     data = path.read_bytes()
     path.write_bytes(data.replace(b"<|eot_id|>", b"<\x1b[2J\x07\x08|>x"))
@@ -35,7 +35,7 @@ def gguf(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def damaged(folder: Path, gguf: Path) -> Path:
-    """With codes in the name of a tensor, which makes it one that no model has."""
+    """A file with control codes in the name of a tensor, which no model has."""
     path = folder / "damaged.gguf"
     path.write_bytes(gguf.read_bytes().replace(b"output_norm.weight", b"out\x1b[2J\x07m.weight"))
     return path
@@ -53,7 +53,7 @@ def command(name: str, *words: str | Path, **options: object) -> Shown:
 
 
 def test_text_and_echo(gguf: Path) -> None:
-    """Escapes on the terminal, bytes as they are in a pipe; the prompt is treated alike."""
+    """Control codes are escapes on a terminal and unchanged in a pipe, in the prompt as well as in the text."""
     words = ("--model-path", gguf, "--temperature", "0", "--prompt", "A\x1b[1m\r\nB", "--quiet")
     shown = command("run", *words)
     assert (shown.status, shown.terminal.decode()) == (0, f"A\\x1b[1m\nB{SHOWN}\n")
@@ -93,7 +93,7 @@ def test_text_and_echo(gguf: Path) -> None:
 def test_names_out_of_files(
     folder: Path, gguf: Path, damaged: Path, name: str, words: list[str], status: int | None
 ) -> None:
-    """Tables, summaries, notices, warnings and errors, on both streams."""
+    """Tables, summaries, notices, warnings and errors contain no control codes, on both streams."""
     places = {"GGUF": gguf, "DAMAGED": damaged, "FOLDER": folder}
     shown = command(name, *(re.sub("[A-Z]{4,}", lambda found: str(places[found[0]]), word) for word in words))
     assert status is None or shown.status == status, shown.terminal
@@ -102,7 +102,7 @@ def test_names_out_of_files(
 
 
 def test_advice_can_be_pasted(folder: Path, gguf: Path) -> None:
-    """The command that an export names runs in a shell, whatever the folder is called."""
+    """The command that an export prints runs in a shell, whatever the folder's name."""
     output = folder / "run it\x1b[2J's"
     shown = command("export", gguf, "--output", output)
     assert shown.status == 0
@@ -118,13 +118,13 @@ def long_gguf(folder: Path) -> Path:
 
 
 def test_progress_of_a_long_prompt(long_gguf: Path) -> None:
-    """A bar that is gone again when the prompt and the text come; none in a pipe, with --quiet, or for a chunk."""
+    """The bar is removed before the prompt and the text; a pipe, --quiet or a single chunk has no bar."""
     prompt = "q" * 999
     words = ("--model-path", long_gguf, "--prompt", prompt, "--max-length", "2000", "--chunk-size", "100")
     shown = command("run", *words)
     before, text = shown.terminal.decode().rsplit("\r", 1)
     assert re.search(r"reading the prompt: +0%.*0/1000 ", before)
-    assert re.search(r"\r +$", before)  # which clears the bar
+    assert re.search(r"\r +$", before)  # the bar is cleared
     assert text.startswith(f"{prompt}{STORY}\n")
     assert shown.status == 0
     piped = command("run", *words, streams=["stdout"])
@@ -138,18 +138,20 @@ def test_progress_of_a_long_prompt(long_gguf: Path) -> None:
 
 
 def test_a_prompt_that_is_typed(long_gguf: Path) -> None:
-    """It says what to do, since nothing else happens until Ctrl-D."""
+    """A line says what to do, because nothing else happens until Ctrl-D."""
     words = ("--model-path", long_gguf, "--prompt", "-")
     shown = command("run", *words, typed=b"Hello\n\x04")
     assert shown.status == 0
-    assert shown.terminal.startswith(b"Type the prompt; end it with Ctrl-D on a line of its own.\n")
-    assert f"\nHello{STORY}\n".encode() in shown.terminal
+    first, rest = shown.terminal.split(b"\n", 1)
+    assert first.startswith(b"Type the prompt")
+    assert b"Ctrl-D" in first
+    assert f"Hello{STORY}\n".encode() in rest
     quiet = command("run", *words, "--quiet", typed=b"Hello\n\x04")
     assert quiet.terminal.decode() == f"Hello{STORY}\n"
 
 
 def test_a_locale_of_ascii(folder: Path, long_gguf: Path) -> None:
-    """A model, a prompt and a stop text in UTF-8 are what they are in any other locale."""
+    """A model's name, a prompt and a stop text in UTF-8 work as in any other locale."""
     other = folder / "modèle 日本.gguf"
     other.hardlink_to(long_gguf)
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}

@@ -1,4 +1,4 @@
-"""`llama3-run`: its options, what it writes where, and how it ends, with a small model whose story is known."""
+"""`llama3-run`: its options, its output on both streams, and its end, with a small model whose text is known."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The model is exported once for all tests."""
+    """Export the model once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("LLAMA3_CACHE", str(folder))
@@ -48,7 +48,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def generators(monkeypatch: pytest.MonkeyPatch) -> list[Generator]:
-    """Every generator that is loaded."""
+    """All generators that were loaded."""
     loaded: list[Generator] = []
     original = Generator.__init__
 
@@ -62,7 +62,7 @@ def generators(monkeypatch: pytest.MonkeyPatch) -> list[Generator]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[SamplingParams]:
-    """The parameters of every generation."""
+    """The parameters of all generations."""
     found: list[SamplingParams] = []
     original = Generator.stream
 
@@ -88,7 +88,7 @@ def call(gguf: Path) -> Callable[..., int]:
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the sixth token is computed: two bytes of the story's four-byte character have come."""
+    """Press Ctrl-C during the sixth token, after two bytes of the text's four-byte character."""
     original = Sequence.accept
 
     def accept(self: Sequence, logits: object) -> object:
@@ -100,7 +100,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults(call, generators, asked, capsys):
-    """The predecessor's options have its defaults."""
+    """Options of the predecessor have the same defaults here."""
     assert call() == 0
     (generator,) = generators
     assert (generator.model.max_length, generator.model.device) == (512, "cpu")
@@ -134,7 +134,7 @@ def test_options_of_sampling(call, asked):
 
 
 def test_options_of_the_machine(call, generators, monkeypatch):
-    """A warm-up of one token, then a prompt of BOS and 19 tokens in chunks of 7."""
+    """The warm-up has one token; BOS and the prompt's 19 tokens follow in chunks of 7."""
     lengths: list[int] = []
     original = Model.forward
 
@@ -152,7 +152,7 @@ def test_options_of_the_machine(call, generators, monkeypatch):
 
 @pytest.fixture
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], ExportOptions]:
-    """How the one export in an empty cache of its own was made."""
+    """Return the options of the only export in a new cache."""
     monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path))
 
     def found() -> ExportOptions:
@@ -170,7 +170,7 @@ def test_ops(call, exported, ops):
 
 
 def test_another_tokenizer(call, generators, gguf, tmp_path):
-    """The one of a file, whose tokens are the same here."""
+    """The tokenizer of another file is used; its tokens are the same here."""
     other = tmp_path / "other.gguf"
     other.write_bytes(gguf.read_bytes())
     assert call("--tokenizer-path", str(other), "--prompt", "A") == 0
@@ -190,7 +190,7 @@ def unnamed_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("ops", ["native", "contrib"])
 def test_a_file_that_names_no_pre_tokenizer(call, generators, unnamed_gguf, caplog, ops):
-    """It warns each time, and --pre-tokenizer is another tokenizer, not another export."""
+    """There is a warning each time, and --pre-tokenizer changes the tokenizer without another export."""
     options = ("--model-path", str(unnamed_gguf), "--ops", ops, "--prompt", "don't 1234", "--max-new-tokens", "1")
     for count in (1, 2):
         assert call(*options) == 0
@@ -204,7 +204,7 @@ def test_a_file_that_names_no_pre_tokenizer(call, generators, unnamed_gguf, capl
 
 
 def test_a_pre_tokenizer_for_an_export(call, generators, unnamed_gguf, tmp_path, caplog):
-    """The export carries the name it was made with; another one is for the run alone, which says so."""
+    """The export has the name that it was made with; another one is only for this run, and a warning says so."""
     folder = tmp_path / "onnx"
     export(unnamed_gguf, folder, pre_tokenizer="qwen2")
     options = ("--model-path", str(folder), "--prompt", "don't 1234", "--max-new-tokens", "1")
@@ -228,7 +228,7 @@ def test_an_encoding_that_the_file_has_not(call, capsys):
 
 
 def test_text_on_standard_output_and_metrics_on_standard_error(call, capsys):
-    """The prompt as given comes first, and the metrics' lines stand in the predecessor's order."""
+    """The unchanged prompt comes first, and the metrics have the predecessor's order."""
     assert call("--prompt", " Not\t", "--warmup-pipeline") == 0
     out, err = capsys.readouterr()
     assert out == f" Not\t{STORY}\n"
@@ -315,7 +315,7 @@ def test_an_error_after_streamed_text_starts_on_a_line_of_its_own(call, monkeypa
 
 
 def test_ctrl_c_keeps_what_was_generated(call, interrupted, capsys):
-    """The text so far, a half character included, then the metrics, and the status of an interrupted process."""
+    """The text so far is printed, including half a character, then the metrics; the exit status is 130."""
     assert call("--prompt", "A") == 130
     out, err = capsys.readouterr()
     assert out == "Abcd\ufffd\n"
@@ -340,7 +340,7 @@ def test_a_prompt_that_does_not_fit_is_not_echoed(call, capsys):
     [(b"two\nlines\n", "two\nlines"), (b"", ""), (b"\r\n", ""), (b" x \n\n", " x \n"), (b"\xc3\xa9", "\u00e9")],
 )
 def test_prompt_from_standard_input(call, capsys, monkeypatch, given, prompt):
-    """As it is, less the line end that `echo` and editors put there."""
+    """The prompt is unchanged, without the newline that `echo` and editors add."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
     assert call("--prompt", "-", "--json") == 0
     assert json.loads(capsys.readouterr().out)["prompt"] == prompt
@@ -353,14 +353,14 @@ def test_standard_input_that_is_no_text_is_one_line(call, capsys, monkeypatch):
 
 
 def test_endless_standard_input_is_refused(call, capsys, monkeypatch):
-    """As of `yes |`: it would take all memory before anything could say that it does not fit."""
+    """Input like that of `yes |` would fill all memory before anything could say that it does not fit."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
     assert call("--prompt", "-") == 1
     assert "standard input has more than 16,777,216 bytes" in capsys.readouterr().err
 
 
 class Endless(io.RawIOBase):
-    """A stream of zeros."""
+    """An endless stream of zeros."""
 
     def readable(self) -> bool:
         return True
@@ -396,7 +396,7 @@ def test_a_prompt_that_looks_like_an_option(call, capsys, prompt):
     ],
 )
 def test_prompt_from_a_file(call, capsys, tmp_path, content, prompt):
-    """By the rules of standard input; a lone dash in it is text."""
+    """The rules are those of standard input; a lone dash in the file is text."""
     (tmp_path / "prompt.txt").write_bytes(content)
     assert call("--prompt-file", str(tmp_path / "prompt.txt"), "--json") == 0
     assert json.loads(capsys.readouterr().out)["prompt"] == prompt
@@ -407,14 +407,16 @@ def test_prompt_files_that_cannot_be_read(call, capsys, tmp_path):
     for name, message in (
         ("gone.txt", f"{tmp_path}/gone.txt: No such file or directory"),
         ("", f"{tmp_path}: Is a directory"),
-        ("latin.txt", f"{tmp_path}/latin.txt is not UTF-8 (byte 3); convert it, with iconv for one"),
+        ("latin.txt", f"{tmp_path}/latin.txt is not UTF-8 (byte 3); "),
     ):
         assert call("--prompt-file", str(tmp_path / name)) == 1
-        assert capsys.readouterr() == ("", f"llama3-run: error: {message}\n")
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"llama3-run: error: {message}")
 
 
 def test_quiet(call, capsys, tmp_path, monkeypatch):
-    """Neither figures nor the notice of an export; warnings stay."""
+    """--quiet hides figures and the notice of an export, but not warnings."""
     monkeypatch.setenv("LLAMA3_CACHE", str(tmp_path))
     assert call("-p", "A", "--quiet", "--ops", "contrib") == 0
     assert capsys.readouterr() == (f"A{STORY}\n", "")
@@ -442,13 +444,13 @@ RAISE = "is full; raise --max-length (up to 512)"
         ),
         (
             ["--max-length", "512", "-p", "q" * 505],
-            "Stopped: the context is full: this model has no more than 512 positions",
+            "Stopped: the model's context of 512 positions is full",
         ),
         (["--max-length", "2"], f"Stopped: the KV cache of 2 positions {RAISE}"),
     ],
 )
 def test_why_it_stopped(call, capsys, words, line):
-    """What the advice names would help: raising --max-length is no advice at the model's own context."""
+    """The advice would help: at the model's context, it does not say to raise --max-length."""
     assert call(*([] if "-p" in words else ["-p", "A"]), *words) == 0
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == line if line else last.startswith("KV cache memory")
@@ -457,11 +459,11 @@ def test_why_it_stopped(call, capsys, words, line):
 @pytest.mark.parametrize(
     ("stop", "advice"),
     [
-        (r"\n", r"the letter n; for a line end, write $'\n' (bash, zsh)"),
-        (r"\nUser:", r"the letter n; for a line end, write $'\nUser:' (bash, zsh)"),
+        (r"\n", r"the letter n; for a newline, write $'\n' (bash, zsh)"),
+        (r"\nUser:", r"the letter n; for a newline, write $'\nUser:' (bash, zsh)"),
         (r"\\n", None),
         (r"\\t", None),
-        (r"###\n\n", r"the letter n; for a line end, write $'###\n\n' (bash, zsh)"),
+        (r"###\n\n", r"the letter n; for a newline, write $'###\n\n' (bash, zsh)"),
         (r"a\r", r"the letter r; for a carriage return, write $'a\r' (bash, zsh)"),
         (r"\t", r"the letter t; for a tab, write $'\t' (bash, zsh)"),
         (r"\end{itemize}", None),
@@ -470,14 +472,14 @@ def test_why_it_stopped(call, capsys, words, line):
     ],
 )
 def test_escapes_in_a_stop_text(call, asked, caplog, stop, advice):
-    """They are text, as everywhere; a hint says so where a line end was probably meant."""
+    """Escapes are plain text, as in other options; a warning says so if a newline was probably meant."""
     assert call("-p", "A", "--stop", stop) == 0
     assert asked[0].stop == (stop,)
-    assert caplog.messages == ([] if advice is None else [f"--stop '{stop}' looks for a backslash and {advice}"])
+    assert caplog.messages == ([] if advice is None else [f"--stop '{stop}' stops at a backslash and {advice}"])
 
 
 def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
-    """The text stays whole, and a warning says so."""
+    """The text is complete in UTF-8, and a warning says so."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
     assert call("--prompt", "\u20ac") == 0
@@ -499,7 +501,7 @@ def test_another_encoding_of_standard_output(call, capsys, monkeypatch, caplog):
         (["--pre-tokenizer", "llama-bpee"], 2, "unknown name 'llama-bpee'; did you mean llama-bpe"),
         (["--promt", "x"], 2, "did you mean --prompt?"),
         (["--seed", "1", "--seed", "2"], 2, "--seed is given twice"),
-        (["hello"], 2, "unexpected argument 'hello'; give it with --prompt"),
+        (["hello"], 2, "unexpected argument 'hello'; put --prompt before it"),
         (["-p", "hello", "world"], 2, "unexpected argument 'world'; put quotes around a text with spaces"),
         (["--interactive"], 2, "unknown option '--interactive' (see"),
         (["-p", "a", "--prompt-file", "b"], 2, "--prompt and --prompt-file cannot be used together"),
@@ -514,10 +516,10 @@ def test_wrong_options_load_nothing(call, generators, capsys, words, status, mes
 
 
 def test_a_file_without_an_option(capsys, gguf):
-    """Whether it is there or not, the name tells that it is the model."""
+    """The name shows that it is the model, whether the file exists or not."""
     for word in (str(gguf), "gone.gguf", str(gguf.parent)):
         assert run(commands.run_model, [word], name="llama3-run", meant=commands.meant) == 2
-        assert f"unexpected argument {word!r}; give it with --model (see" in capsys.readouterr().err
+        assert f"unexpected argument {word!r}; put --model before it (see" in capsys.readouterr().err
 
 
 def test_help_shows_every_option_once_with_its_default(call, capsys):
@@ -536,7 +538,7 @@ def test_help_shows_every_option_once_with_its_default(call, capsys):
 
 @pytest.mark.parametrize("module", ["run", "bench"])
 def test_help_waits_for_no_heavy_import(module):
-    """Which takes a second or two with ONNX Runtime, and help 0.2 s without."""
+    """ONNX Runtime needs a second or two to load; help without it needs 0.2 s."""
     script = f"""
 import sys
 from llama3_runtime.commands import {module}
@@ -552,7 +554,7 @@ print(heavy & sys.modules.keys(), file=sys.stderr)
 
 @pytest.mark.parametrize(("provider", "status"), [("cuda", 1), ("auto", 0)])
 def test_an_export_for_cuda(call, exported, monkeypatch, capsys, caplog, provider, status):
-    """Its attention needs stock ops and float16. Where CUDA does not start, `auto` runs what it got on the CPU."""
+    """CUDA needs contrib ops and float16. If CUDA does not start, `auto` runs the same export on the CPU."""
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
@@ -563,7 +565,7 @@ def test_an_export_for_cuda(call, exported, monkeypatch, capsys, caplog, provide
 
 def test_the_two_models_exclude_each_other(call, capsys):
     assert call("--model", "smollm2-135m", "--model-path", "x.gguf") == 2
-    assert "exclude each other" in capsys.readouterr().err
+    assert "--model-path and --model cannot be used together" in capsys.readouterr().err
 
 
 def test_auto_without_cuda_says_once_that_it_runs_on_the_cpu(call, caplog):
@@ -578,7 +580,7 @@ def endless_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def endless(gguf: Path) -> subprocess.Popen[bytes]:
-    """A process that goes on for a minute or so; its export is in the cache."""
+    """Start a process that runs for about a minute; its export is in the cache."""
     command = [Path(sys.executable).parent / "llama3-run", "--model-path", gguf]
     command += ["--prompt", "line\n!", "--max-length", "200000"]
     pipe = subprocess.PIPE
@@ -586,7 +588,7 @@ def endless(gguf: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_closed_pipe_ends_quietly(endless_gguf):
-    """`llama3-run | head -1` stops generating, without a word."""
+    """`llama3-run | head -1` stops generating without a message."""
     with endless(endless_gguf) as process:
         assert process.stdout.readline() == b"line\n"
         process.stdout.close()

@@ -1,4 +1,4 @@
-"""`llama3-run` on a GGUF of each architecture, against llama.cpp."""
+"""`llama3-run` on a GGUF of each architecture, compared with llama.cpp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COUNT = 24
 @pytest.mark.parametrize("ops", ["native", "contrib"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_ids(sane_llama: Callable[..., Path], tmp_path: Path, architecture: str, ops: str) -> None:
-    """Weights of float32 take no int8 activations, so that both programs round alike."""
+    """With float32 weights, activations are not quantized, so both programs round alike."""
     gguf = sane_llama("F32", architecture=architecture)
     command = [Path(sys.executable).parent / "llama3-run", "--model-path", gguf, "--ops", ops, "--prompt", PROMPT]
     options = ["--temperature", "0", "--max-new-tokens", str(COUNT), "--ignore-eos", "--json"]
@@ -35,6 +35,6 @@ def test_greedy_ids(sane_llama: Callable[..., Path], tmp_path: Path, architectur
 
 
 def gguf_bos(path: Path) -> int:
-    """The id with which the file's prompts begin."""
+    """Return the id that the file's prompts begin with."""
     assert llama_cpp_oracle.adds_bos(path)
     return llama_cpp_oracle.tokenize(path, ["<|begin_of_text|>"], special=True)[0][0]

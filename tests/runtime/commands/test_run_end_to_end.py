@@ -1,4 +1,4 @@
-"""`llama3-run` as a user runs it, on the embedded model's GGUF, against llama.cpp."""
+"""`llama3-run` as a user runs it, on the GGUF from the package, compared with llama.cpp."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("ops", ["native", "contrib"])
 def test_text_and_figures(cache: Path, ops: str) -> None:
-    """The text goes to standard output, prompt first, and is llama.cpp's; figures go to standard error, JSON alone."""
+    """Standard output has the prompt and llama.cpp's text, or only JSON; standard error has the figures."""
     options = ("--ops", ops, "--prompt", PROMPT, "--max-new-tokens", str(COUNT), "--ignore-eos")
     result = run(cache, *options, "--json")
     assert result.returncode == 0, result.stderr
@@ -53,7 +53,7 @@ def test_text_and_figures(cache: Path, ops: str) -> None:
     prompt_ids = llama_cpp_oracle.tokenize(smollm2_gguf(), [PROMPT])[0]
     theirs = llama_cpp_oracle.greedy(smollm2_gguf(), prompt_ids, COUNT)
     forks = (i for i, (a, b) in enumerate(zip(report["ids"], theirs, strict=True)) if a != b)
-    if (fork := next(forks, None)) is not None:  # only where the two tokens are as likely as roundings can tell
+    if (fork := next(forks, None)) is not None:  # then the two tokens must be equally likely, up to rounding
         text = [*prompt_ids, *theirs[:fork]]
         with GGUFFile.open(smollm2_gguf()) as file:
             (logits,) = forward(file, text, last_only=True)
@@ -62,7 +62,7 @@ def test_text_and_figures(cache: Path, ops: str) -> None:
 
 
 def test_what_cannot_run_is_one_line(cache: Path) -> None:
-    """Status 1 for wrong input, 2 for a wrong command, and nothing on standard output."""
+    """The exit status is 1 for wrong input and 2 for a wrong command line; standard output is empty."""
     for words, status, message in (
         (("--prompt", "word " * 600), 1, "more than --max-length 512"),
         (("--prompt", "a", "--max-length", "100000"), 1, "--max-length must be in"),

@@ -1,4 +1,4 @@
-"""`llama3-run --lora` and `llama3-bench --lora`: the text of llama.cpp with the same adapters, and what they refuse."""
+"""`llama3-run --lora` and `llama3-bench --lora`: the same text as llama.cpp with the same adapters, and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(name: str, *arguments: str | Path, cache: Path) -> subprocess.Comple
 @pytest.mark.parametrize("ops", ["native", "contrib"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_ids(sane_llama: Callable[..., Path], tmp_path: Path, architecture: str, ops: str) -> None:
-    """Weights of float32 take no int8 activations, so that both programs round alike."""
+    """With float32 weights, activations are not quantized, so both programs round alike."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -59,7 +59,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("ops", ["native", "contrib"])
 def test_an_adapter_that_changed_is_noticed(tmp_path: Path, cache: Path, ops: str) -> None:
-    """And each file and each scale has an export of its own."""
+    """Each adapter file and each scale also has its own export."""
     gguf = write_llama_gguf(tmp_path / "model.gguf")
     lora = tmp_path / "lora.gguf"
 
@@ -92,7 +92,7 @@ def test_an_export_takes_no_adapter(tmp_path: Path, cache: Path) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf")
     lora = write_lora(tmp_path / "lora.gguf", gguf)
     export(gguf, tmp_path / "out")
-    with pytest.raises(Llama3Error, match="out: an export, to which no adapter can be added; give its GGUF, or export"):
+    with pytest.raises(Llama3Error, match="out: adapters cannot be added to an export; use its GGUF, or "):
         load(tmp_path / "out", lora=lora)
 
 
@@ -115,7 +115,7 @@ def test_what_the_commands_refuse(tmp_path: Path) -> None:
 
 
 def test_bench_measures_a_model_with_its_adapters(tmp_path: Path) -> None:
-    """Its reference has them too; that of an export would not, which is an error."""
+    """The reference also has the adapters; the reference of an export would not, which is an error."""
     gguf = write_llama_gguf(tmp_path / "model.gguf")
     lora = write_lora(tmp_path / "lora.gguf", gguf)
     book = tmp_path / "book.txt"

@@ -1,4 +1,4 @@
-"""Names of files as the system has them: of 255 bytes, and of bytes that are no UTF-8. All commands take them."""
+"""All commands accept any file name: of 255 bytes, and of bytes that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_names_of_255_bytes(tmp_path: Path, stem: str) -> None:
 
 
 def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
-    """Of folders all, and of a GGUF itself its name for contrib ops: a native graph has the name in it, as text."""
+    """Such names work for folders, and for GGUFs with contrib ops; a native graph stores the GGUF's name as text."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", **SIZE)
     inside = tmp_path / NOT_UTF8
     inside.mkdir()

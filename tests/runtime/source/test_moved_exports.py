@@ -1,4 +1,4 @@
-"""What befalls an export on its way to another place: it runs there, or one line says what is wrong."""
+"""An export that was moved or damaged on the way runs, or one line says what is wrong."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def one_line(error: pytest.ExceptionInfo[Llama3Error]) -> str:
 
 
 def test_names_with_spaces_and_letters_of_any_script(folder: Path, gguf: Path, tmp_path: Path) -> None:
-    """Of the folder that it is exported to, of one that it is moved to, and of the GGUF itself."""
+    """The export's folder, the folder that it is moved to and the GGUF may have such names."""
     ops = ops_of(folder)
     source = tmp_path / "Modèle № 1" / "мой llama 日本.gguf"
     source.parent.mkdir()
@@ -66,7 +66,7 @@ def test_names_with_spaces_and_letters_of_any_script(folder: Path, gguf: Path, t
 
 
 def test_a_folder_that_is_read_only(folder: Path, tmp_path: Path) -> None:
-    """Whoever may write everywhere leaves it as it was, too."""
+    """A read-only export runs; a user who may write anywhere, such as root, also leaves it unchanged."""
     moved = tmp_path / "read-only"
     shutil.copytree(folder, moved)
     for path in (*moved.iterdir(), moved):
@@ -80,7 +80,7 @@ def test_a_folder_that_is_read_only(folder: Path, tmp_path: Path) -> None:
 
 
 def states(folder: Path) -> dict[str, tuple[int, int]]:
-    """When each file, and the folder, was changed, and its size."""
+    """Return the modification time and size of the folder and each file."""
     stats = {path.name: path.stat() for path in (*folder.iterdir(), folder)}
     return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
 
@@ -105,7 +105,7 @@ def test_weights_that_are_still_being_copied(gguf: Path, tmp_path: Path) -> None
 def test_the_command_that_an_export_prints(
     gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also beside model.gguf, where the graph has the name that it has in a folder."""
+    """The command works in a folder and beside model.gguf, where the graph has the same name as in a folder."""
     smollm2 = tmp_path / "model.gguf"
     smollm2.symlink_to(smollm2_gguf())
     for arguments in (["--output", "out", "--ops", "native"], ["--ops", "native"]):
@@ -125,7 +125,7 @@ def test_the_command_that_an_export_prints(
 def test_ops_that_an_export_does_not_have(folder: Path) -> None:
     ops = ops_of(folder)
     other: Ops = "native" if ops == "contrib" else "contrib"
-    with pytest.raises(Llama3Error, match=rf"an export with {ops} ops; give the GGUF for {other} ones"):
+    with pytest.raises(Llama3Error, match=rf"an export with {ops} ops, not {other}; "):
         find_export(folder, ops=other)
     assert find_export(folder, ops=ops).path == folder
 
@@ -135,12 +135,12 @@ def test_a_native_export_without_the_library(gguf: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("llama3_custom_ops.__path__", [str(tmp_path)])
     with pytest.raises(Llama3Error, match=r"was not built .*C\+\+20 compiler"):
         logits(moved)
-    # The one in the folder serves, if asked for.
+    # The library in the folder works if --custom-ops-path names it.
     assert len(Model.from_folder(moved, max_length=10, custom_ops_path=moved / LIBRARY).forward(IDS)) == 1
 
 
 def test_a_library_for_another_processor(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given as an option, or found in the place of ours."""
+    """The error names the library, whether it is an option or LLAMA3_CUSTOM_OPS."""
     content = bytearray(library_path().read_bytes())
     content[18:20] = AARCH64
     foreign = tmp_path / "libforeign.so"
