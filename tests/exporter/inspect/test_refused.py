@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "removed type": (removed_type, "has the type Q4_0_4_4, which llama.cpp removed", r"Q4_0_4_4 +1 +128 +0\.1 kB"),
     "newer type": (newer_type, "has the type number 99", r"number 99 +1 +128"),
     "integers": (integers, "is missing", r"I32 +1 +64"),
-    "unfinished": (unfinished, "hold only zero bytes", r"Q4_K +16 "),
+    "unfinished": (unfinished, "only zero bytes in tensors", r"Q4_K +16 "),
     "RoPE": (other_rope, "RoPE scaling 'longrope' is not supported", r"F32 +21 "),
 }
 
