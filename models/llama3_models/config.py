@@ -309,7 +309,7 @@ def _vocab_size(file: GGUFFile) -> int:
     """Return the number of the embedding's rows, one per token; a padded embedding has more.
 
     llama.cpp refuses a padded one. The key ARCHITECTURE.vocab_size is not used, because fine-tunes that add tokens
-    often leave the old number there.
+    leave the old number there.
     """
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:

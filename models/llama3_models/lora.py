@@ -135,7 +135,9 @@ def read_adapter(lora: Lora, base: GGUFFile) -> Adapter:
             factor = _factor(lora.scale, alpha, rank)
             for part, rows in _parts(config, name, b).items():
                 if part in weights:
-                    raise Llama3Error(f"{file.path}: adapts {part}.weight twice, also in a fused weight; {_AGAIN}")
+                    raise Llama3Error(
+                        f"{file.path}: adapts {part}.weight twice, once as part of a fused weight; {_AGAIN}"
+                    )
                 weights[part] = LowRank(a, rows, factor)
         _check_finite(file, weights)
         warnings = []

@@ -38,7 +38,7 @@ def test_each_key_has_its_place() -> None:
     assert json.loads(MANIFEST.to_json()) == json.loads(described())
 
 
-def test_what_is_written_is_read() -> None:
+def test_a_written_manifest_is_read_back() -> None:
     parts = (Part("a-1.gguf", sha256="ff"), Part("a-2.gguf", sha256="fe"))
     for manifest in (
         replace(MANIFEST, source=Source("a-1.gguf", 9, parts), architecture="qwen3", types={}),
@@ -137,7 +137,7 @@ def test_metadata_of_a_graph_that_is_not_text_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
-def test_the_folder_and_the_graph_say_the_same(tmp_path: Path, ops: Any) -> None:
+def test_the_folder_and_the_graph_have_the_same_manifest(tmp_path: Path, ops: Any) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", num_layers=1)
     export(gguf, tmp_path / "out", ops=ops, logits="all")
     manifest = Manifest.of_folder(tmp_path / "out")

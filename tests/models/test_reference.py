@@ -169,7 +169,7 @@ def test_scales_of_quantized_weights_agree_with_llama_cpp(tmp_path, type_):
 def test_a_scale_is_part_of_its_weight(tmp_path, architecture):
     """llama.cpp computes the same from a twin whose float32 weights are multiplied by the scales.
 
-    From the scales themselves it does not: it ignores those of Qwen2's MLP, and also multiplies the biases of Llama's
+    With the scales themselves it does not: it ignores those of Qwen2's MLP, and also multiplies the biases of Llama's
     MLP by them.
     """
     pytest.importorskip("llama_cpp")
@@ -223,7 +223,7 @@ def test_quantized_models_differ_from_llama_cpp_by_its_int8_activations(kind, sa
 
 @pytest.mark.parametrize("tokenizer", ["tiny", "llama3"])
 def test_the_sane_llama_is_as_sure_as_a_real_model(tokenizer, sane_llama):
-    """The model hides no errors in logits that are flat or saturated."""
+    """Logits that are flat or saturated would hide errors."""
     logits = forward(sane_llama("Q4_K_M", tokenizer=tokenizer), IDS[:64])
     likeliest = np.exp(-np.log(np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)))
     assert 0.1 < np.median(likeliest) < 0.5

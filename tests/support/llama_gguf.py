@@ -338,7 +338,7 @@ def _type_of(name: str, shape: tuple[int, ...], types: Types) -> GGMLQuantizatio
 
 
 def _usual_std(name: str, shape: tuple[int, ...], num_layers: int, *, tied: bool) -> float:
-    """Return the standard deviation that keeps a normalized input's scale, and the residual stream's over all layers."""
+    """Return the standard deviation that keeps a normalized input's scale, and that of the residual stream."""
     if name == "token_embd.weight" and not tied:
         return 1.0
     std = 1 / math.sqrt(shape[-1])

@@ -50,7 +50,7 @@ class SaneQwen:
         self.exported = cache(self._export)
 
     def until_end(self, prompt: str) -> list[int]:
-        """Return the ids that follow a prompt, up to the end token, if there is one, and without it."""
+        """Return the ids that follow a prompt, up to but without the end token, if there is one."""
         end = qwen2_vocabulary()[0].index(_END)
         new = self.new[prompt]
         return new[: new.index(end)] if end in new else new

@@ -58,7 +58,7 @@ _ANSWERS: Final[Mapping[str, str]] = {
     "expired": "get a new link from the model's page and download it again",
     "access denied": "get a new link from the model's page and download it again",
     "accessdenied": "get a new link from the model's page and download it again",
-    "forbidden": f"check whether the model's page asks for something, {_LOGIN}",
+    "forbidden": f"check the model's page for conditions, {_LOGIN}",
     "redirect": "download it again with a program that follows redirects, such as `curl -L`",
     "rate limit": "wait a few minutes and download it again",
     "too many requests": "wait a few minutes and download it again",
@@ -109,7 +109,7 @@ def described(head: bytes) -> str:
 
 
 def _zip(head: bytes) -> str:
-    """Describe a zip archive by the name of its first file, which is a fixed one in PyTorch's and NumPy's."""
+    """Describe a zip archive by the name of its first file; PyTorch and NumPy use typical ones."""
     name_length = int.from_bytes(head[26:28], "little")
     name = head[30 : 30 + name_length].decode("utf-8", "replace")
     if name.endswith((".pkl", "/version", "/byteorder", "/.format_version")) or ".data/" in name:
@@ -120,7 +120,7 @@ def _zip(head: bytes) -> str:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Check for the size of a header, which is limited, and the header in JSON; a text would have a larger size."""
+    """Check for a limited size and a header in JSON; in a text file, the first bytes would be a larger size."""
     return head[8:10] in (b'{"', b"{ ") and int.from_bytes(head[:8], "little") <= _LONGEST_SAFETENSORS_HEADER
 
 
@@ -162,7 +162,7 @@ def _described_text(text: str) -> str:
         return _described_json(lower)
     if lower.startswith("<"):
         if "<error>" not in lower:
-            return "a web page, not a model; on Hugging Face, links to files contain /resolve/, not /blob/"
+            return "a web page, not a model; on Hugging Face, use the link of the file, with /resolve/, not /blob/"
         text = text[lower.index("<error>") :]
     shown = "".join(character if character.isprintable() else "?" for character in " ".join(text.split())[:60])
     if len(text) < HEAD_BYTES // 2:  # answers are short; a long text may only mention, say, rate limits

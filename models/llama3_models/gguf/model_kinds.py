@@ -30,11 +30,9 @@ _IMATRIX = OtherKind("an importance matrix (imatrix)", "it is for llama-quantize
 _MMPROJ = OtherKind(
     "the vision or audio part of a model (mmproj)", "use the GGUF of the model itself, usually in the same folder"
 )
-_CONTROL_VECTOR = OtherKind(
-    "a control vector", "control vectors for running models are not supported: use the model's own GGUF"
-)
+_CONTROL_VECTOR = OtherKind("a control vector", "it is not supported: use the model's own GGUF")
 _VOCABULARY = OtherKind(
-    "a vocabulary without weights", "use it with --tokenizer-path, and as the model use a GGUF that has weights"
+    "a vocabulary without weights", "use it with --tokenizer-path, and a GGUF that has weights as the model"
 )
 _EMPTY = OtherKind("a header without tensors", "use a GGUF that has weights")
 

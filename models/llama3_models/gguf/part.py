@@ -5,7 +5,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The parser walks thro
 Tensors become views of the map. Arrays of strings, which are most of a header (Llama 3's vocabulary has 408,403
 strings), are only stepped over. Every count, length and offset is checked against the file's size before it is used, so
 a damaged or hostile file costs neither memory nor time. A file that ends too early has its own error, because the usual
-cause is a download that is still running.
+cause is an unfinished download.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _MAY_BE_ZERO = (".bias", ".scale", ".input_scale")
 # The end of the last tensor. A model with a padded vocabulary may end in rows of zeros, but in fewer bytes.
 _TAIL_BYTES = 4 << 20
 
-# Nearly all tensors have a nonzero byte among so many, so reading stops there.
+# Nearly all tensors have a nonzero byte in this many, so reading stops there.
 _FIRST_BYTES = 4096
 _NEXT_BYTES = 1 << 20
 

@@ -1,7 +1,7 @@
 """A file that is not a GGUF is named for what it is, with the step that helps.
 
-The bytes are written by the programs that write such files (Python itself, onnx, NumPy), or follow their
-specifications. The texts are responses of servers.
+The bytes come from programs that write such files (Python itself, onnx, NumPy) or follow the specifications. The texts
+are answers of servers.
 """
 
 from __future__ import annotations
@@ -163,13 +163,13 @@ def test_a_name_says_what_bytes_do_not(tmp_path: Path, name: str, content: bytes
 
 
 @pytest.mark.parametrize("name", ["model.gguf.part", "model.gguf.crdownload"])
-def test_the_beginning_of_a_download_is_one(tmp_path: Path, name: str) -> None:
+def test_an_unfinished_download_is_called_one(tmp_path: Path, name: str) -> None:
     assert "an unfinished download" in refusal(tmp_path / name, GGUF[:-200])
     (tmp_path / name).write_bytes(GGUF)
     GGUFFile.open(tmp_path / name).close()  # complete, whatever its name says
 
 
-def test_a_download_of_aria2_has_its_notes_beside_it(tmp_path: Path) -> None:
+def test_a_download_of_aria2_is_recognized_by_its_record(tmp_path: Path) -> None:
     (tmp_path / "model.gguf.aria2").touch()
     for content in (bytes(4096), GGUF[:-200]):
         assert "(model.gguf.aria2 exists); continue it with aria2c" in refusal(tmp_path / "model.gguf", content)
