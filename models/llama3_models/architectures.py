@@ -1,6 +1,6 @@
-"""The architectures: what each is called, and which tensors a GGUF of it has.
+"""The supported architectures: their names, and the tensors of their GGUFs.
 
-What each computes is in the exporter's `decoders/`, and for comparison in `reference/`.
+Their computation is in the exporter's `decoders/`, and for comparison in `reference/`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Size: TypeAlias = Literal[
 """A number of `config.Hyperparameters`, by its name."""
 
 TensorShapes: TypeAlias = Mapping[str, tuple[Size | Literal[1], ...]]
-"""Shapes by the names of tensors, rows first; a `*` stands for the number of each layer."""
+"""Shapes by tensor name, rows first; a `*` stands for the number of each layer."""
 
 ROPE_FACTORS: Final = "rope_freqs.weight"
 """The tensor with the divisors of the rotary frequencies."""
@@ -27,15 +27,15 @@ class Architecture:
     """A row of `ARCHITECTURES`.
 
     Attributes:
-        name: The GGUF's `general.architecture`, with which the keys of its numbers begin.
-        title: What people call a model of it.
-        models: The ones that have it, for a message.
-        model_type: The `model_type` of Hugging Face's configuration, and the type of onnxruntime-genai's.
-        model_class: The class of Hugging Face's transformers.
+        name: The GGUF's `general.architecture`, and the beginning of its metadata keys.
+        title: The usual name of a model that has it.
+        models: The models that have it, for messages.
+        model_type: The `model_type` in Hugging Face's configuration, and the type in onnxruntime-genai's.
+        model_class: The class in Hugging Face's transformers.
         required: The tensors that every model has.
-        optional: Those that some models have.
-        fused: Linears that a file may have instead of several, whose rows they have one after the other. Names are
-            without `.weight` and `.bias`, which may both be fused, or the weight alone.
+        optional: The tensors that only some models have.
+        fused: Linears that a file may have instead of several others; the value names those, in the order of their
+            rows. Names are without `.weight` and `.bias`. The biases may be fused as well, or stay separate.
     """
 
     name: str
@@ -63,11 +63,11 @@ _REQUIRED: Final[TensorShapes] = MappingProxyType(
         "blk.*.ffn_down.weight": ("hidden_size", "intermediate_size"),
     }
 )
-# Without it, the embedding is the head, too.
+# Without it, the embedding is also the head.
 _HEAD: Final[TensorShapes] = MappingProxyType({"output.weight": ("vocab_size", "hidden_size")})
-# One number that multiplies the product of a weight, before the bias; converters write it for NVFP4, whose blocks'
-# own scales have 8 bits. The input's scale is for engines that round activations to NVFP4: llama.cpp reads it and
-# does not use it.
+# One number that multiplies the product of a weight, before the bias. Converters write it for NVFP4, whose block scales
+# have only 8 bits. The input's scale is for engines that round activations to NVFP4; llama.cpp reads it but does not
+# use it.
 _SCALES: Final[TensorShapes] = MappingProxyType(
     {
         name.removesuffix("weight") + ending: (1,)
@@ -76,7 +76,7 @@ _SCALES: Final[TensorShapes] = MappingProxyType(
         for ending in ("scale", "input_scale")
     }
 )
-# Qwen2's own models have them and Qwen3's do not; llama.cpp takes them where they are.
+# The original Qwen2 models have them and Qwen3's do not; llama.cpp uses them if they are there.
 _QKV_BIASES: Final[TensorShapes] = MappingProxyType(
     {
         "blk.*.attn_q.bias": ("query_size",),
@@ -85,7 +85,7 @@ _QKV_BIASES: Final[TensorShapes] = MappingProxyType(
     }
 )
 
-# As llama.cpp's converter writes them when it is asked to.
+# As llama.cpp's converter writes them with --fuse-qkv.
 _FUSED_QKV: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {"blk.*.attn_qkv": ("blk.*.attn_q", "blk.*.attn_k", "blk.*.attn_v")}
 )
@@ -137,4 +137,4 @@ _QWEN3 = Architecture(
 )
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {row.name: row for row in (_LLAMA, _QWEN2, _QWEN3)}
-"""Each by its name."""
+"""The architectures by name."""

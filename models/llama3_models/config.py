@@ -1,9 +1,8 @@
-"""A model's numbers, read from a GGUF's metadata and checked against its tensors.
+"""A model's hyperparameters, read from a GGUF's metadata and checked against its tensors.
 
-The exporter and the numpy reference both build the model from this one dataclass, so a file that gets past
-`Hyperparameters.from_gguf` is complete and means what we compute: every tensor is there with the right shape, there
-is no tensor and no setting that would change the result and that we ignore. Any other file is refused in one line. The
-meaning of each key, and the value taken when it is absent, are llama.cpp's.
+The exporter and the numpy reference both build the model from `Hyperparameters`. A file that
+`Hyperparameters.from_gguf` accepts is complete: every tensor is there with the right shape, and nothing that affects
+the result is ignored. Any other file is refused in one line. The meaning of each key, and its default, are llama.cpp's.
 """
 
 from __future__ import annotations
@@ -28,21 +27,22 @@ from llama3_models.gguf.unfinished import refuse_unfinished
 
 _CONVERT = "download or convert the model again"
 
-# Radians per position; models have 1. Angles of a million positions of it are exact to 1e-7 in double precision.
+# Radians per position; models have 1. In double precision, angles at a million positions are still exact to 1e-7.
 _FASTEST_ROTATION = 1e3
 
 # Models have 1 to 2.
 _LARGEST_ATTENTION_FACTOR = 1e3
 
-# llama.cpp holds it in 32 bits with a sign.
+# llama.cpp stores it as a signed 32-bit integer.
 _LONGEST_ORIGINAL_CONTEXT = (1 << 31) - 1
 
-# Converters of 2023 stored the rotation's table as a tensor; llama.cpp has never read it.
+# Converters of 2023 stored the rotary table as a tensor; llama.cpp has never read it.
 _IGNORED_SUFFIXES = ("attn_rot_embd.weight", "attention.rotary_emb.inv_freq")
 
 
-# YaRN's bounds in turns over the original context: pairs that turn more often keep their frequency, and pairs that turn
-# less often are slowed by the whole factor. For these architectures llama.cpp reads no others from a file.
+# YaRN's bounds, in turns over the original context. Pairs that turn more often than the first keep their frequency, and
+# pairs that turn less often than the second are slowed by the whole factor. For these architectures, llama.cpp reads no
+# bounds from a file.
 YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
 
 _LINEAR_OF_LAYER = re.compile(r"blk\.(?P<layer>0|[1-9]\d{0,8})\.(?P<linear>\w+)\.(?P<kind>\w+)", re.ASCII)
@@ -50,14 +50,14 @@ _LINEAR_OF_LAYER = re.compile(r"blk\.(?P<layer>0|[1-9]\d{0,8})\.(?P<linear>\w+)\
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How the rotation differs from that of `rope_theta`.
+    """Changes to the rotation that `rope_theta` defines.
 
     Attributes:
-        factor: By how much longer the context becomes (1.0: not at all). Linear scaling divides every frequency by it,
-            YaRN the slow ones.
-        frequency_factors: Divide each frequency, as Llama 3.1 has it (the tensor `rope_freqs.weight`), or None.
-        original_context: With YaRN, the positions that the model had before; None for linear scaling.
-        attention_factor: Multiplies cosines and sines. YaRN's own part of it, 1 + 0.1 ln(factor), is included.
+        factor: How many times longer the context becomes (1.0: unchanged). Linear scaling divides every frequency by
+            it, YaRN only the slow ones.
+        frequency_factors: Divisors of each frequency, as in Llama 3.1 (the tensor `rope_freqs.weight`), or None.
+        original_context: With YaRN, the number of positions before scaling; None for linear scaling.
+        attention_factor: Factor of cosines and sines. It includes YaRN's own part, 1 + 0.1 ln(factor).
     """
 
     factor: float = 1.0
@@ -71,7 +71,7 @@ class Hyperparameters:
     """The numbers that define a model, named as in Hugging Face's configuration.
 
     `rotary_dim` is the number of leading elements of a head that rotate (usually all `head_dim`), and
-    `tie_word_embeddings` says that the head multiplies by the embedding's matrix.
+    `tie_word_embeddings` says that the output head is the embedding's matrix.
     """
 
     architecture: Architecture
@@ -93,12 +93,12 @@ class Hyperparameters:
     def from_gguf(cls, file: GGUFFile) -> Hyperparameters:
         """Read the metadata of `file` and check every tensor's presence and shape.
 
-        The checks go from what the file is to its details, so that the first that fails says what helps most.
+        The checks go from the kind of file to its details, so the first failure is the most helpful one.
 
         Raises:
-            Llama3Error: the file is not a model, the architecture is none of `ARCHITECTURES`, the download has not
-                finished, a setting is missing, impossible or not supported, or a tensor is missing, misshapen, unknown
-                or of a type that is not supported.
+            Llama3Error: the file is not a model, its architecture is not one of `ARCHITECTURES`, its download is
+                unfinished, a setting is missing, impossible or unsupported, or a tensor is missing, misshapen, unknown
+                or of an unsupported type.
         """
         refuse_other_kinds(file)
         architecture = _architecture(file)
@@ -136,17 +136,17 @@ class Hyperparameters:
         return hyperparameters
 
     def weights(self, file: GGUFFile) -> Mapping[str, GGUFTensor]:
-        """The tensors of `file` by the names of `architecture`; a fused one is there as the several that it stands for.
+        """Return the tensors of `file` by the names of `architecture`, and in place of a fused one its parts.
 
-        These are views of its rows, so nothing is copied.
+        The parts are views of its rows, so nothing is copied.
 
         Raises:
-            Llama3Error: a fused tensor has another shape, or is there beside one that it stands for.
+            Llama3Error: a fused tensor has the wrong shape, or one of its parts is also in the file.
         """
         weights: dict[str, GGUFTensor] = {}
         for name, tensor in file.tensors.items():
             parts = self.parts_of(name)
-            if parts and name.endswith("scale"):  # one number for all of them
+            if parts and name.endswith("scale"):  # one number for all parts
                 weights |= {part: replace(tensor, name=part) for part in parts}
             elif parts:
                 _check_fused(file, name, parts)
@@ -156,7 +156,7 @@ class Hyperparameters:
         return weights
 
     def parts_of(self, name: str) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the tensors that a fused one of this name stands for; empty for any other name."""
+        """Return the names and shapes of the parts of a fused tensor of this name; empty for any other name."""
         match = _LINEAR_OF_LAYER.fullmatch(name)
         if match is None or int(match["layer"]) >= self.num_hidden_layers:
             return {}
@@ -178,12 +178,12 @@ class Hyperparameters:
 
     @property
     def rotary_pairs(self) -> int:
-        """Pairs of a head that rotate."""
+        """Rotating pairs of a head."""
         return self.rotary_dim // 2
 
     @property
     def inverse_frequencies(self) -> npt.NDArray[np.float64]:
-        """Radians by which each rotated pair of a head turns per position, [rotary_dim / 2], all scaling included."""
+        """Radians that each rotating pair of a head turns per position, [rotary_dim / 2], with all scaling."""
         exponents = np.arange(0, self.rotary_dim, 2, dtype=np.float64) / self.rotary_dim
         frequencies = self.rope_theta**-exponents
         scaling = self.rope_scaling
@@ -199,18 +199,18 @@ class Hyperparameters:
 
     @property
     def attention_factor(self) -> float:
-        """What multiplies the cosine and the sine of every angle."""
+        """The factor of every cosine and sine."""
         return 1.0 if self.rope_scaling is None else self.rope_scaling.attention_factor
 
 
 def yarn_range(rotary_dim: int, theta: float, original_context: int) -> tuple[float, float]:
-    """The pair that YaRN begins to slow, and the one from which it slows by the whole factor.
+    """Return the first pair that YaRN slows, and the first that it slows by the whole factor.
 
     They turn `YARN_BETA_FAST` and `YARN_BETA_SLOW` times in the original context (https://arxiv.org/abs/2309.00071). As
     in llama.cpp, both are rounded to whole pairs in float32, and the second is bounded by the number of elements.
     """
     turns = np.array([YARN_BETA_FAST, YARN_BETA_SLOW], dtype=np.float32)
-    with np.errstate(divide="ignore", over="ignore"):  # a theta of 1, or past float32
+    with np.errstate(divide="ignore", over="ignore"):  # a theta of 1, or too large for float32
         positions_per_radian = np.float32(original_context) / (turns * np.float32(2) * np.float32(np.pi))
         pairs = np.float32(rotary_dim) * np.log(positions_per_radian) / (np.float32(2) * np.log(np.float32(theta)))
     return max(0.0, float(np.floor(pairs[0]))), min(rotary_dim - 1.0, float(np.ceil(pairs[1])))
@@ -223,16 +223,16 @@ def _architecture(file: GGUFFile) -> Architecture:
         experts = file.metadata.get(f"{name}.expert_count")
         kind = f" (a mixture of {experts} experts)" if type(experts) is int and experts > 0 else ""
         raise Llama3Error(
-            f"{file.path}: the architecture {quoted(name)}{kind} is not supported; give a GGUF of one of these: {known}"
+            f"{file.path}: the architecture {quoted(name)}{kind} is not supported; use a GGUF of one of these: {known}"
         )
     return ARCHITECTURES[name]
 
 
 def refuse_unread(file: GGUFFile) -> None:
-    """Refuse a file with tensors of types that are not read.
+    """Refuse a file with tensors of unsupported types.
 
     Raises:
-        Llama3Error: it has one that is not ignored whatever its type.
+        Llama3Error: it has such a tensor that is not ignored anyway.
     """
     for name, tensor in file.unread.items():
         if not name.endswith(_IGNORED_SUFFIXES):
@@ -242,40 +242,39 @@ def refuse_unread(file: GGUFFile) -> None:
 
 
 def _refuse_what_would_change_the_result(file: GGUFFile, name: str) -> None:
-    """Refuse settings that llama.cpp obeys for these architectures and that we do not implement."""
+    """Refuse settings that llama.cpp applies for these architectures and that are not implemented here."""
     num_experts = file.get_int(f"{name}.expert_count", default=0)
     if num_experts > 0:
-        raise Llama3Error(f"{file.path}: a mixture of {num_experts} experts is not supported; give a dense model")
+        raise Llama3Error(f"{file.path}: a mixture of {num_experts} experts is not supported; use a dense model")
     if not file.get_bool(f"{name}.attention.causal", default=True):
-        raise Llama3Error(f"{file.path}: {name}.attention.causal is false; give a causal (text generating) model")
+        raise Llama3Error(f"{file.path}: {name}.attention.causal is false; use a causal (text-generating) model")
     scale = file.get_float(f"{name}.attention.scale", default=0.0)
     if scale != 0:
         raise Llama3Error(
-            f"{file.path}: {name}.attention.scale = {scale:g} is not supported; "
-            "give a model with 0, or without that key"
+            f"{file.path}: {name}.attention.scale = {scale:g} is not supported; use a model without that key"
         )
 
 
 def _of_all_layers(file: GGUFFile, key: str, num_layers: int, *, default: int | None = None) -> int:
-    """A number, or an array with one for each layer where all are the same."""
+    """Return a number, or the common value of an array with one number per layer."""
     numbers = file.metadata.get(key)
     if not isinstance(numbers, np.ndarray):
         return _positive_int(file, key, default=default)
     if numbers.dtype.kind not in "iu" or len(numbers) != num_layers:
         raise Llama3Error(
-            f"{file.path}: {key} is an array of {len(numbers)} values, expected an integer, or one for each of "
-            f"{num_layers} layers; {_CONVERT}"
+            f"{file.path}: {key} is an array of {len(numbers)} values, expected an integer, or one integer for each "
+            f"of {num_layers} layers; {_CONVERT}"
         )
     if (numbers != numbers[0]).any():
         raise Llama3Error(
             f"{file.path}: {key} is {numbers.min()} in some layers and {numbers.max()} in others, which is not "
-            "supported; give a model whose layers are all alike"
+            "supported; use a model whose layers are all alike"
         )
     return _checked_positive(file, key, int(numbers[0]))
 
 
 def _head_dim(file: GGUFFile, name: str, hidden_size: int, num_attention_heads: int) -> int:
-    """The length of a head: that of its keys, or without that number the heads' share of the hidden size."""
+    """Return the length of a head: that of its keys, or if the file has none, the hidden size divided by the heads."""
     if hidden_size < num_attention_heads and f"{name}.attention.key_length" not in file.metadata:
         raise Llama3Error(
             f"{file.path}: {name}.embedding_length is {hidden_size}, too small for the {num_attention_heads} heads of "
@@ -287,8 +286,8 @@ def _head_dim(file: GGUFFile, name: str, hidden_size: int, num_attention_heads: 
 def _positive_int(file: GGUFFile, key: str, *, default: int | None = None) -> int:
     if isinstance(file.metadata.get(key), np.ndarray):
         raise Llama3Error(
-            f"{file.path}: {key} is an array, and only one number for all layers is supported; "
-            "give a model whose layers are all alike"
+            f"{file.path}: {key} is an array, but only one number for all layers is supported; "
+            "use a model whose layers are all alike"
         )
     return _checked_positive(file, key, file.get_int(key) if default is None else file.get_int(key, default=default))
 
@@ -307,10 +306,10 @@ def _positive_float(file: GGUFFile, key: str, *, default: float | None = None) -
 
 
 def _vocab_size(file: GGUFFile) -> int:
-    """The embedding's rows, one for each token; a padded embedding has more.
+    """Return the number of the embedding's rows, one per token; a padded embedding has more.
 
-    llama.cpp refuses a padded one. The key ARCHITECTURE.vocab_size is not used: fine-tunes that add tokens leave the
-    old number there.
+    llama.cpp refuses a padded one. The key ARCHITECTURE.vocab_size is not used, because fine-tunes that add tokens
+    leave the old number there.
     """
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
@@ -326,16 +325,16 @@ def _vocab_size(file: GGUFFile) -> int:
 
 
 def _rope_scaling(file: GGUFFile, architecture: Architecture) -> RopeScaling | None:
-    """The scaling as llama.cpp computes it; None where it changes nothing.
+    """Return the scaling as llama.cpp computes it; None if it changes nothing.
 
-    For these architectures llama.cpp reads no other numbers of YaRN than these, whatever the converter wrote.
+    For these architectures, llama.cpp reads only these YaRN numbers, whatever the converter wrote.
     """
     prefix = f"{architecture.name}.rope.scaling"
     kind = file.get_str(f"{prefix}.type", default="linear")  # so a factor without a type is linear scaling
     if kind not in ("none", "linear", "yarn"):
         raise Llama3Error(
             f"{file.path}: RoPE scaling {quoted(kind)} is not supported, only 'none', 'linear' and 'yarn'; "
-            "give another model"
+            "use another model"
         )
     factor = 1.0 if kind == "none" else _scaling_factor(file, architecture.name)
     attention_factor = _positive_float(file, f"{prefix}.attn_factor", default=1.0)
@@ -353,10 +352,10 @@ def _rope_scaling(file: GGUFFile, architecture: Architecture) -> RopeScaling | N
 
 
 def _scaling_factor(file: GGUFFile, name: str) -> float:
-    """By how much the context is stretched; 0, too, means not at all."""
+    """Return how many times longer the context becomes; a 0 in the file also means unchanged."""
     key = f"{name}.rope.scaling.factor"
     if key not in file.metadata:
-        key = f"{name}.rope.scale_linear"  # its name before GGUF had types of scaling
+        key = f"{name}.rope.scale_linear"  # its name before GGUF had scaling types
     factor = file.get_float(key, default=0.0)
     if factor < 0:
         raise Llama3Error(f"{file.path}: {key} is {factor}, expected a positive number; {_CONVERT}")
@@ -364,7 +363,7 @@ def _scaling_factor(file: GGUFFile, name: str) -> float:
 
 
 def _original_context(file: GGUFFile, name: str) -> int:
-    """The positions before YaRN; without the key, or with 0, those of the model."""
+    """Return the number of positions before YaRN; if the key is missing or 0, that of the model."""
     key = f"{name}.rope.scaling.original_context_length"
     length = file.get_int(key, default=0) or _positive_int(file, f"{name}.context_length")
     if not 0 < length <= _LONGEST_ORIGINAL_CONTEXT:
@@ -380,7 +379,9 @@ def _frequency_factors(file: GGUFFile) -> tuple[float, ...] | None:
         raise Llama3Error(f"{file.path}: tensor {ROPE_FACTORS} has type {tensor.type.name}, expected F32; {_CONVERT}")
     factors = tensor.dequantize()
     if not (np.isfinite(factors).all() and (factors > 0).all()):
-        raise Llama3Error(f"{file.path}: tensor {ROPE_FACTORS} holds values that are not positive numbers; {_CONVERT}")
+        raise Llama3Error(
+            f"{file.path}: tensor {ROPE_FACTORS} contains values that are not positive numbers; {_CONVERT}"
+        )
     return tuple(float(factor) for factor in factors)
 
 
@@ -389,8 +390,8 @@ def _check_numbers(file: GGUFFile, h: Hyperparameters) -> None:
     value_dim = file.get_int(f"{name}.attention.value_length", default=h.head_dim)
     if value_dim != h.head_dim:
         raise Llama3Error(
-            f"{file.path}: keys of {h.head_dim} and values of {value_dim} elements a head are not supported, "
-            "only equal lengths; give another model"
+            f"{file.path}: keys of {h.head_dim} and values of {value_dim} elements per head are not supported, "
+            "only equal lengths; use another model"
         )
     if h.num_attention_heads % h.num_key_value_heads:
         raise Llama3Error(
@@ -405,29 +406,29 @@ def _check_numbers(file: GGUFFile, h: Hyperparameters) -> None:
 
 
 def _check_rotation(file: GGUFFile, h: Hyperparameters) -> None:
-    """Refuse numbers that are possible one by one, but whose angles no type holds."""
+    """Refuse numbers that are valid one by one but whose angles are out of range."""
     with np.errstate(all="ignore"):
         frequencies = h.inverse_frequencies
     if not (np.isfinite(frequencies).all() and frequencies.max() <= _FASTEST_ROTATION):
         raise Llama3Error(
-            f"{file.path}: {h.architecture.name}.rope.freq_base = {h.rope_theta:g} and the RoPE scaling give angles "
-            f"that cannot be computed; {_CONVERT}"
+            f"{file.path}: {h.architecture.name}.rope.freq_base = {h.rope_theta:g} and the RoPE scaling result in "
+            f"angles that cannot be computed; {_CONVERT}"
         )
     key = f"{h.architecture.name}.rope.scaling.attn_factor"
     if h.attention_factor > _LARGEST_ATTENTION_FACTOR:
         raise Llama3Error(
-            f"{file.path}: {key} and YaRN multiply queries and keys by {h.attention_factor:g}, which no type holds; "
-            f"{_CONVERT}"
+            f"{file.path}: {key} and YaRN multiply queries and keys by {h.attention_factor:g}, expected at most "
+            f"{_LARGEST_ATTENTION_FACTOR:g}; {_CONVERT}"
         )
     if h.attention_factor != 1 and h.rotary_dim != h.head_dim:
         raise Llama3Error(
-            f"{file.path}: {key} or YaRN, where {h.rotary_dim} of a head's {h.head_dim} elements rotate, is not "
-            "supported; give another model"
+            f"{file.path}: {key} or YaRN is not supported if only {h.rotary_dim} of a head's {h.head_dim} elements "
+            "rotate; use another model"
         )
 
 
 def _named(shapes: TensorShapes, h: Hyperparameters) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of each tensor. Lazy: a hostile block_count costs nothing."""
+    """Yield the name and shape of each tensor. It is lazy, so a hostile block_count costs nothing."""
     numbers = {name: _numbers(h, sizes) for name, sizes in shapes.items()}
     for name, shape in numbers.items():
         if "*" not in name:
@@ -443,10 +444,10 @@ def _numbers(h: Hyperparameters, sizes: tuple[Size | Literal[1], ...]) -> tuple[
 
 
 def _check_fused(file: GGUFFile, name: str, parts: Mapping[str, tuple[int, ...]]) -> None:
-    """Take a fused tensor where llama.cpp does: it replaces all of its parts, and biases may be fused or not."""
+    """Accept a fused tensor only if llama.cpp does: it replaces all its parts, and biases may be fused or not."""
     for part in parts:
         if part != name and part in file.tensors:
-            raise Llama3Error(f"{file.path}: has both {name} and {part}, and one of them is too many; {_CONVERT}")
+            raise Llama3Error(f"{file.path}: has both {name} and {part}, but only one is allowed; {_CONVERT}")
     first, *others = parts.values()
     _check_tensor(file, file.tensors[name], (first[0] + sum(shape[0] for shape in others), *first[1:]))
     linear, _, kind = name.rpartition(".")
@@ -458,8 +459,8 @@ def _check_fused(file: GGUFFile, name: str, parts: Mapping[str, tuple[int, ...]]
     found = [bias for bias in biases if bias in file.tensors]
     if 0 < len(found) < len(biases) and f"{linear}.bias" not in file.tensors:
         raise Llama3Error(
-            f"{file.path}: {name} has {found[0]}, but not all of {', '.join(biases)}, and llama.cpp adds all or none; "
-            f"{_CONVERT}"
+            f"{file.path}: {name} needs all of {', '.join(biases)} or none of them, but the file has only "
+            f"{', '.join(found)}; {_CONVERT}"
         )
 
 
@@ -486,14 +487,14 @@ def _check_tensors(file: GGUFFile, h: Hyperparameters) -> None:
     for name in weights:
         if name not in known and not name.endswith(_IGNORED_SUFFIXES):
             raise Llama3Error(
-                f"{file.path}: the tensor {quoted(name)} is not part of a {h.architecture.title} model of "
-                f"{h.num_hidden_layers} layers, and leaving it out could change the result; "
-                f"give a plain {h.architecture.title} model"
+                f"{file.path}: the tensor {quoted(name)} is not part of a {h.architecture.title} model with "
+                f"{h.num_hidden_layers} layers, and ignoring it could change the result; "
+                f"use a plain {h.architecture.title} model"
             )
 
 
 def _check_scales(file: GGUFFile) -> None:
-    """Refuse a scale that scales nothing, and one that would make every product of its weight NaN or infinite."""
+    """Refuse a scale without a weight, and one that would make every product of its weight NaN or infinite."""
     for name, tensor in file.tensors.items():
         if not name.endswith(".scale"):
             continue
@@ -519,7 +520,7 @@ def _check_tensor(file: GGUFFile, tensor: GGUFTensor, expected: tuple[int, ...])
 
 @cache
 def holds_weights(tensor_type: gguf.GGMLQuantizationType) -> bool:
-    """Whether gguf knows which weights a block of this type stands for; integers and ggml's own buffers are none."""
+    """Check whether gguf can dequantize this type. It cannot for integers and for ggml's internal types."""
     _, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
     try:
         gguf.quants.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), tensor_type)

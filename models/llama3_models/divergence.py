@@ -1,4 +1,4 @@
-"""How far one model's next-token distributions are from another's: `--verify` and `llama3-bench --kl` measure alike."""
+"""Distances between the next-token distributions of two models, for `--verify` and `llama3-bench --kl`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Natural logarithms of the probabilities, along the last axis, in float64."""
+    """Compute the natural logarithms of the probabilities, along the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def kl_divergence(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Kullback-Leibler divergence in nats from the distributions of `expected` to those of `found`.
+    """Compute the Kullback-Leibler divergence in nats from the distributions of `expected` to those of `found`.
 
-    Takes logits, [n, vocab] both; returns [n].
+    Both are logits [n, vocab]; the result is [n].
     """
     log_p, log_q = log_softmax(expected), log_softmax(found)
     return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
@@ -26,7 +26,7 @@ def kl_divergence(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float
 
 @dataclass(frozen=True)
 class Distance:
-    """How far logits are from those that are expected at the same n positions."""
+    """The distance of logits from the expected ones at the same n positions."""
 
     kl_divergences: npt.NDArray[np.float64]  # [n], in nats
     same_top_token: npt.NDArray[np.bool_]  # [n]
@@ -34,7 +34,7 @@ class Distance:
 
     @classmethod
     def between(cls, expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> Distance:
-        """Compare logits, [n, vocab] both."""
+        """Compare logits, both [n, vocab]."""
         return cls(
             kl_divergences=kl_divergence(expected, found),
             same_top_token=expected.argmax(axis=-1) == found.argmax(axis=-1),
@@ -43,7 +43,7 @@ class Distance:
 
     @classmethod
     def joined(cls, distances: Sequence[Distance]) -> Distance:
-        """Those over several windows as one."""
+        """Join the distances of several windows into one."""
         return cls(
             kl_divergences=np.concatenate([distance.kl_divergences for distance in distances]),
             same_top_token=np.concatenate([distance.same_top_token for distance in distances]),
@@ -57,5 +57,5 @@ class Distance:
 
     @property
     def top1_agreement(self) -> float:
-        """The share of positions whose likeliest token is the expected one."""
+        """The share of positions whose most probable token is the expected one."""
         return float(self.same_top_token.mean())

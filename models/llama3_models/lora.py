@@ -1,8 +1,7 @@
-"""LoRA adapters: a GGUF with two thin matrices for each of some weights, checked against the model that it adapts.
+"""LoRA adapters: GGUFs with two thin matrices for each weight that they adapt, checked against the model.
 
-The adapter adds B (A x) times a factor to the product of a weight (https://arxiv.org/abs/2106.09685). Which tensors
-may have one, how they are laid out and what the factor is follow llama.cpp, whose convert_lora_to_gguf.py writes such
-files.
+An adapter adds B (A x) times a factor to the product of a weight (https://arxiv.org/abs/2106.09685). The weights that
+it may adapt, the layout and the factor are those of llama.cpp, whose convert_lora_to_gguf.py writes such files.
 """
 
 from __future__ import annotations
@@ -31,32 +30,32 @@ _AGAIN: Final = "download or convert the adapter again"
 
 @dataclass(frozen=True)
 class Lora:
-    """The file of an adapter, and how strongly it counts."""
+    """An adapter's file and its strength."""
 
     path: Path
     scale: float = 1.0
 
     @classmethod
     def parse(cls, text: str | Path) -> Lora:
-        """Read `FILE` or `FILE:SCALE`; all of it is the file if there is one of that name.
+        """Parse `FILE` or `FILE:SCALE`; if a file has the whole text as its name, that is the file.
 
         Raises:
-            UsageError: there is no text, or the scale is not a finite number.
+            UsageError: the text is empty, or the scale is not a finite number.
         """
         text = str(text)
-        if text in ("", "."):  # the second is what Path makes of the first
+        if text in ("", "."):  # Path turns the first into the second
             raise UsageError("lora: expected FILE or FILE:SCALE, not ''")
         match = _SCALED.fullmatch(text)
         if match is None or exists(text):
             return cls(Path(text))
         try:
-            scale = float(match["scale"].replace("_", "?"))  # Python's own grouping of digits
+            scale = float(match["scale"].replace("_", "?"))  # float() would accept 1_0
         except ValueError:
             if exists(match["path"]):
                 raise UsageError(f"lora: {text}: the scale {match['scale']!r} is not a number") from None
             return cls(Path(text))
         if not abs(scale) <= float(np.finfo(np.float32).max):
-            raise UsageError(f"lora: {text}: the scale is {scale}; give a number that float32 holds")
+            raise UsageError(f"lora: {text}: the scale is {scale}; use a number within the range of float32")
         return cls(Path(match["path"]), scale)
 
 
@@ -65,18 +64,18 @@ Loras: TypeAlias = str | Path | Iterable[str | Path | Lora]
 
 
 def parse_loras(loras: Loras) -> list[Lora]:
-    """The adapters; see `Lora.parse`."""
+    """Parse adapters; see `Lora.parse`."""
     items = [loras] if isinstance(loras, str | Path) else loras
     return [item if isinstance(item, Lora) else Lora.parse(item) for item in items]
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """What an adapter adds to the product of one weight [N, K]: factor * B (A x).
+    """An adapter's addition to the product of one weight [N, K]: factor * B (A x).
 
     Attributes:
-        a: [rank, K]; of the embedding a row for each token, [vocab_size, rank].
-        b: [N, rank]; of the embedding [hidden_size, rank].
+        a: [rank, K]; for the embedding one row per token, [vocab_size, rank].
+        b: [N, rank]; for the embedding [hidden_size, rank].
         factor: The adapter's scale, times alpha / rank if it has an alpha.
     """
 
@@ -91,10 +90,10 @@ class Adapter:
 
     Attributes:
         path: Its file.
-        size: The bytes of the file.
-        scale: How strongly it counts.
-        weights: What it adds to which weight, by the weight's name without `.weight`. None with a scale of 0.
-        warnings: What a user should know.
+        size: The size of the file in bytes.
+        scale: Its strength.
+        weights: Its addition to each weight, by the weight's name without `.weight`; empty with a scale of 0.
+        warnings: Warnings for the user.
     """
 
     path: Path
@@ -115,7 +114,7 @@ def read_adapters(loras: Sequence[Lora], base: GGUFFile) -> tuple[Adapter, ...]:
 
 
 def read_adapter(lora: Lora, base: GGUFFile) -> Adapter:
-    """Read an adapter and check all of it, its numbers included.
+    """Read an adapter and check all of it, including its numbers.
 
     Args:
         lora: The file and the scale.
@@ -136,18 +135,20 @@ def read_adapter(lora: Lora, base: GGUFFile) -> Adapter:
             factor = _factor(lora.scale, alpha, rank)
             for part, rows in _parts(config, name, b).items():
                 if part in weights:
-                    raise Llama3Error(f"{file.path}: adapts {part}.weight twice, also as rows of another; {_AGAIN}")
+                    raise Llama3Error(
+                        f"{file.path}: adapts {part}.weight twice, once as part of a fused weight; {_AGAIN}"
+                    )
                 weights[part] = LowRank(a, rows, factor)
         _check_finite(file, weights)
         warnings = []
         blank = sum(not (a.data.any() or b.data.any()) for a, b in pairs.values())
         if blank:
             warnings.append(
-                f"{lora.path.name}: {blank} of its {len(pairs)} pairs of matrices hold only zeros and change nothing, "
-                "as in a download that broke off"
+                f"{lora.path.name}: {blank} of its {len(pairs)} pairs of matrices contain only zeros and change "
+                "nothing, as in an unfinished download"
             )
         if ignored:
-            warnings.append(f"{lora.path.name}: its {ignored} norms are left out, as llama.cpp leaves them out")
+            warnings.append(f"{lora.path.name}: its {ignored} norms are ignored, as in llama.cpp")
         return Adapter(lora.path, file.size, lora.scale, weights if np.float32(lora.scale) else {}, tuple(warnings))
 
 
@@ -155,30 +156,32 @@ def _check_kind(file: GGUFFile, base: GGUFFile) -> None:
     kind = file.get_str("general.type", default=None)
     if kind != "adapter":
         found = "general.type is missing" if kind is None else f"general.type is {quoted(kind)}"
-        raise Llama3Error(f"{file.path}: not a LoRA adapter ({found}); give one in GGUF, not a model")
+        raise Llama3Error(f"{file.path}: not a LoRA adapter ({found}); use an adapter in GGUF, not a model")
     if len(file.parts) > 1:
         raise Llama3Error(
-            f"{file.path}: an adapter in {len(file.parts)} parts; join them with llama-gguf-split --merge"
+            f"{file.path}: an adapter in {len(file.parts)} parts; merge them with llama-gguf-split --merge"
         )
     adapter_type = file.get_str("adapter.type", default="")
     if adapter_type != "lora":
-        raise Llama3Error(f"{file.path}: an adapter of type {quoted(adapter_type)}; only 'lora' is supported")
+        raise Llama3Error(
+            f"{file.path}: an adapter of type {quoted(adapter_type)}, but only 'lora' is supported; use a LoRA adapter"
+        )
     architecture, expected = file.get_str("general.architecture"), base.get_str("general.architecture")
     if architecture != expected:
         raise Llama3Error(
-            f"{file.path}: an adapter for the architecture {quoted(architecture)}, and {base.path} is "
-            f"{quoted(expected)}; give an adapter that was trained on this model"
+            f"{file.path}: an adapter for the architecture {quoted(architecture)}, but {base.path} is "
+            f"{quoted(expected)}; use an adapter that was trained on this model"
         )
     tokens = file.metadata.get("adapter.alora.invocation_tokens", ())
     if not isinstance(tokens, np.ndarray | tuple) or len(tokens) > 0:
         raise Llama3Error(
             f"{file.path}: an adapter that starts after certain tokens (adapter.alora.invocation_tokens), which is not "
-            "supported; give a plain LoRA adapter"
+            "supported; use a plain LoRA adapter"
         )
 
 
 def _pairs(file: GGUFFile) -> tuple[dict[str, tuple[GGUFTensor, GGUFTensor]], int]:
-    """A and B by the name of their weight without `.weight`, and the number of tensors that are left out."""
+    """Return A and B by the name of their weight without `.weight`, and the number of ignored tensors."""
     ignored = 0
     names: dict[str, None] = {}
     for tensor in file.tensors:
@@ -190,10 +193,10 @@ def _pairs(file: GGUFFile) -> tuple[dict[str, tuple[GGUFTensor, GGUFTensor]], in
         else:
             raise Llama3Error(
                 f"{file.path}: the tensor {quoted(tensor)} is neither the lora_a nor the lora_b of a weight, and "
-                "leaving it out could change the result; give a plain LoRA adapter"
+                "ignoring it could change the result; use a plain LoRA adapter"
             )
     if not names:
-        raise Llama3Error(f"{file.path}: an adapter without a lora_a and lora_b of any weight; {_AGAIN}")
+        raise Llama3Error(f"{file.path}: an adapter without any lora_a and lora_b; {_AGAIN}")
     pairs = {}
     for name in names:
         for ending, other in (("lora_a", "lora_b"), ("lora_b", "lora_a")):
@@ -204,7 +207,7 @@ def _pairs(file: GGUFFile) -> tuple[dict[str, tuple[GGUFTensor, GGUFTensor]], in
 
 
 def _parts(config: Hyperparameters, name: str, b: GGUFTensor) -> dict[str, GGUFTensor]:
-    """B by the weight that it is of; that of a fused weight has rows for each of those that it stands for."""
+    """Return B by the name of its weight; if the weight is fused, return the rows of each of its parts."""
     parts: dict[str, GGUFTensor] = {}
     start = 0
     for part, shape in config.parts_of(f"{name}.weight").items():
@@ -216,22 +219,22 @@ def _parts(config: Hyperparameters, name: str, b: GGUFTensor) -> dict[str, GGUFT
 def _checked_rank(
     file: GGUFFile, base: GGUFFile, config: Hyperparameters, name: str, a: GGUFTensor, b: GGUFTensor
 ) -> int:
-    """The rank, once it is certain that the model has the weight, and of which shape."""
+    """Return the rank, after checking that the model has the weight and that the shapes fit it."""
     weight = base.tensors.get(f"{name}.weight") or config.weights(base).get(f"{name}.weight")
     if weight is None:
         raise Llama3Error(
-            f"{file.path}: adapts {quoted(f'{name}.weight')}, which {base.path} does not have; give an adapter that "
+            f"{file.path}: adapts {quoted(f'{name}.weight')}, which {base.path} does not have; use an adapter that "
             "was trained on this model"
         )
     if not _ADAPTABLE.fullmatch(name):
         raise Llama3Error(
-            f"{file.path}: adapts {quoted(f'{name}.weight')}, which is not supported, only the linears and the "
-            "embedding; give an adapter without it"
+            f"{file.path}: adapts {quoted(f'{name}.weight')}, but only linear layers and the embedding are supported; "
+            "use an adapter without it"
         )
     if name == _EMBEDDING and "output.weight" not in base.tensors:
         raise Llama3Error(
-            f"{file.path}: adapts {_EMBEDDING}.weight, which in {base.path} is the output matrix, too, and does not "
-            "say whether that changes as well; give an adapter without it"
+            f"{file.path}: adapts {_EMBEDDING}.weight, which is also the output matrix in {base.path}, and does not "
+            "say whether to adapt that as well; use an adapter without it"
         )
     rank = b.shape[-1]
     rows, columns = weight.shape
@@ -240,19 +243,19 @@ def _checked_rank(
         if tensor.shape != expected:
             raise Llama3Error(
                 f"{file.path}: {quoted(tensor.name)} has shape {list(tensor.shape)}, expected {list(expected)}: its "
-                f"rank is {rank}, and the weight in {base.path} is {list(weight.shape)}; give an adapter that was "
+                f"rank is {rank}, and the weight in {base.path} is {list(weight.shape)}; use an adapter that was "
                 "trained on this model"
             )
         if not holds_weights(tensor.type):
             raise Llama3Error(
-                f"{file.path}: {quoted(tensor.name)} has type {tensor.type.name}, in which no weights are read; "
+                f"{file.path}: {quoted(tensor.name)} has the unsupported type {tensor.type.name}; "
                 f"{_AGAIN}, in another encoding"
             )
     return rank
 
 
 def _factor(scale: float, alpha: float, rank: int) -> float:
-    """In float32 and in this order, as llama.cpp has it; infinite past float32."""
+    """Compute the factor in float32 and in this order, like llama.cpp; infinite if it overflows."""
     with np.errstate(over="ignore"):
         factor = np.float32(scale)
         if alpha32 := np.float32(alpha):
@@ -263,9 +266,12 @@ def _factor(scale: float, alpha: float, rank: int) -> float:
 def _check_finite(file: GGUFFile, weights: Mapping[str, LowRank]) -> None:
     for name, low_rank in weights.items():
         if not math.isfinite(low_rank.factor):
-            raise Llama3Error(f"{file.path}: the scale times alpha / rank is {low_rank.factor} for {name}; {_AGAIN}")
+            raise Llama3Error(
+                f"{file.path}: the scale times alpha / rank is {low_rank.factor} for {name}; use a smaller scale, or "
+                f"{_AGAIN}"
+            )
         for tensor in (low_rank.a, low_rank.b):
             if not np.isfinite(tensor.dequantize()).all():
                 raise Llama3Error(
-                    f"{file.path}: {quoted(tensor.name)} holds values that are not finite numbers; {_AGAIN}"
+                    f"{file.path}: {quoted(tensor.name)} contains values that are not finite numbers; {_AGAIN}"
                 )

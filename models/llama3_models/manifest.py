@@ -1,6 +1,6 @@
-"""An export's manifest: which GGUF it was made from, how, and by which version. llama3.json and the graph have it.
+"""An export's manifest: which GGUF it was made from, how, and by which version. It is in llama3.json and in the graph.
 
-A manifest is read without trust: a damaged or forged one is one line, like one that a newer version wrote.
+A manifest is not trusted: one that is damaged, forged or written by a newer version is refused in one line.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from llama3_models.regular_files import read_regular
 PRODUCER: Final = "llama3-onnx"
 
 FORMAT_VERSION: Final = 1
-"""Grows when a reader of the old form would misunderstand the new one; new keys alone do not change it."""
+"""Increased when a reader of the old format would misunderstand the new one; new keys alone do not change it."""
 
-_UNVERSIONED_ARCHITECTURE: Final = "llama"  # before format 1 there was no other
-_MAX_TEXT: Final = 255  # as long as a file's name may be
+_UNVERSIONED_ARCHITECTURE: Final = "llama"  # the only one before format 1
+_MAX_TEXT: Final = 255  # the longest name of a file
 _CONTROLS: Final = {*map(chr, range(32)), "\x7f"}
-_MAX_COUNT: Final = 1 << 63  # of anything: what ONNX counts by has 64 bits
+_MAX_COUNT: Final = 1 << 63  # ONNX counts in signed 64-bit integers
 
 
 class NotAnExportError(Llama3Error):
@@ -34,16 +34,16 @@ class NotAnExportError(Llama3Error):
 
 
 class NewerExportError(Llama3Error):
-    """A later version of this package wrote the manifest, in a form that this one does not know."""
+    """A later version of this package wrote the manifest, in a format that this one does not know."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the GGUF or of an export's own weights, by its name alone.
+    """A file of the GGUF or of an export's own weights, by its name without a folder.
 
-    What a graph reads in every run has its `size` and its `fingerprint` (`digests.fingerprint`), which take no time to
-    compare: a native export's GGUF, and a contrib export's weights. These, and the GGUF that they were made of, have a
-    `sha256` as well, by which all of it can be compared.
+    A file that the graph reads in every run (a native export's GGUF, a contrib export's weights) has a `size` and a
+    `fingerprint` (`digests.fingerprint`), which are quick to compare. A contrib export's weights, and the GGUF they
+    were made from, have a `sha256` of the whole file.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """The GGUF: `name` is that of its first part, `size` the bytes of all."""
+    """The GGUF: `name` is the name of its first part, `size` the bytes of all parts."""
 
     name: str
     size: int
@@ -63,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True)
 class AdapterUse:
-    """A LoRA adapter that a graph includes: the name, size and SHA-256 of its file, and how strongly it counts."""
+    """A LoRA adapter that a graph includes: the name, size and SHA-256 of its file, and its strength."""
 
     name: str
     size: int
@@ -73,7 +73,7 @@ class AdapterUse:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The choices of one export; `max_length` is how many positions the graph can reach."""
+    """The options of one export; `max_length` is the number of positions that the graph can reach."""
 
     ops: Ops
     activations: Activations
@@ -84,7 +84,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class TypeUse:
-    """How much of a model one GGML type holds."""
+    """How much of a model is of one GGML type."""
 
     tensors: int
     parameters: int
@@ -93,17 +93,17 @@ class TypeUse:
 
 @dataclass(frozen=True)
 class Manifest:
-    """An export's account of itself.
+    """An export's description of itself.
 
     Attributes:
         source: The GGUF.
         options: How it was exported.
-        types: What each GGML type of the GGUF holds, by its name, the one with most bytes first.
+        types: How much of the GGUF is of each GGML type, by the type's name, most bytes first.
         architecture: The GGUF's `general.architecture`.
         adapters: The LoRA adapters that the graph includes.
-        weights: A contrib export's files of weights; none in a native one, and older ones name only several of them.
-        version: The version of this package that exported.
-        format_version: The form of the manifest, `FORMAT_VERSION` or older.
+        weights: A contrib export's weights files; empty for a native one, and for an older one with a single file.
+        version: The version of this package that made the export.
+        format_version: The format of the manifest, `FORMAT_VERSION` or older.
     """
 
     source: Source
@@ -124,13 +124,13 @@ class Manifest:
         weights: Sequence[Part] = (),
         adapters: Sequence[AdapterUse] = (),
     ) -> Manifest:
-        """The manifest of an export of `file`."""
+        """Create the manifest of an export of `file`."""
         source = Source(file.path.name, file.size, tuple(parts))
         architecture = file.get_str("general.architecture")
         return cls(source, options, types_of(file), architecture, tuple(weights), tuple(adapters))
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest as data for JSON; what there is none of is left out."""
+        """Return the manifest as data for JSON, without empty entries."""
         data: dict[str, Any] = {
             "producer": PRODUCER,
             "version": self.version,
@@ -151,7 +151,7 @@ class Manifest:
         return data
 
     def to_json(self) -> str:
-        """The manifest as one line of JSON."""
+        """Return the manifest as one line of JSON."""
         return json.dumps(self.to_dict())
 
     @classmethod
@@ -163,7 +163,7 @@ class Manifest:
             where: The file that it is from, for messages.
 
         Raises:
-            NotAnExportError: it is damaged, or of another program.
+            NotAnExportError: it is damaged, or another program wrote it.
             NewerExportError: a later version of this package wrote it.
         """
         try:
@@ -184,7 +184,7 @@ class Manifest:
         """
         if METADATA_KEY not in metadata:
             raise NotAnExportError(
-                f"{graph}: no graph of llama3-export (its metadata do not say so); export the GGUF again"
+                f"{graph}: not a graph of llama3-export (its metadata has no manifest); export the GGUF again"
             )
         return cls.from_json(metadata[METADATA_KEY], graph)
 
@@ -200,7 +200,7 @@ class Manifest:
         try:
             text = read_regular(path)
         except FileNotFoundError:
-            raise NotAnExportError(f"{folder}: no {MANIFEST} there; give a folder that llama3-export made") from None
+            raise NotAnExportError(f"{folder}: has no {MANIFEST}; use a folder that llama3-export made") from None
         except OSError as error:
             raise NotAnExportError(f"{path}: cannot be read ({error.strerror})") from error
         return cls.from_json(text, path)
@@ -208,20 +208,20 @@ class Manifest:
     @classmethod
     def _from_dict(cls, data: Any, where: Path) -> Manifest:
         if not isinstance(data, dict):
-            raise TypeError(f"a {type(data).__name__} and no object")
+            raise TypeError(f"a {type(data).__name__}, not an object")
         if data.get("producer") != PRODUCER:
             raise NotAnExportError(f"{where}: not written by llama3-export, or damaged; export the GGUF again")
         format_version = data.get("format_version", 0)
         if _count(format_version, "format_version", least=0) > FORMAT_VERSION:
             its_version = ascii(data.get("version"))[:20].strip("'")
             raise NewerExportError(
-                f"{where}: llama3-onnx {its_version} wrote this export, and this is {version('llama3-onnx')}, which "
-                "cannot read it; upgrade llama3-onnx, or export the GGUF again"
+                f"{where}: llama3-onnx {its_version} wrote this export, and {version('llama3-onnx')} cannot read it; "
+                "upgrade llama3-onnx, or export the GGUF again"
             )
         source, options = data["source"], data["options"]
         parts = tuple(_part(part) for part in _list(source["parts"], "parts"))
         if not parts:
-            raise ValueError("no names of its GGUF")
+            raise ValueError("no parts of its GGUF")
         return cls(
             source=Source(_file_name(source["name"]), _count(source["size"], "size"), parts),
             options=ExportOptions(
@@ -244,7 +244,7 @@ class Manifest:
 
 
 def types_of(file: GGUFFile) -> dict[str, TypeUse]:
-    """How many tensors, weights and bytes each GGML type has, largest first."""
+    """Count the tensors, weights and bytes of each GGML type, most bytes first."""
     uses: dict[str, TypeUse] = {}
     for tensor in file.tensors.values():
         use = uses.get(tensor.type.name, TypeUse(0, 0, 0))
@@ -276,16 +276,16 @@ def _adapter(data: Any) -> AdapterUse:
 
 
 def _file_name(value: Any) -> str:
-    """A name is one of a file beside the others: a path would lead out of the folder. Any other name is a GGUF's."""
+    """Check a file name. A path is refused, because it could lead out of the folder; a GGUF may have any other name."""
     name = _text(value, "name", any_character=True)
     if name == ".." or name != Path(name).name:
-        raise ValueError(f"{name[:40]!r} is no name of a file")
+        raise ValueError(f"{name[:40]!r} is not a file name")
     return name
 
 
 def _text(value: Any, key: str, *, any_character: bool = False) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{key} is {str(value)[:40]} and no text")
+        raise TypeError(f"{key} is {str(value)[:40]}, not text")
     controls = "\0" if any_character else _CONTROLS
     if not 0 < len(value) <= _MAX_TEXT or any(character in controls for character in value):
         raise ValueError(f"{key} is empty, too long or has control characters")
@@ -304,19 +304,19 @@ def _count(value: Any, key: str, *, least: int = 1) -> int:
 
 def _choice(value: Any, choices: Any) -> Any:
     if value not in get_args(choices):
-        raise ValueError(f"{str(value)[:40]!r} is none of {', '.join(get_args(choices))}")
+        raise ValueError(f"{str(value)[:40]!r} is not one of {', '.join(get_args(choices))}")
     return value
 
 
 def _list(value: Any, key: str) -> list[Any]:
     if not isinstance(value, list):
-        raise TypeError(f"{key} is no list")
+        raise TypeError(f"{key} is not a list")
     return value
 
 
 def _not_json(text: str) -> NoReturn:
-    """Python reads `NaN` and `Infinity` as well, which are not JSON."""
-    raise ValueError(f"{text} is no number of JSON")
+    """Refuse `NaN` and `Infinity`, which Python reads but which are not JSON."""
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _finite(text: str) -> float:

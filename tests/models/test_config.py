@@ -1,4 +1,4 @@
-"""A file that is no Llama of the supported kind is refused in one line; a good one is read as llama.cpp reads it."""
+"""An unsupported model is refused in one line; a supported one is read as llama.cpp reads it."""
 
 import re
 from dataclasses import replace
@@ -23,7 +23,7 @@ def path(tmp_path_factory) -> Path:
 
 
 def read(path: Path, *, metadata=None, without=(), tensors=None) -> Hyperparameters:
-    """Reads a file as if it had other metadata (a value of None takes a key away) or other tensors."""
+    """Read a file as if it had other metadata (None removes a key) or other tensors."""
     with GGUFFile.open(path) as file:
         changed = {**file.metadata, **(metadata or {})}
         file._metadata = {key: value for key, value in changed.items() if value is not None}
@@ -47,7 +47,7 @@ def test_numbers_of_a_file(path):
 def test_defaults_are_those_of_llama_cpp(path):
     absent = dict.fromkeys(("llama.rope.dimension_count", "llama.rope.freq_base", "llama.vocab_size"))
     assert read(path, metadata=absent) == read(path)
-    # A file without head_count_kv has as many key-value heads as heads, which these matrices contradict.
+    # Without head_count_kv, a file has as many key-value heads as heads. These matrices do not fit that.
     with pytest.raises(Llama3Error, match=r"blk\.0\.attn_k\.weight has shape \[128, 256\], expected \[256, 256\]"):
         read(path, metadata={"llama.attention.head_count_kv": None})
 
@@ -57,21 +57,21 @@ def test_without_an_output_matrix_the_embedding_is_the_head(path):
 
 
 def test_inverse_frequencies_follow_the_papers(path):
-    """RoPE's theta^(-2i/d), divided by Llama 3.1's factors and by the linear scaling."""
+    """They are RoPE's theta^(-2i/d), divided by Llama 3.1's factors and by the linear scaling."""
     found = read(path, metadata={"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0})
     plain = 10_000.0 ** (-2 * np.arange(32) / 64)
     np.testing.assert_allclose(found.inverse_frequencies, plain / 2 / llama31_rope_factors(64), rtol=1e-12)
     assert found.inverse_frequencies.dtype == np.float64
 
 
-def test_the_scaling_of_rotary_frequencies_is_none_where_nothing_scales(path):
+def test_the_scaling_of_rotary_frequencies_is_none_if_nothing_scales(path):
     metadata = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     assert read(path, without=["rope_freqs.weight"]).rope_scaling is None
     assert read(path, without=["rope_freqs.weight"], metadata=metadata).rope_scaling == RopeScaling(4.0)
 
 
 def test_yarn_multiplies_angles_and_their_cosines(path):
-    """By the paper's 0.1 ln(s) + 1, and the file's own factor; the file says what is not the paper's."""
+    """The cosines are multiplied by the paper's 0.1 ln(s) + 1 and by the file's own factor."""
     metadata = {**YARN, "llama.rope.scaling.attn_factor": 1.5, "llama.rope.scaling.original_context_length": 128}
     found = read(path, without=["rope_freqs.weight"], metadata=metadata)
     assert found.rope_scaling == RopeScaling(4.0, None, 128, pytest.approx(1.5 * (1 + 0.1 * np.log(4))))
@@ -85,27 +85,27 @@ def test_yarn_multiplies_angles_and_their_cosines(path):
 
 @pytest.mark.parametrize("theta", [1.0, 0.5, 1e-3, 1e300])
 def test_yarn_with_an_odd_base_is_silent(path, theta):
-    """Also where llama.cpp's arithmetic, in float32, has infinities on the way."""
+    """It does not warn, even if llama.cpp's float32 arithmetic would have infinities in between."""
     found = read(path, without=["rope_freqs.weight"], metadata={**YARN, "llama.rope.freq_base": theta})
     assert np.isfinite(found.inverse_frequencies).all()
 
 
 def test_yarn_in_a_head_that_rotates_in_part_is_refused(tmp_path):
     file = write_llama_gguf(tmp_path / "model.gguf", rope_dim=32)
-    with pytest.raises(Llama3Error, match="where 32 of a head's 64 elements rotate, is not supported; give another"):
+    with pytest.raises(Llama3Error, match="not supported if only 32 of a head's 64 elements rotate; use another"):
         read(file, metadata=YARN)
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.int64, np.uint8])
-def test_an_array_that_says_the_same_of_every_layer_is_its_number(path, dtype):
-    """As llama.cpp takes it."""
+def test_an_array_with_the_same_number_for_every_layer_is_that_number(path, dtype):
+    """llama.cpp accepts such arrays as well."""
     keys = {"attention.head_count": 4, "attention.head_count_kv": 2, "feed_forward_length": 512}
     keys = {key: n for key, n in keys.items() if n <= np.iinfo(dtype).max}
     assert read(path, metadata={f"llama.{key}": np.array([n, n], dtype) for key, n in keys.items()}) == read(path)
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
-def test_the_numbers_of_other_architectures_stand_under_their_names(tmp_path, architecture):
+def test_the_keys_of_other_architectures_begin_with_their_names(tmp_path, architecture):
     file = write_llama_gguf(tmp_path / "model.gguf", architecture=architecture, rope_theta=1e6, context_length=1024)
     found = read(file)
     assert found.architecture is ARCHITECTURES[architecture]
@@ -130,14 +130,14 @@ def test_each_architecture_has_its_own_tensors(tmp_path, architecture, missing, 
     with pytest.raises(Llama3Error, match=f"the tensor {missing} is missing"):
         read(file, without=[missing])
     title = ARCHITECTURES[architecture].title
-    with pytest.raises(Llama3Error, match=f"the tensor '{foreign}' is not part of a {title} model of 2 layers"):
+    with pytest.raises(Llama3Error, match=f"the tensor '{foreign}' is not part of a {title} model with 2 layers"):
         read(file, tensors={foreign: {"name": foreign}})
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"general.architecture": "qwen2moe"}, "'qwen2moe' is not supported; give a GGUF of one of these: 'llama'"),
+        ({"general.architecture": "qwen2moe"}, "'qwen2moe' is not supported; use a GGUF of one of these: 'llama'"),
         ({"general.architecture": None}, "general.architecture.* is missing"),
         (
             {"llama.attention.head_count": np.array([4, 2])},
@@ -149,7 +149,7 @@ def test_each_architecture_has_its_own_tensors(tmp_path, architecture, missing, 
         ({"llama.feed_forward_length": np.array([512])}, "is an array of 1 values, expected .* each of 2 layers"),
         ({"llama.attention.head_count": np.array([])}, "is an array of 0 values, expected an integer"),
         ({"llama.attention.head_count": np.array([4.0, 4.0])}, "is an array of 2 values, expected an integer"),
-        ({"llama.attention.key_length": np.array([64, 64])}, "key_length is an array, and only one number for all"),
+        ({"llama.attention.key_length": np.array([64, 64])}, "key_length is an array, but only one number for all"),
         ({"llama.attention.causal": np.array([1, 1])}, "should be a boolean, not an array of numbers"),
         ({"llama.expert_count": 8}, "mixture of 8 experts"),
         ({"llama.attention.causal": False}, "causal"),
@@ -173,7 +173,7 @@ def test_each_architecture_has_its_own_tensors(tmp_path, architecture, missing, 
         ({"llama.rope.dimension_count": 66}, "dimension_count is 66"),
         ({"llama.rope.freq_base": 5e-324}, "freq_base = 4.94066e-324 and .* cannot be computed"),
         ({"llama.rope.freq_base": 1e-9}, "freq_base = 1e-09 and"),
-        ({"llama.rope.scaling.factor": 1e-15}, "give angles that cannot be computed"),
+        ({"llama.rope.scaling.factor": 1e-15}, "result in angles that cannot be computed"),
         ({"llama.rope.freq_base": 0.0}, "freq_base is 0.0, expected a positive number"),
         ({"llama.attention.head_count": 0}, "head_count is 0, expected at least 1"),
         ({"llama.attention.head_count": 257}, "embedding_length is 256, too small for the 257 heads"),
@@ -182,17 +182,17 @@ def test_each_architecture_has_its_own_tensors(tmp_path, architecture, missing, 
         ({"llama.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon.* is missing"),
         ({"llama.context_length": None}, "context_length.* is missing"),
         ({"llama.block_count": 2**32 - 1}, r"blk\.2\.attn_norm\.weight is missing"),
-        ({"general.architecture": "x" * 5000}, r"the architecture 'x{75}\.\.\.' is not supported; give"),
-        ({"llama.block_count": 1}, r"blk\.1\..* is not part of a Llama model of 1 layers"),
+        ({"general.architecture": "x" * 5000}, r"the architecture 'x{75}\.\.\.' is not supported; use"),
+        ({"llama.block_count": 1}, r"blk\.1\..* is not part of a Llama model with 1 layers"),
         ({"llama.embedding_length": 512, "llama.attention.key_length": 64}, r"expected \[320, 512\]"),
         ({"llama.feed_forward_length": "512"}, "feed_forward_length.* should be an integer"),
     ],
 )
-def test_metadata_that_we_cannot_obey_is_refused(path, metadata, message):
+def test_metadata_that_is_not_supported_is_refused(path, metadata, message):
     with pytest.raises(Llama3Error, match=message) as error:
         read(path, metadata=metadata)
     assert "\n" not in str(error.value)
-    assert re.search("; (give|convert|download)", str(error.value))  # what to do
+    assert re.search("; (use|convert|download)", str(error.value))  # what to do
     assert str(path) in str(error.value)
 
 
@@ -203,7 +203,7 @@ BIASES = [f"blk.0.attn_{part}.bias" for part in "qkv"]
 
 @pytest.mark.parametrize("without", [[], [BIAS]])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_fused_tensor_stands_for_rows_of_itself(tmp_path, architecture, without):
+def test_a_fused_tensor_is_replaced_by_its_parts(tmp_path, architecture, without):
     plain = write_llama_gguf(tmp_path / "plain.gguf", architecture=architecture, attention_bias=True)
     fused = fuse_qkv(plain, tmp_path / "fused.gguf", layers=[0])
     assert read(fused, without=without) == read(plain, without=BIASES * bool(without))
@@ -221,13 +221,13 @@ def test_a_fused_tensor_stands_for_rows_of_itself(tmp_path, architecture, withou
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tensors": {WEIGHTS[1]: {}}}, f"has both {QKV} and {WEIGHTS[1]}, and one of them is too many"),
+        ({"tensors": {WEIGHTS[1]: {}}}, f"has both {QKV} and {WEIGHTS[1]}"),
         ({"tensors": {BIASES[0]: {}}}, f"has both {BIAS} and {BIASES[0]}"),
         ({"without": [QKV]}, f"has {BIAS}, but no {QKV}"),
         ({"without": [QKV, BIAS]}, f"the tensor {WEIGHTS[0]} is missing"),
         (
             {"without": [BIAS], "tensors": {BIASES[1]: {}}},
-            f"{QKV} has {BIASES[1]}, but not all of {', '.join(BIASES)}, and llama.cpp adds all or none",
+            f"{QKV} needs all of {', '.join(BIASES)} or none of them, but the file has only {BIASES[1]};",
         ),
         ({"tensors": {QKV: {"shape": (256, 256)}}}, rf"{QKV} has shape \[256, 256\], expected \[512, 256\]"),
         ({"tensors": {BIAS: {"shape": (511,)}}}, rf"{BIAS} has shape \[511\], expected \[512\]"),
@@ -235,12 +235,12 @@ def test_a_fused_tensor_stands_for_rows_of_itself(tmp_path, architecture, withou
             {"tensors": {QKV: {"type": GGMLQuantizationType.I32}}},
             f"tensor {QKV} has the type I32, which is not supported",
         ),
-        ({"tensors": {"blk.2.attn_qkv.weight": {}}}, "'blk.2.attn_qkv.weight' is not part of a Llama model of 2"),
+        ({"tensors": {"blk.2.attn_qkv.weight": {}}}, "'blk.2.attn_qkv.weight' is not part of a Llama model with 2"),
         ({"tensors": {"blk.00.attn_qkv.weight": {}}}, "'blk.00.attn_qkv.weight' is not part of a Llama"),
         ({"tensors": {"blk.0.attn_qkv.lora": {}}}, "'blk.0.attn_qkv.lora' is not part of a Llama"),
     ],
 )
-def test_a_fused_tensor_that_llama_cpp_would_not_take_is_refused(tmp_path, change, message):
+def test_a_fused_tensor_that_llama_cpp_would_not_accept_is_refused(tmp_path, change, message):
     plain = write_llama_gguf(tmp_path / "plain.gguf", attention_bias=True)
     fused = fuse_qkv(plain, tmp_path / "fused.gguf", layers=[0])
     changes = change.get("tensors", {})
@@ -248,11 +248,11 @@ def test_a_fused_tensor_that_llama_cpp_would_not_take_is_refused(tmp_path, chang
     with pytest.raises(Llama3Error, match=message) as error:
         read(fused, without=change.get("without", ()), tensors=named)
     assert "\n" not in str(error.value)
-    assert re.search("; (give|convert|download)", str(error.value))
+    assert re.search("; (use|convert|download)", str(error.value))
 
 
-def test_a_fused_tensor_may_be_called_like_one_of_its_parts(path):
-    """As ffn_up of Phi-3's files, which has the rows of gate and up."""
+def test_a_fused_tensor_may_have_the_name_of_one_of_its_parts(path):
+    """An example is ffn_up in Phi-3's files, which has the rows of gate and up."""
     with GGUFFile.open(path) as file:
         found = Hyperparameters.from_gguf(file)
         fused = {"blk.*.ffn_up": ("blk.*.ffn_gate", "blk.*.ffn_up")}
@@ -271,7 +271,7 @@ def test_vectors_are_cut_between_blocks(tmp_path):
         part = vector.rows("part", 64, 128)
         np.testing.assert_array_equal(part.dequantize(), matrix.dequantize()[0, 64:128])
         assert (part.offset, part.n_bytes, part.shape) == (matrix.offset + 68, 68, (64,))
-        with pytest.raises(Llama3Error, match="is Q8_0, and part in it begins or ends within one of its blocks of 32"):
+        with pytest.raises(Llama3Error, match="is Q8_0, but part in it begins or ends inside a block of 32"):
             vector.rows("part", 64, 100)
 
 
@@ -300,7 +300,7 @@ def test_more_tokens_than_rows_of_the_embedding_are_refused(path):
 
 
 def test_the_embedding_may_have_more_rows_than_there_are_tokens(path):
-    """Padded, as models in Hugging Face's format often are."""
+    """Models in Hugging Face's format are often padded."""
     padded = {"token_embd.weight": {"shape": (384, 256)}, "output.weight": {"shape": (384, 256)}}
     assert read(path, tensors=padded).vocab_size == 384
     with pytest.raises(Llama3Error, match=r"output\.weight has shape \[320, 256\], expected \[384, 256\]"):
@@ -320,7 +320,7 @@ def test_a_tensor_that_would_change_the_result_is_refused(path, name):
         ("output.scale", [-np.inf], "tensor output.scale is -inf, expected a finite number"),
         ("blk.1.ffn_up.scale", [1.0, 2.0], r"blk.1.ffn_up.scale has shape \[2\], expected \[1\]"),
         ("blk.1.ffn_up.input_scale", [1.0, 2.0], r"blk.1.ffn_up.input_scale has shape \[2\], expected \[1\]"),
-        ("blk.2.ffn_up.scale", [1.0], "'blk.2.ffn_up.scale' is not part of a Llama model of 2 layers"),
+        ("blk.2.ffn_up.scale", [1.0], "'blk.2.ffn_up.scale' is not part of a Llama model with 2 layers"),
         ("blk.0.attn_qkv.scale", [1.0], "tensor blk.0.attn_qkv.scale has no blk.0.attn_qkv.weight to scale"),
         ("blk.0.ffn_norm.scale", [1.0], "'blk.0.ffn_norm.scale' is not part of a Llama"),
     ],
@@ -336,8 +336,8 @@ def test_a_scale_of_a_head_that_is_the_embedding_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-30])
-def test_any_finite_scale_is_a_scale(tmp_path, value):
-    """Zeros in one at the end of a file, or in several side by side, are no unfinished download."""
+def test_any_finite_scale_is_accepted(tmp_path, value):
+    """Scales of zero, adjacent or at the end of a file, are not taken for an unfinished download."""
     names = ("attn_q.scale", "attn_q.input_scale", "ffn_up.scale")
     read(write_llama_gguf(tmp_path / "model.gguf", vectors={f"blk.0.{name}": [value] for name in names}))
 
@@ -353,6 +353,6 @@ def test_tables_of_old_converters_are_ignored(path):
         ({"shape": (16,)}, r"has shape \[16\], expected \[32\]"),
     ],
 )
-def test_rope_factors_of_another_kind_are_refused(path, changes, message):
+def test_rope_factors_of_another_type_or_shape_are_refused(path, changes, message):
     with pytest.raises(Llama3Error, match=message):
         read(path, tensors={"rope_freqs.weight": changes})

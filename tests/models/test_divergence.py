@@ -1,4 +1,4 @@
-"""The divergence that exports are judged by is the textbook's, whatever is added to the logits."""
+"""The divergence that exports are judged by is the textbook's, whatever constant is added to the logits."""
 
 import math
 
@@ -18,7 +18,7 @@ def test_large_logits_do_not_overflow():
     np.testing.assert_array_equal(kl_divergence(logits, logits), [0.0])
 
 
-def test_windows_of_unlike_lengths_count_by_their_positions():
+def test_windows_of_different_lengths_count_by_their_positions():
     near = Distance.between(np.zeros((3, 2), np.float32), np.zeros((3, 2), np.float32))
     far = Distance.between(np.array([[0, 1]], np.float32), np.array([[3, 1]], np.float32))
     joined = Distance.joined([near, far])

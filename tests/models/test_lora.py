@@ -1,4 +1,4 @@
-"""An adapter does what llama.cpp does with it; one that does not fit is refused in one line."""
+"""An adapter has the same effect as in llama.cpp; one that does not fit is refused in one line."""
 
 import struct
 from pathlib import Path
@@ -63,9 +63,9 @@ def test_adapters_agree_with_llama_cpp(tmp_path, shape, adapters, scales):
 
     base = write_llama_gguf(tmp_path / "model.gguf", **shape)
     paths = [write_lora(tmp_path / f"{i}.gguf", base, **options) for i, options in enumerate(adapters)]
-    given = list(zip(paths, scales, strict=True))
-    expected = llama_cpp_oracle.logits(base, IDS, given)
-    np.testing.assert_allclose(forward(base, given), expected, atol=5e-4)
+    used = list(zip(paths, scales, strict=True))
+    expected = llama_cpp_oracle.logits(base, IDS, used)
+    np.testing.assert_allclose(forward(base, used), expected, atol=5e-4)
     without = np.abs(forward(base, []) - expected).max()
     assert without > 0.5 if any(scales) else without < 2e-4
 
@@ -85,7 +85,7 @@ def test_every_linear_is_adapted(tmp_path, architecture, name):
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 def test_an_adapter_of_fused_q_k_and_v_agrees_with_llama_cpp(tmp_path, architecture):
-    """Three linears that share A, and that may have adapters of their own, which llama.cpp does not take."""
+    """The three linears share A. They may also have separate adapters, which llama.cpp does not accept."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -110,7 +110,7 @@ def test_an_adapter_of_fused_q_k_and_v_agrees_with_llama_cpp(tmp_path, architect
     ("type_", "rank", "atol"), [(T.F16, 3, 5e-2), (T.BF16, 16, 0.2), (T.Q8_0, 32, 0.5), (T.Q8_0, 3, 0.5)]
 )
 def test_adapters_of_other_types_differ_from_llama_cpp_by_its_activations(tmp_path, base, type_, rank, atol):
-    """As it rounds them for a weight of the type. Q8_0 at a rank of 3 has its other half in float16."""
+    """llama.cpp rounds activations to suit the type of the weight. With Q8_0 and a rank of 3, B is in float16."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -120,21 +120,22 @@ def test_adapters_of_other_types_differ_from_llama_cpp_by_its_activations(tmp_pa
     assert np.abs(forward(base, []) - expected).max() > 5 * atol
 
 
-def test_an_adapter_that_is_given_twice_counts_twice(tmp_path, base):
+def test_an_adapter_that_is_used_twice_counts_twice(tmp_path, base):
     lora = write_lora(tmp_path / "lora.gguf", base)
     np.testing.assert_allclose(forward(base, [(lora, 0.5), (lora, 0.5)]), forward(base, [(lora, 1.0)]), atol=2e-4)
 
 
-def test_norms_are_left_out_with_a_warning(tmp_path, base):
-    """mergekit-extract-lora writes them; llama.cpp leaves them out, too."""
+def test_norms_are_ignored_with_a_warning(tmp_path, base):
+    """mergekit-extract-lora writes them, and llama.cpp also ignores them."""
     norms = {"blk.0.attn_norm.weight": np.full(256, 3.0)}
     adapter = read(write_lora(tmp_path / "lora.gguf", base, tensors=norms), base)
-    assert adapter.warnings == ("lora.gguf: its 1 norms are left out, as llama.cpp leaves them out",)
+    (warning,) = adapter.warnings
+    assert warning.startswith("lora.gguf: its 1 norms are ignored")
     assert read(write_lora(tmp_path / "plain.gguf", base), base).warnings == ()
 
 
-def test_matrices_of_zeros_are_told(tmp_path, base):
-    """Training begins with a B of zeros; A and B of zeros are a part of the file that has not come."""
+def test_matrices_of_zeros_are_a_warning(tmp_path, base):
+    """Training begins with a B of zeros, but if A and B are zeros, a part of the file is missing."""
     path = write_lora(tmp_path / "lora.gguf", base)
     untrained = {f"blk.0.{name}.weight.lora_b": np.zeros((n, 3)) for name, n in (("attn_q", 256), ("attn_k", 128))}
     assert read(write_lora(tmp_path / "b.gguf", base, tensors=untrained), base).warnings == ()
@@ -144,23 +145,23 @@ def test_matrices_of_zeros_are_told(tmp_path, base):
         file.seek(offset)
         file.write(bytes(path.stat().st_size - offset))
     (warning,) = read(path, base).warnings
-    assert warning.startswith("lora.gguf: 1 of its 16 pairs of matrices hold only zeros and change nothing")
+    assert warning.startswith("lora.gguf: 1 of its 16 pairs of matrices contain only zeros")
 
 
-# What is asked for
+# Paths and scales
 
 
 def test_a_scale_follows_the_last_colon(tmp_path):
     assert Lora.parse("a.gguf") == Lora(Path("a.gguf"), 1.0)
     assert Lora.parse("a.gguf:0.5") == Lora(Path("a.gguf"), 0.5)
     assert Lora.parse("a:b.gguf:-2e-1") == Lora(Path("a:b.gguf"), -0.2)
-    assert Lora.parse("x" * 300 + ":2") == Lora(Path("x" * 300), 2.0)  # too long for a file; that is seen later
+    assert Lora.parse("x" * 300 + ":2") == Lora(Path("x" * 300), 2.0)  # too long for a file: a later error
     assert Lora.parse("a:0") == Lora(Path("a"), 0.0)
     assert Lora.parse("a:b.gguf") == Lora(Path("a:b.gguf"), 1.0)
     assert parse_loras("a.gguf:2") == parse_loras([Lora(Path("a.gguf"), 2.0)]) == [Lora(Path("a.gguf"), 2.0)]
 
 
-def test_a_file_of_the_whole_name_wins(tmp_path):
+def test_a_file_with_the_whole_text_as_its_name_wins(tmp_path):
     path = tmp_path / "a.gguf:0.5"
     path.touch()
     assert Lora.parse(path) == Lora(path, 1.0)
@@ -168,8 +169,8 @@ def test_a_file_of_the_whole_name_wins(tmp_path):
 
 
 @pytest.mark.parametrize("scale", ["nan", "inf", "-inf", "1e39"])
-def test_a_scale_that_float32_does_not_hold_is_refused(scale):
-    with pytest.raises(UsageError, match=f"a.gguf:{scale}: the scale is .*; give a number that float32 holds"):
+def test_a_scale_outside_the_range_of_float32_is_refused(scale):
+    with pytest.raises(UsageError, match=f"a.gguf:{scale}: the scale is .*float32"):
         Lora.parse(f"a.gguf:{scale}")
 
 
@@ -184,13 +185,13 @@ def test_a_scale_that_is_not_a_number_is_refused(tmp_path, scale):
     path = tmp_path / "a.gguf"
     path.touch()
     if "," in scale:
-        assert Lora.parse(f"{path}:{scale}") == Lora(Path(f"{path}:{scale}"))  # which is then not there
+        assert Lora.parse(f"{path}:{scale}") == Lora(Path(f"{path}:{scale}"))  # a missing file: a later error
         return
     with pytest.raises(UsageError, match=f"the scale '{scale}' is not a number"):
         Lora.parse(f"{path}:{scale}")
 
 
-# What does not fit
+# Adapters that do not fit
 
 A, B = "blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"
 ONLY_Q = {"weights": ["blk.0.attn_q"]}
@@ -199,15 +200,15 @@ ONLY_Q = {"weights": ["blk.0.attn_q"]}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metadata": {"general.type": "model"}}, "not a LoRA adapter (general.type is 'model'); give one in GGUF"),
+        ({"metadata": {"general.type": "model"}}, "not a LoRA adapter (general.type is 'model'); use an adapter"),
         ({"metadata": {"general.type": None}}, "not a LoRA adapter (general.type is missing)"),
-        ({"metadata": {"adapter.type": "lokr"}}, "an adapter of type 'lokr'; only 'lora' is supported"),
+        ({"metadata": {"adapter.type": "lokr"}}, "an adapter of type 'lokr', but only 'lora' is supported"),
         ({"metadata": {"adapter.type": None}}, "an adapter of type ''"),
-        ({"metadata": {"general.architecture": "qwen2"}}, "an adapter for the architecture 'qwen2', and "),
+        ({"metadata": {"general.architecture": "qwen2"}}, "an adapter for the architecture 'qwen2', but "),
         ({"metadata": {"adapter.alora.invocation_tokens": [5, 6]}}, "starts after certain tokens"),
         ({"metadata": {"adapter.lora.alpha": float("nan")}}, "'adapter.lora.alpha' is nan"),
         ({"metadata": {"adapter.lora.alpha": "16"}}, "'adapter.lora.alpha' should be a number"),
-        ({"weights": []}, "without a lora_a and lora_b of any weight"),
+        ({"weights": []}, "without any lora_a and lora_b"),
         ({"tensors": {"direction.1": np.ones(256)}}, "the tensor 'direction.1' is neither the lora_a nor the lora_b"),
         ({"tensors": {"output.weight": np.ones((320, 256))}}, "the tensor 'output.weight' is neither"),
         ({"tensors": {"blk.0.attn_q.lora_a": np.ones((3, 256))}}, "'blk.0.attn_q.lora_a' is neither"),
@@ -218,8 +219,8 @@ ONLY_Q = {"weights": ["blk.0.attn_q"]}
         ({**ONLY_Q, "tensors": {B: np.ones((128, 3))}}, "lora_b' has shape [128, 3], expected [256, 3]"),
         ({**ONLY_Q, "tensors": {A: np.ones((3, 512))}}, "lora_a' has shape [3, 512], expected [3, 256]"),
         ({**ONLY_Q, "tensors": {A: np.ones(256)}}, "lora_a' has shape [256], expected [3, 256]"),
-        ({**ONLY_Q, "tensors": {A: np.full((3, 256), np.nan)}}, "lora_a' holds values that are not finite"),
-        ({**ONLY_Q, "tensors": {B: np.full((256, 3), np.inf)}}, "lora_b' holds values that are not finite"),
+        ({**ONLY_Q, "tensors": {A: np.full((3, 256), np.nan)}}, "lora_a' contains values that are not finite"),
+        ({**ONLY_Q, "tensors": {B: np.full((256, 3), np.inf)}}, "lora_b' contains values that are not finite"),
     ],
 )
 def test_an_adapter_that_cannot_be_used_is_one_line(tmp_path, base, options, message):
@@ -239,13 +240,13 @@ def test_a_factor_past_float32_is_refused(tmp_path, base):
 
 
 @pytest.mark.parametrize("endings", [("lora_a",), ("lora_b",), ("lora_a", "lora_b")])
-def test_matrices_of_a_type_that_is_not_read_are_not_left_out(tmp_path, base, endings):
-    """The other weights' would do, and the result would be another than the adapter's."""
+def test_matrices_of_unsupported_types_are_refused(tmp_path, base, endings):
+    """Ignoring them would silently change the result, because the other weights would still be adapted."""
     path = write_lora(tmp_path / "lora.gguf", base)
     content = bytearray(path.read_bytes())
     for ending in endings:
         name = f"blk.0.attn_q.weight.{ending}".encode()
-        begin = content.index(name) + len(name)  # of the number of dimensions, which precede the type
+        begin = content.index(name) + len(name)  # then come the number of dimensions, the dimensions and the type
         (dimensions,) = struct.unpack_from("<I", content, begin)
         struct.pack_into("<I", content, begin + 4 + 8 * dimensions, 99)
     path.write_bytes(content)
@@ -253,20 +254,20 @@ def test_matrices_of_a_type_that_is_not_read_are_not_left_out(tmp_path, base, en
         read(path, base)
 
 
-def test_weights_that_the_model_does_not_have_or_that_cannot_take_one(tmp_path, base):
+def test_adapters_of_missing_or_unsupported_weights_are_refused(tmp_path, base):
     deeper = write_llama_gguf(tmp_path / "deeper.gguf", num_layers=3)
     with pytest.raises(Llama3Error, match=r"adapts 'blk\.2\.attn_q\.weight', which .*model\.gguf does not have"):
         read(write_lora(tmp_path / "deep.gguf", deeper), base)
     norm = {"blk.0.attn_norm.weight.lora_a": np.ones((3, 256)), "blk.0.attn_norm.weight.lora_b": np.ones((1, 3))}
-    with pytest.raises(Llama3Error, match=r"adapts 'blk\.0\.attn_norm\.weight', which is not supported"):
+    with pytest.raises(Llama3Error, match=r"adapts 'blk\.0\.attn_norm\.weight', but only linear layers"):
         read(write_lora(tmp_path / "norm.gguf", base, tensors=norm), base)
 
 
 def test_an_embedding_that_is_also_the_head_is_refused(tmp_path):
-    """llama.cpp stops with a failed assertion."""
+    """llama.cpp aborts with a failed assertion."""
     tied = write_llama_gguf(tmp_path / "tied.gguf", tied=True)
     with pytest.raises(
-        Llama3Error, match=r"adapts token_embd\.weight, which in .*tied\.gguf is the output matrix, too"
+        Llama3Error, match=r"adapts token_embd\.weight, which is also the output matrix in .*tied\.gguf"
     ):
         read(write_lora(tmp_path / "lora.gguf", tied, weights=["token_embd"]), tied)
     untied = write_llama_gguf(tmp_path / "untied.gguf")
@@ -274,7 +275,7 @@ def test_an_embedding_that_is_also_the_head_is_refused(tmp_path):
         read(write_lora(tmp_path / "head.gguf", untied, weights=["output"]), tied)
 
 
-def test_what_is_no_gguf_is_one_line(tmp_path, base):
+def test_a_file_that_is_not_a_gguf_is_one_line(tmp_path, base):
     for content in (None, b"", b"GGUF", b"{}"):
         path = tmp_path / "adapter.safetensors"
         if content is not None:
@@ -283,6 +284,6 @@ def test_what_is_no_gguf_is_one_line(tmp_path, base):
             read(path, base)
 
 
-def test_the_converter_s_key_names_are_those_of_the_gguf_package():
+def test_the_key_names_are_those_of_the_gguf_package():
     assert gguf.Keys.Adapter.TYPE == "adapter.type"
     assert gguf.Keys.Adapter.LORA_ALPHA == "adapter.lora.alpha"

@@ -1,4 +1,4 @@
-"""What an export says of itself is read without trust: damaged, forged or newer, it is one line."""
+"""A manifest is not trusted: one that is damaged, forged or from a newer version is refused in one line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_each_key_has_its_place() -> None:
     assert json.loads(MANIFEST.to_json()) == json.loads(described())
 
 
-def test_what_is_written_is_read() -> None:
+def test_a_written_manifest_is_read_back() -> None:
     parts = (Part("a-1.gguf", sha256="ff"), Part("a-2.gguf", sha256="fe"))
     for manifest in (
         replace(MANIFEST, source=Source("a-1.gguf", 9, parts), architecture="qwen3", types={}),
@@ -47,28 +47,26 @@ def test_what_is_written_is_read() -> None:
         assert read(manifest.to_json()) == manifest
 
 
-def test_keys_of_a_later_version_of_the_same_form_are_passed_over() -> None:
+def test_unknown_keys_of_the_same_format_are_ignored() -> None:
     assert read(described(new={"key": 1})) == MANIFEST
 
 
 def test_a_manifest_without_a_format_version() -> None:
-    """As versions wrote it that knew one architecture."""
+    """Versions that knew only one architecture wrote such manifests."""
     old = {
         key: value for key, value in json.loads(described()).items() if key not in ("format_version", "architecture")
     }
     assert read(json.dumps(old)) == replace(MANIFEST, format_version=0)
 
 
-def test_a_newer_form_is_one_line_that_names_the_versions() -> None:
-    with pytest.raises(
-        Llama3Error, match=r"^model\.onnx: llama3-onnx 9\.1 wrote this export, and this is .*upgrade"
-    ) as caught:
+def test_a_newer_format_is_one_line_that_names_the_versions() -> None:
+    with pytest.raises(Llama3Error, match=r"^model\.onnx: llama3-onnx 9\.1 wrote this export, .*upgrade") as caught:
         read(described(format_version=2, version="9.1", options="of another kind"))
     assert not isinstance(caught.value, NotAnExportError)
 
 
-def test_a_graph_of_somebody_else() -> None:
-    with pytest.raises(NotAnExportError, match="no graph of llama3-export"):
+def test_a_graph_of_another_program_is_refused() -> None:
+    with pytest.raises(NotAnExportError, match="not a graph of llama3-export"):
         Manifest.of_graph({"producer": "another"}, WHERE)
     with pytest.raises(NotAnExportError, match=r"model\.onnx: not written by llama3-export"):
         read('{"producer": "another"}')
@@ -129,8 +127,8 @@ def test_a_damaged_manifest_is_one_line(text: str) -> None:
         read(text)
 
 
-def test_metadata_of_a_real_graph_that_are_no_text(tmp_path: Path) -> None:
-    """ONNX Runtime hands them over as bytes that Python cannot decode."""
+def test_metadata_of_a_graph_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime returns it as bytes that Python cannot decode."""
     export(write_llama_gguf(tmp_path / "model.gguf", num_layers=1), tmp_path / "out")
     graph = tmp_path / "out" / "model.onnx"
     graph.write_bytes(graph.read_bytes().replace(b'"producer"', b'"produc\xffr"'))
@@ -139,7 +137,7 @@ def test_metadata_of_a_real_graph_that_are_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
-def test_the_folder_and_the_graph_say_the_same(tmp_path: Path, ops: Any) -> None:
+def test_the_folder_and_the_graph_have_the_same_manifest(tmp_path: Path, ops: Any) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", num_layers=1)
     export(gguf, tmp_path / "out", ops=ops, logits="all")
     manifest = Manifest.of_folder(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The numpy reference says what a GGUF computes, so it is held against llama.cpp in float32 and against theory."""
+"""The numpy reference computes what a GGUF defines, so it is compared with llama.cpp in float32 and with theory."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def test_float32_models_agree_with_llama_cpp(tmp_path, shape):
     from tests.support import llama_cpp_oracle
 
     path = write_llama_gguf(tmp_path / "model.gguf", **shape)
-    # Both are float32 in another order of additions; a wrong angle or head would cost 0.1 and more.
+    # Both are float32 and differ in the order of additions; a wrong angle or head would cost 0.1 or more.
     np.testing.assert_allclose(forward(path, IDS), llama_cpp_oracle.logits(path, IDS), atol=2e-4)
 
 
@@ -143,7 +143,7 @@ def test_a_scale_of_fused_q_k_and_v_agrees_with_llama_cpp(tmp_path, architecture
     ],
 )
 def test_scales_of_weights_agree_with_llama_cpp(tmp_path, shape, atol):
-    """They multiply the product, before the bias; the scales of inputs change nothing."""
+    """Scales multiply the product, before the bias; the scales of inputs change nothing."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -153,7 +153,7 @@ def test_scales_of_weights_agree_with_llama_cpp(tmp_path, shape, atol):
 
 @pytest.mark.parametrize("type_", ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "NVFP4"])
 def test_scales_of_quantized_weights_agree_with_llama_cpp(tmp_path, type_):
-    """For NVFP4 also that of the head, which llama.cpp takes for no other type."""
+    """For NVFP4, the head has one as well; llama.cpp does not accept that for other types."""
     pytest.importorskip("llama_cpp")
     if type_ not in GGMLQuantizationType.__members__:
         pytest.skip(f"the installed gguf has no {type_}")
@@ -161,7 +161,7 @@ def test_scales_of_quantized_weights_agree_with_llama_cpp(tmp_path, type_):
 
     scales = linear_scales(head=type_ == "NVFP4")
     path = write_llama_gguf(tmp_path / "model.gguf", types=GGMLQuantizationType[type_], vectors=scales)
-    # 6e-4 to 3e-3 measured, for its int8 activations; without the scales it is 1.5 and more.
+    # 6e-4 to 3e-3 was measured, from llama.cpp's int8 activations; without the scales it is 1.5 or more.
     assert kl_divergence(forward(path, IDS), llama_cpp_oracle.logits(path, IDS)) < 1e-2
 
 
@@ -169,7 +169,8 @@ def test_scales_of_quantized_weights_agree_with_llama_cpp(tmp_path, type_):
 def test_a_scale_is_part_of_its_weight(tmp_path, architecture):
     """llama.cpp computes the same from a twin whose float32 weights are multiplied by the scales.
 
-    Of the scales themselves it forgets those of Qwen2's MLP, and multiplies the biases of Llama's MLP by them, too.
+    With the scales themselves it does not: it ignores those of Qwen2's MLP, and also multiplies the biases of Llama's
+    MLP by them.
     """
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
@@ -199,7 +200,7 @@ def test_a_scale_is_part_of_its_weight(tmp_path, architecture):
 
 
 def test_a_head_that_rotates_in_part_agrees_with_llama_cpp(tmp_path):
-    """llama.cpp refuses such a file, but runs its twin: the same frequencies as factors, and almost none after them."""
+    """llama.cpp refuses such a file, but runs a twin: its factors set these frequencies and stop the other pairs."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -222,14 +223,14 @@ def test_quantized_models_differ_from_llama_cpp_by_its_int8_activations(kind, sa
 
 @pytest.mark.parametrize("tokenizer", ["tiny", "llama3"])
 def test_the_sane_llama_is_as_sure_as_a_real_model(tokenizer, sane_llama):
-    """The correctness file hides errors neither in flat nor in saturated logits."""
+    """Logits that are flat or saturated would hide errors."""
     logits = forward(sane_llama("Q4_K_M", tokenizer=tokenizer), IDS[:64])
     likeliest = np.exp(-np.log(np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)))
     assert 0.1 < np.median(likeliest) < 0.5
 
 
 def test_smollm2_agrees_with_llama_cpp_on_english():
-    """A real model: 200 tokens at a mean KL divergence of 0.0026, llama.cpp's int8 activations."""
+    """On 200 tokens, the mean KL divergence of this real model is 0.0026, from llama.cpp's int8 activations."""
     pytest.importorskip("llama_cpp")
     from tests.support import llama_cpp_oracle
 
@@ -241,8 +242,8 @@ def test_smollm2_agrees_with_llama_cpp_on_english():
     assert (found.argmax(axis=-1) == expected.argmax(axis=-1)).mean() > 0.95
 
 
-def test_half_precision_weights_are_taken_as_they_are(tmp_path):
-    """A model whose float32 weights are all float16 (or bfloat16) numbers computes the same stored in that type."""
+def test_half_precision_weights_are_used_as_they_are(tmp_path):
+    """If all float32 weights are exact in float16 or bfloat16, a model stored in that type computes the same."""
     rng = np.random.default_rng(0)
 
     def weights(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -258,7 +259,7 @@ def test_half_precision_weights_are_taken_as_they_are(tmp_path):
     np.testing.assert_array_equal(logits[2], logits[0])
 
 
-def test_a_prefix_and_the_last_row_are_those_of_the_whole(tmp_path):
+def test_a_prefix_and_the_last_row_equal_those_of_the_whole(tmp_path):
     path = write_llama_gguf(tmp_path / "model.gguf")
     whole = forward(path, IDS)
     np.testing.assert_allclose(forward(path, IDS[:130]), whole[:130], atol=1e-4)
@@ -268,6 +269,6 @@ def test_a_prefix_and_the_last_row_are_those_of_the_whole(tmp_path):
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [5, 320]])
-def test_ids_outside_of_the_vocabulary_are_refused(tmp_path, ids):
+def test_ids_outside_the_vocabulary_are_refused(tmp_path, ids):
     with pytest.raises(Llama3Error, match="token ids from 0 to 319"):
         forward(write_llama_gguf(tmp_path / "model.gguf"), ids)

@@ -1,7 +1,7 @@
-"""Random GGML blocks of any type whose scales are chosen: ordinary, zero, subnormal, extreme, or a hostile mixture.
+"""Random GGML blocks of any type with chosen scales: ordinary, zero, subnormal, extreme, or a hostile mixture.
 
-The codes are random bits. Where the scales lie is written down here a second time, from ggml's block structures, so
-that the tests do not ask the code under test.
+The codes are random bits. The offsets of the scales are taken again from ggml's block structures, so the tests do not
+depend on the code under test.
 """
 
 from typing import Literal
@@ -40,7 +40,7 @@ FLOAT16_OFFSETS: dict[str, tuple[int, ...]] = {
 def random_rows(
     ggml_type: GGMLQuantizationType, shape: tuple[int, int], kind: ScaleKind, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Rows of blocks for a weight of `shape` [N, K]: uint8 [N, bytes of a row]."""
+    """Draw rows of blocks for a weight of `shape` [N, K]: uint8 [N, bytes per row]."""
     n_rows, row_weights = shape
     size, n_bytes = GGML_QUANT_SIZES[ggml_type]
     assert row_weights % size == 0
@@ -51,7 +51,7 @@ def random_rows(
     elif name == "NVFP4":
         if kind == "zero":
             blocks[:, :4] = 0
-    elif name == "IQ1_M":  # its float16 lies in the highest nibbles of four words
+    elif name == "IQ1_M":  # its float16 is in the highest nibbles of four words
         bits = _float16(len(blocks), kind, rng).view(np.uint16)
         for i in range(4):
             byte = 49 + 2 * i
@@ -63,7 +63,7 @@ def random_rows(
 
 
 def _float16(n: int, kind: ScaleKind, rng: np.random.Generator) -> npt.NDArray[np.float16]:
-    """Scales or minima of both signs."""
+    """Draw scales or minima of both signs."""
     sign = rng.choice(np.array([-1, 1], np.float16), n)
     ordinary = rng.normal(0, 0.01, n).astype(np.float16)
     if kind == "ordinary":
@@ -74,14 +74,14 @@ def _float16(n: int, kind: ScaleKind, rng: np.random.Generator) -> npt.NDArray[n
         return sign * rng.integers(1, 0x400, n, np.uint16).view(np.float16)
     if kind == "extreme":
         return sign * np.float16(65504)
-    if kind == "mixed":  # scale and minimum are drawn apart, so every ratio occurs
+    if kind == "mixed":  # scale and minimum are drawn separately, so every ratio occurs
         values = np.array([0, 0, 2**-24, 2**-14, 0.01, 1, 3, 65504], np.float16)
         return sign * rng.choice(values, n)
     return rng.choice(np.concatenate([ordinary[:4], np.array([np.inf, -np.inf, np.nan], np.float16)]), n)
 
 
 def _exponents(n: int, kind: ScaleKind, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """MXFP4's power of two: byte e stands for 2**(e - 128), subnormal below 2."""
+    """Draw exponents of MXFP4's power of two: byte e stands for 2**(e - 128), subnormal below 2."""
     low, high = {
         "ordinary": (115, 125),
         "zero": (0, 1),

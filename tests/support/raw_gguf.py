@@ -1,6 +1,6 @@
-"""Builds a GGUF's bytes piece by piece, so that a test can get any one of them wrong.
+"""A GGUF's bytes, piece by piece, so a test can get any of them wrong.
 
-Written from the specification and not with the gguf package, which refuses to write what a hostile file would hold.
+This follows the specification and does not use the gguf package, which refuses to write hostile files.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ F32, F16, Q4_0, Q8_0, Q4_K = 0, 1, 2, 8, 12
 
 
 def string(text: str | bytes, length: int | None = None) -> bytes:
-    """A string with its length, or with another length than its own."""
+    """Return a string after its length, or after a wrong `length`."""
     raw = text.encode() if isinstance(text, str) else text
     return struct.pack("<Q", len(raw) if length is None else length) + raw
 
 
 def array(item_type: int, count: int, items: bytes = b"") -> bytes:
-    """The value of an array that says it has `count` items."""
+    """Return the value of an array that claims to have `count` items."""
     return struct.pack("<IQ", item_type, count) + items
 
 
@@ -42,7 +42,7 @@ class RawTensor:
 
 @dataclass
 class RawGGUF:
-    """A small valid GGUF, unless a test makes it something else."""
+    """A small GGUF, valid unless a test changes it."""
 
     version: int = 3
     alignment: int = 32
@@ -69,7 +69,7 @@ class RawGGUF:
     data: bytes = bytes(range(128)) * 3
 
     def pieces(self) -> list[bytes]:
-        """The file, cut where one field ends and the next begins."""
+        """Return the file, split between its fields."""
         pieces = [
             b"GGUF",
             struct.pack("<I", self.version),

@@ -1,10 +1,10 @@
-"""A small Llama 3.1 whose weights are sane, so that a wrong export of it shows.
+"""A small Llama 3.1 with sane weights, to detect a wrong export of it.
 
-Random blocks hide errors: their logits are so flat, or so wild, that a lost correction term moves no decision. Here
-the weights are Gaussian with a few outlier columns, as trained matrices have them, and the head is scaled until the
-model is about as sure of its next token as a real one, which test_reference.py measures. llama.cpp's own quantizer
-then makes the K-quants. int8 activations cost it as much as they cost SmolLM2 (a mean KL divergence of 0.002), while
-rows of Q and K in the wrong order cost 0.3.
+Random blocks hide errors: their logits are so flat, or so wild, that a missing correction term changes no token. Here
+the weights are Gaussian with a few outlier columns, like trained matrices. The head is scaled until the model is about
+as sure of its next token as a real one, which test_reference.py measures. llama.cpp's own quantizer then makes the
+K-quants. int8 activations cost as much as with SmolLM2 (a mean KL divergence of 0.002), while rows of Q and K in the
+wrong order cost 0.3.
 """
 
 import math
@@ -19,7 +19,7 @@ from tests.support.llama_gguf import Architecture, llama31_rope_factors, write_l
 HIDDEN_SIZE = 512  # a multiple of 256, a K-quant's super-block
 ROPE_THETA = 500_000.0
 
-# Number of tokens, and the deviation of logits that makes the likeliest of so many stand out.
+# Number of tokens, and the standard deviation of logits that makes the most probable of so many stand out.
 _VOCABULARIES = {"tiny": (1024, 3.0), "llama3": (128_256, 5.0)}
 _OUTLIER_COLUMNS = 0.01
 _OUTLIER_GAIN = 4.0
@@ -35,16 +35,16 @@ def write_sane_llama(
     num_layers: int = 3,
     tied: bool = False,
 ) -> Path:
-    """The path of the model in `folder`, where it is written unless it is there already.
+    """Return the path of the model in `folder`, and write it if it is not there yet.
 
     Args:
-        folder: Where the models are.
-        kind: "F32", or what llama.cpp's quantizer makes of that: "Q4_K_M", "Q6_K", "Q2_K", "Q3_K_M", ...
+        folder: The folder of the models.
+        kind: "F32", or a kind that llama.cpp's quantizer turns that into: "Q4_K_M", "Q6_K", "Q2_K", "Q3_K_M", ...
         architecture: Llama, or a relative without Llama 3.1's factors.
-        tokenizer: "tiny" comes with 1,024 tokens, "llama3" with Llama 3's 128,256.
-        head_dim: Elements of a head; there are eight, and two key-value heads.
-        num_layers: Layers.
-        tied: Whether the embedding's matrix is the head, too.
+        tokenizer: "tiny" has 1,024 tokens, "llama3" has Llama 3's 128,256.
+        head_dim: Elements of a head; there are eight heads, and two key-value heads.
+        num_layers: The number of layers.
+        tied: Whether the embedding's matrix is also the head.
     """
     shape = f"{architecture}-{tokenizer}-{head_dim}-{num_layers}-{'tied' if tied else 'untied'}"
     path = folder / f"{shape}-{kind}.gguf"
@@ -90,7 +90,7 @@ def write_sane_llama(
 def sane_weights(
     name: str, shape: tuple[int, ...], rng: np.random.Generator, *, tied: bool, logit_deviation: float
 ) -> np.ndarray | None:
-    """The values of a matrix, float32 [rows, inputs]; None for a vector, of which llama_gguf makes a sane one."""
+    """Return the values of a matrix, float32 [rows, inputs]; None for a vector, which llama_gguf fills sanely."""
     if len(shape) == 1:
         return None
     if name == "output.weight":
@@ -98,7 +98,7 @@ def sane_weights(
     elif name == "token_embd.weight":
         gain = logit_deviation if tied else math.sqrt(shape[1])
     else:
-        gain = 1.0  # a vector of deviation 1 stays one
+        gain = 1.0  # keeps an input's deviation of 1
     matrix = rng.standard_normal(shape, dtype=np.float32)
     matrix[:, rng.random(shape[1]) < _OUTLIER_COLUMNS] *= _OUTLIER_GAIN
     return matrix * np.float32(gain / math.sqrt(np.square(matrix).sum() / len(matrix)))

@@ -1,8 +1,8 @@
-"""A small Qwen2 and a small Qwen3 that write letters, and what llama.cpp writes with them.
+"""A small Qwen2 and a small Qwen3 that write letters, and the texts that llama.cpp generates with them.
 
-Their weights are like those of `sane_llama` and in float32, where exports and llama.cpp differ by 1e-5 in a logit.
-There are four query heads to a key-value head, and Qwen3's heads are longer than `hidden_size / num_heads`, as in
-Qwen3-0.6B, 4B and 32B.
+Their weights are like those of `sane_llama`, in float32, so exports and llama.cpp differ by only 1e-5 per logit. They
+have four query heads per key-value head, and Qwen3's heads are longer than `hidden_size / num_heads`, as in Qwen3-0.6B,
+4B and 32B.
 
 Import this module after `pytest.importorskip("llama_cpp")`: it needs the package.
 """
@@ -21,15 +21,15 @@ from tests.support import llama_cpp_oracle
 from tests.support.llama_gguf import Architecture, qwen2_vocabulary, write_llama_gguf
 from tests.support.sane_llama import sane_weights
 
-# Of different length in tokens. One of them ends within NEW_TOKENS with Qwen2, another one with Qwen3.
+# They differ in length. The text after one of them ends within NEW_TOKENS with Qwen2, after another one with Qwen3.
 PROMPTS = ("a quiet road", "birds sing at dawn", "trees grow slowly in the cold")
 NEW_TOKENS = 32
 _END = "<|im_end|>"
-_LEAST_MARGIN = 0.02  # between the two likeliest tokens' logits
+_LEAST_MARGIN = 0.02  # between the two highest logits
 
 _VOCAB_SIZE = 1024
 _LOGIT_DEVIATION = 4.0
-_END_GAIN = 1.5  # so that a text of some tens of tokens may end
+_END_GAIN = 1.5  # makes some texts end after some tens of tokens
 
 
 class SaneQwen:
@@ -38,8 +38,8 @@ class SaneQwen:
     Attributes:
         gguf: The model's file.
         prompts: The ids of each of `PROMPTS`.
-        new: The `NEW_TOKENS` ids that follow each, an end and what comes after it included.
-        texts: The text that follows each, up to its end.
+        new: The `NEW_TOKENS` ids that follow each prompt, including an end token and the ids after it.
+        texts: The text that follows each prompt, up to its end.
     """
 
     def __init__(self, folder: Path, architecture: Architecture) -> None:
@@ -50,7 +50,7 @@ class SaneQwen:
         self.exported = cache(self._export)
 
     def until_end(self, prompt: str) -> list[int]:
-        """The ids that follow a prompt up to its end, if it has one, without that."""
+        """Return the ids that follow a prompt, up to but without the end token, if there is one."""
         end = qwen2_vocabulary()[0].index(_END)
         new = self.new[prompt]
         return new[: new.index(end)] if end in new else new
@@ -59,11 +59,11 @@ class SaneQwen:
         new = llama_cpp_oracle.greedy(self.gguf, ids, NEW_TOKENS)
         logits = llama_cpp_oracle.logits(self.gguf, [*ids, *new])[len(ids) - 1 : -1]
         second, first = np.sort(logits, axis=-1)[:, -2:].T
-        assert (first - second).min() > _LEAST_MARGIN, "choose another prompt: two tokens are about as likely"
+        assert (first - second).min() > _LEAST_MARGIN, "choose another prompt: two tokens are about equally probable"
         return new
 
     def _export(self, ops: Ops) -> Path:
-        """An export with float32 activations, in several files."""
+        """Make an export with float32 activations, in several files."""
         folder = self.gguf.with_name(f"{self.gguf.stem}-{ops}")
         shard_size = 16_000_000 if ops == "contrib" else None
         return export(self.gguf, folder, ops=ops, activations="float32", shard_size=shard_size).output
@@ -75,7 +75,7 @@ def _write(path: Path, architecture: Architecture) -> Path:
         if token == _END:
             gains[token_id] = _END_GAIN
         elif re.fullmatch("Ġ?[a-z]+", token):
-            gains[token_id] = 1  # all other tokens have logits of zero, far below the likeliest
+            gains[token_id] = 1  # all other tokens have logits of zero, far below the highest
     rng = np.random.default_rng(31)
 
     def weights(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -100,5 +100,5 @@ def _write(path: Path, architecture: Architecture) -> Path:
 
 
 def _text(ids: list[int]) -> str:
-    """What tokens of letters and spaces stand for."""
+    """Decode tokens of letters and spaces."""
     return "".join(qwen2_vocabulary()[0][token_id] for token_id in ids).replace("Ġ", " ")

@@ -1,4 +1,4 @@
-"""The fixtures are what they claim: sane random weights in every type, in files that hold what was asked for."""
+"""The fixtures are right: weights are random but sane in every type, and files have the requested shapes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PLAIN_TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizat
 
 @pytest.mark.parametrize("std", [0.0156, 1.0])
 @pytest.mark.parametrize("tensor_type", [*RANDOM_BLOCK_TYPES, *PLAIN_TYPES], ids=lambda t: t.name)
-def test_random_blocks_have_the_standard_deviation_asked_for(tensor_type: GGMLQuantizationType, std: float) -> None:
-    """In every row, as gguf dequantizes it; 0.0156 is that of a matrix of 4,096 inputs."""
+def test_random_blocks_have_the_requested_standard_deviation(tensor_type: GGMLQuantizationType, std: float) -> None:
+    """Every row, dequantized by gguf, has about this deviation; 0.0156 is usual for 4,096 inputs."""
     rows = random_blocks(tensor_type, 32, 4096, np.random.default_rng(7), std)
     values = gguf.quants.dequantize(rows, tensor_type)
     assert rows.dtype == np.uint8
@@ -42,7 +42,7 @@ def test_every_type_that_gguf_dequantizes_is_covered() -> None:
     assert {t for t in GGMLQuantizationType if dequantizes(t)} == {*RANDOM_BLOCK_TYPES, *PLAIN_TYPES}
 
 
-def test_a_file_holds_the_shape_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_file_has_the_requested_shape(tmp_path: Path) -> None:
     path = write_llama_gguf(
         tmp_path / "a.gguf",
         num_heads=4,
@@ -73,7 +73,7 @@ def test_a_file_holds_the_shape_that_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_rope_factors_are_those_of_llama_31s_files() -> None:
-    """The known ends: no change for the fastest 29 of 64 frequencies, 8 for the slowest 29 (Llama 3.1 8B's tensor)."""
+    """The ends are known: 1 for the fastest 29 of 64 frequencies, 8 for the slowest 29 (Llama 3.1 8B's tensor)."""
     factors = llama31_rope_factors()
     assert factors.dtype == np.float32
     assert (factors[:29] == 1).all()

@@ -1,1 +1,1 @@
-"""Reads GGUF files without trusting them."""
+"""A reader of GGUF files that does not trust them."""

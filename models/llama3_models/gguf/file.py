@@ -1,7 +1,7 @@
-"""A GGUF model, opened: its metadata and tensors, from one file or from all parts of a split one.
+"""An open GGUF model: its metadata and tensors, from one file or from all parts of a split one.
 
-Nothing is read into memory but the header. Weights are views of a memory map, so opening costs milliseconds whatever
-the model's size, and the operating system may drop pages that are no longer used.
+Only the header is read into memory. Weights are views of a memory map, so opening takes milliseconds whatever the
+model's size, and the operating system can drop pages that are no longer used.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ AnyTensor = TypeVar("AnyTensor", GGUFTensor, UnreadTensor)
 
 
 class GGUFFile:
-    """A GGUF model of one file or of several, open for reading; a context manager.
+    """A GGUF model in one file or several, open for reading; a context manager.
 
     Attributes:
-        path: The file as it was given; of a split model any part.
+        path: The path that was opened; for a split model, any of its parts.
         parts: All files of the model, in order.
         version: The version of the format, 2 or 3.
-        size: The bytes of all parts.
-        unread: The tensors of types that are not read, by name; most files have none.
+        size: The size of all parts in bytes.
+        unread: The tensors of unsupported types, by name; most files have none.
 
-    After `close`, `metadata` and `tensors` are gone. Tensors, views and string arrays taken before stay valid, and the
-    map of the file lives for as long as any of them. While it is open, the file may be renamed or deleted, but must not
-    be cut short: touching a page that has gone ends the process (SIGBUS).
+    `metadata` and `tensors` cannot be used after `close`. Tensors, views and string arrays obtained before stay valid,
+    and keep the file mapped. While a file is mapped, it may be renamed or deleted but must not be truncated: reading a
+    page that is gone kills the process (SIGBUS).
     """
 
     def __init__(self, path: Path, parts: tuple[Path, ...], contents: list[GGUFPart], size: int) -> None:
-        """Joins parsed parts; `GGUFFile.open` is how to get one."""
+        """Join parsed parts; call `GGUFFile.open` instead."""
         self.path = path
         self.parts = parts
         self.version = contents[0].version
@@ -60,10 +60,10 @@ class GGUFFile:
 
     @classmethod
     def open(cls, path: Path | str) -> GGUFFile:
-        """Opens and checks a model; `path` is its file, or any part of a split model.
+        """Open and check a model; `path` is its file, or any part of a split model.
 
         Raises:
-            Llama3Error: There is no such file, it is no GGUF, or it is cut short or damaged.
+            Llama3Error: there is no such file, or it is not a GGUF, truncated or damaged.
         """
         path = Path(path)
         first, size = _open_part(path)
@@ -77,7 +77,7 @@ class GGUFFile:
         return cls(path, parts, contents, sum(size for _, size in opened))
 
     def close(self) -> None:
-        """Lets go of the files; see the class on views that are still in use."""
+        """Release the files; views that are still in use keep them mapped."""
         self._metadata = self._tensors = None
 
     def __enter__(self) -> GGUFFile:
@@ -93,7 +93,7 @@ class GGUFFile:
 
     @property
     def metadata(self) -> Mapping[str, Value]:
-        """Every key of the (first) file. Numeric arrays are numpy views, arrays of strings `StringArray`."""
+        """Every key of the (first) file. Numeric arrays are numpy views; arrays of strings are `StringArray`."""
         if self._metadata is None:
             raise ValueError(f"{self.path} is closed")
         return self._metadata
@@ -105,14 +105,14 @@ class GGUFFile:
             raise ValueError(f"{self.path} is closed")
         return self._tensors
 
-    # One value of the metadata, its type checked. Without `default`, a missing key is an error.
+    # Each getter checks the type. Without `default`, a missing key is an error.
 
     def get_int(self, key: str, default: D = _REQUIRED) -> int | D:
-        """An integer of any width."""
+        """Return an integer of any width."""
         return self._get(key, default, int, "an integer")
 
     def get_float(self, key: str, default: D = _REQUIRED) -> float | D:
-        """A finite number; an integer is taken too."""
+        """Return a finite number; an integer is converted."""
         if type(self.metadata.get(key)) is int:
             return float(self.get_int(key))
         value = self._get(key, default, float, "a number")
@@ -121,19 +121,19 @@ class GGUFFile:
         return value
 
     def get_bool(self, key: str, default: D = _REQUIRED) -> bool | D:
-        """A boolean."""
+        """Return a boolean."""
         return self._get(key, default, bool, "a boolean")
 
     def get_str(self, key: str, default: D = _REQUIRED) -> str | D:
-        """A string."""
+        """Return a string."""
         return self._get(key, default, str, "a string")
 
     def get_strings(self, key: str, default: D = _REQUIRED) -> StringArray | D:
-        """An array of strings."""
+        """Return an array of strings."""
         return self._get(key, default, StringArray, "an array of strings")
 
     def get_array(self, key: str, default: D = _REQUIRED) -> npt.NDArray[Any] | D:
-        """An array of numbers or booleans, of whatever type the file has them in."""
+        """Return an array of numbers or booleans in the file's own type."""
         return self._get(key, default, np.ndarray, "an array of numbers")
 
     def _get(self, key: str, default: D, kind: type[T], expected: str) -> T | D:
@@ -159,7 +159,7 @@ _KINDS: Final[Mapping[type, str]] = {
 
 
 def _open_part(path: Path) -> tuple[GGUFPart, int]:
-    """Maps and parses one file; also its size."""
+    """Map and parse one file; return it and its size."""
     mapped = _map(path)
     if isinstance(mapped, str):
         raise Llama3Error(f"{path}: {mapped}")
@@ -167,22 +167,22 @@ def _open_part(path: Path) -> tuple[GGUFPart, int]:
 
 
 def _map(path: Path) -> mmap | str:
-    """The map of a file that begins like a GGUF, or else what is wrong with the path."""
+    """Map a file that begins like a GGUF, or return what is wrong with the path."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # asked first, because opening a pipe would wait for its writer
+        if not stat.S_ISREG(path.stat().st_mode):  # checked first: opening a pipe would wait for its writer
             return not_a_file(path)
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
             return mmap(file.fileno(), 0, access=ACCESS_READ) if head.startswith(MAGIC) else not_a_gguf(path, head)
     except FileNotFoundError:
         return nothing_there(path)
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte, a file emptied a moment ago
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path, or a file just emptied
         reason = shortage(error) or (error.strerror if isinstance(error, OSError) else None) or error
         return f"cannot be read: {reason}"
 
 
-# Split models: NAME-00001-of-0000N.gguf, as llama.cpp's gguf-split writes them. Each part is a GGUF of its own with
-# some of the tensors, and three metadata keys hold them together; all other metadata is in the first.
+# Split models: NAME-00001-of-0000N.gguf, as llama.cpp's gguf-split writes them. Each part is a GGUF with some of the
+# tensors. Three metadata keys connect the parts; all other metadata is in the first one.
 
 
 def _split_count(part: GGUFPart, path: Path) -> int:
@@ -197,20 +197,20 @@ def _split_key(part: GGUFPart, path: Path, key: str) -> int:
 
 
 def _split_parts(path: Path, part: GGUFPart, count: int) -> tuple[Path, ...]:
-    """The files of a split model, all of which are there; `part` is the one at `path`."""
+    """Return the files of a split model, after checking that all exist; `part` is the one at `path`."""
     name = SPLIT_NAME.fullmatch(path.name)
     if name is None or int(name["count"]) != count:
         which = f"part {_split_key(part, path, 'split.no') + 1}" if "split.no" in part.metadata else "one"
         raise Llama3Error(
-            f"{path}: {which} of the {count} parts of a split model, but not named so; give all of them their names "
-            f"back: NAME-00001-of-{count:05d}.gguf and so on"
+            f"{path}: {which} of the {count} parts of a split model, but its name does not say so; rename all parts "
+            f"to NAME-00001-of-{count:05d}.gguf and so on"
         )
     names = (f"{name['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
     parts = []
     for file in map(path.with_name, names):
         if not file.exists():
             raise Llama3Error(
-                f"{path}: of the {count} parts of this model {file.name} is not in the folder; "
+                f"{path}: {file.name}, one of the {count} parts of this model, is not in the folder; "
                 "download all parts into one folder"
             )
         parts.append(file)
@@ -218,20 +218,20 @@ def _split_parts(path: Path, part: GGUFPart, count: int) -> tuple[Path, ...]:
 
 
 def _check_split(parts: tuple[Path, ...], contents: list[GGUFPart]) -> None:
-    """Holds what each part says of the whole against the others."""
+    """Check that the numbers and counts in the parts' metadata agree."""
     for number, (path, content) in enumerate(zip(parts, contents, strict=True)):
         said = [_split_key(content, path, key) for key in ("split.no", "split.count")]
         if said != [number, len(parts)]:
             raise Llama3Error(
-                f"{path}: says that it is part {said[0] + 1} of {said[1]}, not {number + 1} of {len(parts)}; "
-                "the parts of different models are mixed up: download them again"
+                f"{path}: its metadata says part {said[0] + 1} of {said[1]}, not {number + 1} of {len(parts)}; "
+                "parts of different models are mixed up: download them again"
             )
     found = sum(len(content.tensors) + len(content.unread) for content in contents)
     expected = _split_key(contents[0], parts[0], "split.tensors.count")
     if found != expected:
         raise Llama3Error(
-            f"{parts[0]}: the parts of this model hold {found} tensors together, not the {expected} that it names; "
-            "the parts of different models are mixed up: download them again"
+            f"{parts[0]}: the parts of this model have {found} tensors in total, not {expected} as this one says; "
+            "parts of different models are mixed up: download them again"
         )
 
 
@@ -242,7 +242,7 @@ def _joined(contents: Iterable[Mapping[str, AnyTensor]]) -> dict[str, AnyTensor]
             if name in tensors:
                 raise Llama3Error(
                     f"{tensor.part}: tensor {quoted(name)} is also in {tensors[name].part.name}; "
-                    "the parts of different models are mixed up: download them again"
+                    "parts of different models are mixed up: download them again"
                 )
             tensors[name] = tensor
     return tensors

@@ -1,7 +1,7 @@
 """GGUFs that can be read but are not models: what each is called, and what to do with it instead.
 
-Sources: the keys are those that llama.cpp's converters and tools write (`general.type` since 2024, and before it an
-architecture or names of tensors of their own).
+The keys are those that llama.cpp's converters and tools write: `general.type` since 2024, and before that a special
+architecture or special tensor names.
 """
 
 from __future__ import annotations
@@ -14,33 +14,31 @@ from llama3_models.gguf.part import quoted
 
 
 class OtherKind(NamedTuple):
-    """What a GGUF is that is not a model.
+    """A kind of GGUF that is not a model.
 
     Attributes:
-        name: As people call it, with its article.
-        advice: What to do with it, or to give in its place.
+        name: The usual name, with its article.
+        advice: What to do with it, or what to use instead.
     """
 
     name: str
     advice: str
 
 
-_ADAPTER = OtherKind("a LoRA adapter", "give the model that it was made for, and this file with --lora")
-_IMATRIX = OtherKind("an importance matrix (imatrix)", "llama-quantize reads it; give the model's own GGUF")
+_ADAPTER = OtherKind("a LoRA adapter", "use the model that it was made for, and this file with --lora")
+_IMATRIX = OtherKind("an importance matrix (imatrix)", "it is for llama-quantize: use the model's own GGUF")
 _MMPROJ = OtherKind(
-    "the vision or audio part of a model (mmproj)", "give the GGUF of the model itself, which lies beside it"
+    "the vision or audio part of a model (mmproj)", "use the GGUF of the model itself, usually in the same folder"
 )
-_CONTROL_VECTOR = OtherKind(
-    "a control vector", "llama.cpp adds it to a model as it runs, which is not supported; give the model's own GGUF"
-)
+_CONTROL_VECTOR = OtherKind("a control vector", "it is not supported: use the model's own GGUF")
 _VOCABULARY = OtherKind(
-    "a vocabulary without weights", "--tokenizer-path takes it; as a model give a GGUF that has weights"
+    "a vocabulary without weights", "use it with --tokenizer-path, and a GGUF that has weights as the model"
 )
-_EMPTY = OtherKind("a header without tensors", "give a GGUF that has weights")
+_EMPTY = OtherKind("a header without tensors", "use a GGUF that has weights")
 
 
 def other_kind(file: GGUFFile) -> OtherKind | None:
-    """What a GGUF is if it is not a model; None for a model, supported or not."""
+    """Return the kind of a GGUF that is not a model; None for a model, supported or not."""
     metadata = file.metadata
     said = _text(metadata.get("general.type"))
     architecture = _text(metadata.get("general.architecture"))
@@ -48,7 +46,7 @@ def other_kind(file: GGUFFile) -> OtherKind | None:
     if said == "adapter" or any(name.endswith((".lora_a", ".lora_b")) for name in names):
         adapter_type = _text(metadata.get("adapter.type")) or "lora"
         if adapter_type != "lora":
-            return OtherKind(f"an adapter of type {quoted(adapter_type)}", "it is not supported; give a model")
+            return OtherKind(f"an adapter of type {quoted(adapter_type)}", "it is not supported: use a model")
         return _ADAPTER
     if said == "imatrix" or any(name.endswith(".in_sum2") for name in names):
         return _IMATRIX

@@ -1,11 +1,11 @@
-"""One GGUF file as it lies on disk, parsed without trusting it and without reading its weights.
+"""A single GGUF file, parsed without trusting it and without reading its weights.
 
 A GGUF is a header (counts, metadata, a description of each tensor) and the tensors' bytes, all little endian:
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The parser walks the header once over a memory map. Tensors
-become views of the map, and arrays of strings, which are nearly all of a header (Llama 3's vocabulary has 408,403
-strings), are only stepped over. Every count, length and offset is compared with the file's size before it is used, so
-that a damaged or hostile file costs neither memory nor time; a file that ends too early is told apart from a file that
-is wrong, because a download that is still running is the most usual cause.
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The parser walks through the header once, in a memory map.
+Tensors become views of the map. Arrays of strings, which are most of a header (Llama 3's vocabulary has 408,403
+strings), are only stepped over. Every count, length and offset is checked against the file's size before it is used, so
+a damaged or hostile file costs neither memory nor time. A file that ends too early has its own error, because the usual
+cause is an unfinished download.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file_kinds import MAGIC, unfinished
 from llama3_models.gguf.tensor_types import UnreadType, unread_type
 
-# Real headers stay far below these bounds: Llama 3's takes 8 MB and has 320 entries. They keep a hostile file from
-# asking for minutes of stepping over strings or gigabytes of Python objects.
+# Real headers stay far below these bounds: Llama 3's has 8 MB and 320 entries. The bounds keep a hostile file from
+# costing minutes of stepping over strings or gigabytes of Python objects.
 MAX_HEADER_BYTES = 64 << 20
-MAX_ENTRIES = 65_536  # of metadata, of tensors and of arrays inside arrays, together
-MAX_NAME_BYTES = 65_535  # of a metadata key: the specification's own bound
+MAX_ENTRIES = 65_536  # metadata keys, tensors and arrays inside arrays, together
+MAX_NAME_BYTES = 65_535  # the specification's own bound for metadata keys
 MAX_ARRAY_DEPTH = 4
 MAX_DIMENSIONS = 4
 
@@ -62,14 +62,13 @@ Value: TypeAlias = "int | float | bool | str | npt.NDArray[Any] | StringArray | 
 
 
 class StringArray(Sequence[str]):
-    """An array of strings in a GGUF's metadata, found and decoded only when asked for.
+    """An array of strings in a GGUF's metadata, found and decoded on demand.
 
-    Strings are UTF-8; one that is not raises `Llama3Error` when it is decoded, while `raw` and `raw_all` give the
-    bytes of any.
+    Decoding a string that is not UTF-8 raises `Llama3Error`; `raw` and `raw_all` return the bytes of any string.
     """
 
     def __init__(self, buffer: bytes | mmap, start: int, count: int, where: str) -> None:
-        """`start` is the position of the first string's length; the parser has checked that all `count` fit."""
+        """Locate the strings: `start` is the first one's length. The parser has checked that all `count` fit."""
         self._buffer = buffer
         self._start = start
         self._count = count
@@ -107,23 +106,23 @@ class StringArray(Sequence[str]):
         return f"StringArray({self._count} strings)"
 
     def raw(self, index: int) -> bytes:
-        """The bytes of one string."""
+        """Return the bytes of one string."""
         begin, end = self._spans[index]
         return self._buffer[begin:end]
 
     def raw_all(self) -> list[bytes]:
-        """The bytes of every string, in order."""
+        """Return the bytes of every string, in order."""
         buffer = self._buffer
         return [buffer[begin:end] for begin, end in self._spans]
 
 
 @dataclass(frozen=True, eq=False)
 class GGUFTensor:
-    """A tensor of a GGUF: what its header says, and a view of its bytes.
+    """A tensor of a GGUF: its description in the header, and a view of its bytes.
 
-    `shape` is numpy's order, rows first (a linear layer is [outputs, inputs]), and counts weights. `offset` is the
-    position of the first byte in the file `part`. `data` is a read-only uint8 view of the map, shaped
-    [*shape[:-1], bytes of a row], whatever the type.
+    `shape` is in numpy's order, rows first (a linear layer is [outputs, inputs]), and counts weights. `offset` is the
+    position of the first byte in the file `part`. `data` is a read-only uint8 view of the map,
+    [*shape[:-1], bytes per row], whatever the type.
     """
 
     name: str
@@ -135,7 +134,7 @@ class GGUFTensor:
     data: npt.NDArray[np.uint8] = field(repr=False)
 
     def dequantize(self, rows: slice | npt.NDArray[np.int64] = slice(None)) -> npt.NDArray[np.float32]:
-        """The weights of some rows (default: all), as `gguf.quants.dequantize`, the format's own definition, has them.
+        """Dequantize some rows (default: all) with `gguf.quants.dequantize`, the format's own definition.
 
         Returns:
             float32 [*rows, *shape[1:]].
@@ -143,18 +142,18 @@ class GGUFTensor:
         return np.asarray(quants.dequantize(np.asarray(self.data[rows]), self.type), dtype=np.float32)
 
     def rows(self, name: str, start: int, stop: int) -> GGUFTensor:
-        """Some rows of a matrix, or elements of a vector, as a tensor over the same bytes.
+        """Return some rows of a matrix, or elements of a vector, as a tensor over the same bytes.
 
         Raises:
-            Llama3Error: they do not begin and end with a block, which only those of a vector can fail to do.
+            Llama3Error: they begin or end inside a block, which is possible only in a vector.
         """
         shape = (stop - start, *self.shape[1:])
         block_size, block_bytes = GGML_QUANT_SIZES[self.type]
         first, end = start * prod(shape[1:]), stop * prod(shape[1:])
         if first % block_size or end % block_size:
             raise Llama3Error(
-                f"{self.part}: tensor {self.name} is {self.type.name}, and {name} in it begins or ends within one "
-                f"of its blocks of {block_size}; convert the model again, with vectors in F32"
+                f"{self.part}: tensor {self.name} is {self.type.name}, but {name} in it begins or ends inside a "
+                f"block of {block_size}; convert the model again, with vectors in F32"
             )
         begin, n_bytes = first // block_size * block_bytes, (end - first) // block_size * block_bytes
         data = self.data.reshape(-1)[begin : begin + n_bytes].reshape(*shape[:-1], -1)
@@ -163,9 +162,9 @@ class GGUFTensor:
 
 @dataclass(frozen=True)
 class UnreadTensor:
-    """A tensor of a type that is not read: what the header says of it.
+    """A tensor of an unsupported type, as the header describes it.
 
-    `n_bytes` reaches up to the next tensor where the type does not tell.
+    `n_bytes` reaches up to the next tensor if the size of the type's blocks is unknown.
     """
 
     name: str
@@ -177,7 +176,7 @@ class UnreadTensor:
 
 @dataclass(frozen=True)
 class GGUFPart:
-    """What one file holds: the whole model, or a part of a split one. `unread` are the tensors of types not read."""
+    """The contents of one file, a whole model or a part of a split one. `unread` has tensors of unsupported types."""
 
     version: int
     metadata: dict[str, Value]
@@ -186,16 +185,16 @@ class GGUFPart:
 
 
 def parse_part(buffer: bytes | mmap, path: Path) -> GGUFPart:
-    """Parses the file mapped as `buffer`; `path` names it in errors.
+    """Parse the file mapped as `buffer`; `path` is for error messages.
 
     Raises:
-        Llama3Error: The file is cut short, damaged, big endian, or of a version or type that is not known here.
+        Llama3Error: the file is truncated, damaged, big-endian, of an unsupported version, or several files joined.
     """
     return _Parser(buffer, path).parse()
 
 
 def quoted(name: str) -> str:
-    """A name from a file as one short printable line, for messages."""
+    """Return a name from a file as one short printable line, for messages."""
     shown = repr(name)
     return shown if len(shown) <= 80 else f"{shown[:76]}...{shown[-1]}"
 
@@ -205,9 +204,9 @@ def _align(position: int, alignment: int) -> int:
 
 
 class _Description(NamedTuple):
-    """What the header says of a tensor; `offset` counts from where the tensors' bytes begin.
+    """The header's description of a tensor; `offset` counts from where the tensors' bytes begin.
 
-    `n_bytes` is 0 where the type does not tell.
+    `n_bytes` is 0 if the size of the type's blocks is unknown.
     """
 
     type: GGMLQuantizationType | UnreadType
@@ -227,7 +226,7 @@ class _Parser:
         self.entries = 0
 
     def parse(self) -> GGUFPart:
-        self.take(len(MAGIC))  # already looked at by the caller
+        self.take(len(MAGIC))  # already checked by the caller
         version = self.read_version()
         n_tensors = self.read_count("tensors", _MIN_TENSOR_BYTES, entries=True)
         n_metadata = self.read_count("metadata keys", _MIN_METADATA_BYTES, entries=True)
@@ -248,22 +247,24 @@ class _Parser:
         raise Llama3Error(f"{self.path}: {what}; the file is damaged: download or convert it again")
 
     def cut_short(self, what: str, needed: str) -> NoReturn:
-        advice = unfinished(self.path) or "if it is being downloaded, wait for the end, else download it again"
+        advice = (
+            unfinished(self.path) or "if it is being downloaded, wait for it to finish, otherwise download it again"
+        )
         raise Llama3Error(
-            f"{self.path}: cut short: {what} needs {needed} bytes, and the file has {self.size:,}; {advice}"
+            f"{self.path}: truncated: {what} needs {needed} bytes, but the file has {self.size:,}; {advice}"
         )
 
     def require(self, end: int) -> None:
-        """Refuses a file whose header says that it goes on to byte `end`, if it cannot."""
+        """Refuse a header that would reach byte `end`, if that is impossible."""
         if end > MAX_HEADER_BYTES:
-            self.damaged(f"its header would end past byte {end:,}, and no header is larger than {MAX_HEADER_BYTES:,}")
+            self.damaged(f"its header would reach byte {end:,}, but no header is larger than {MAX_HEADER_BYTES:,}")
         if end > self.size:
             self.cut_short("its header", f"at least {end:,}")
 
     # Numbers and names
 
     def take(self, n_bytes: int) -> int:
-        """Steps over the next bytes of the header, once it is known that they are there; returns where they begin."""
+        """Step over the next bytes of the header, after checking that they exist; return where they begin."""
         begin = self.position
         self.require(begin + n_bytes)
         self.position += n_bytes
@@ -276,7 +277,7 @@ class _Parser:
         return int(_U64.unpack_from(self.buffer, self.take(8))[0])
 
     def read_count(self, what: str, min_bytes: int, *, entries: bool = False) -> int:
-        """A count of things of at least `min_bytes` each; `entries` are those that become Python objects at once."""
+        """Read a count of items of at least `min_bytes` each; `entries` says that they become Python objects now."""
         count = self.read_u64()
         if entries:
             self.entries += count
@@ -291,12 +292,14 @@ class _Parser:
             return version
         if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, 2, 3):
             raise Llama3Error(
-                f"{self.path}: a big-endian GGUF, and only little-endian ones are read; "
-                f"convert a copy of it in place with `gguf-convert-endian {shlex.quote(str(self.path))} little`"
+                f"{self.path}: a big-endian GGUF, but only little-endian ones are supported; back it up, then convert "
+                f"it in place with `gguf-convert-endian {shlex.quote(str(self.path))} little`"
             )
         if version == 1:
-            raise Llama3Error(f"{self.path}: GGUF version 1 (2023) is not read; download a newer file or convert again")
-        raise Llama3Error(f"{self.path}: GGUF version {version} is not known here, only 2 and 3; look for an update")
+            raise Llama3Error(
+                f"{self.path}: GGUF version 1 (2023) is not supported; download or convert the model again"
+            )
+        raise Llama3Error(f"{self.path}: unknown GGUF version {version}, not 2 or 3; look for a newer llama3-onnx")
 
     def read_name(self, what: str) -> str:
         length = self.read_u64()
@@ -322,14 +325,14 @@ class _Parser:
             return self.read_array(key, depth)
         if value_type is GGUFValueType.STRING:
             begin = self.take(self.read_u64())
-            # A stray byte in, say, an author's name is no reason to refuse the model.
+            # A model is not refused for a stray byte in, say, an author's name.
             return self.buffer[begin : self.position].decode("utf-8", errors="replace")
         scalar = _SCALARS[value_type]
         value: int | float = scalar.unpack_from(self.buffer, self.take(scalar.size))[0]
         if value_type is not GGUFValueType.BOOL:
             return value
         if value > 1:
-            self.damaged(f"metadata key {quoted(key)} is a boolean of value {value}")
+            self.damaged(f"metadata key {quoted(key)} is a boolean with the value {value}")
         return bool(value)
 
     def read_array(self, key: str, depth: int) -> Value:
@@ -348,18 +351,18 @@ class _Parser:
             return np.frombuffer(self.buffer, dtype=scalar.format, count=count, offset=begin)
         flags = np.frombuffer(self.buffer, dtype=np.uint8, count=count, offset=begin)
         if count and flags.max() > 1:
-            self.damaged(f"metadata key {quoted(key)} holds booleans that are neither 0 nor 1")
+            self.damaged(f"metadata key {quoted(key)} contains booleans that are neither 0 nor 1")
         return flags.view(np.bool_)
 
     def step_over_strings(self, count: int, key: str) -> StringArray:
-        """The loop that decides how long a model takes to open: 30 ms for Llama 3's 408,403 strings."""
+        """Step over strings. Most of the time to open a model is spent here: 30 ms for Llama 3's 408,403 strings."""
         read_length = _U64.unpack_from
         buffer = self.buffer
         begin = position = self.position
         try:
             for _ in range(count):
                 position += 8 + read_length(buffer, position)[0]
-        except (struct.error, OverflowError):  # a length led past the end of the file
+        except (struct.error, OverflowError):  # a length leads past the end of the file
             self.require(position + 8)
         self.take(position - begin)
         return StringArray(buffer, begin, count, f"{self.path}: metadata key {quoted(key)}")
@@ -367,14 +370,14 @@ class _Parser:
     def alignment(self, metadata: dict[str, Value]) -> int:
         value = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
         if not isinstance(value, int) or isinstance(value, bool) or value < 8 or value & (value - 1):
-            shown = value if isinstance(value, (int, float)) else "no number"
-            self.damaged(f"general.alignment is {shown}, not a power of two of at least 8")
+            shown = value if isinstance(value, (int, float)) else "not a number"
+            self.damaged(f"general.alignment is {shown}, expected a power of two of at least 8")
         return value
 
     # Tensors
 
     def read_tensors(self, count: int, alignment: int) -> tuple[dict[str, GGUFTensor], dict[str, UnreadTensor], int]:
-        """The tensors that are read, those of types that are not, and where the last one ends."""
+        """Return the supported tensors, the unsupported ones, and where the last one ends."""
         described: dict[str, _Description] = {}
         for index in range(count):
             name = self.read_name(f"the name of tensor {index + 1} of {count}")
@@ -384,7 +387,7 @@ class _Parser:
         data_begin = _align(self.position, alignment)
         end = self.check_places(described, data_begin, alignment)
         tensors, unread = {}, {}
-        # Where each one can end at most, which is all that is known of a type that is not.
+        # A tensor ends at the next one's offset at the latest. For an unknown type, nothing more is known.
         offsets = sorted({description.offset for description in described.values()})
         limits = dict(zip(offsets, [*offsets[1:], self.size - data_begin], strict=False))
         for name, (tensor_type, shape, n_bytes, offset) in described.items():
@@ -417,7 +420,7 @@ class _Parser:
         return shape
 
     def read_tensor_type(self) -> tuple[GGMLQuantizationType | UnreadType, int, int]:
-        """The type, and the weights and bytes of its blocks; no bytes where they are not known."""
+        """Return the type, and the weights and bytes per block; 0 bytes if they are unknown."""
         number = self.read_u32()
         try:
             tensor_type = GGMLQuantizationType(number)
@@ -427,27 +430,29 @@ class _Parser:
         return (tensor_type, *GGML_QUANT_SIZES[tensor_type])
 
     def check_places(self, described: dict[str, _Description], data_begin: int, alignment: int) -> int:
-        """Holds the tensors' places against each other and against the file's size; returns the last one's end."""
+        """Check that tensors do not overlap and that the file has room for them; return the last one's end."""
         end, before = 0, ""
         for name, description in sorted(described.items(), key=lambda item: item[1].offset):
             if description.offset < end:
                 self.damaged(f"tensors {quoted(before)} and {quoted(name)} overlap")
             end, before = description.offset + description.n_bytes, name
         if described and data_begin + end > self.size:
-            # Tensors laid end to end, as every writer does, tell the size that the file had when it was whole.
+            # If tensors lie end to end, as every writer puts them, the last one's end is the size of the whole file.
             if end <= sum(_align(description.n_bytes, alignment) for description in described.values()):
                 self.cut_short("the model", f"{data_begin + end:,}")
-            self.damaged(f"tensor {quoted(before)} ends at byte {data_begin + end:,}, past the file's {self.size:,}")
+            self.damaged(
+                f"tensor {quoted(before)} ends at byte {data_begin + end:,}, but the file has {self.size:,} bytes"
+            )
         return end
 
     def refuse_joined(self, end: int, alignment: int) -> None:
-        """Refuses a file in which another GGUF follows the last tensor, which ends at byte `end`."""
+        """Refuse a file if another GGUF follows the last tensor, which ends at byte `end`."""
         for begin in (end, _align(end, alignment)):
             head = self.buffer[begin : begin + 8]
             if head[:4] == MAGIC and int.from_bytes(head[4:], "little") in _VERSIONS:
                 raise Llama3Error(
                     f"{self.path}: several GGUFs joined into one file (another begins at byte {begin:,}); "
-                    "keep the parts as they were downloaded and give the first, or merge them with "
+                    "download the parts as separate files and use the first, or merge them with "
                     "`llama-gguf-split --merge`"
                 )
 

@@ -1,4 +1,4 @@
-"""How the parts of a split GGUF are called; apart from the reading of them, which imports gguf and numpy."""
+"""The names of a split GGUF's parts; separate from the code that reads them, which imports gguf and numpy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Types of tensors that are not read: those that ggml dropped, and numbers that are not known here.
+"""Unsupported tensor types: those that ggml removed, and unknown numbers.
 
-A tensor of such a type does not keep the header from being read, so that the file can be shown, but nothing computes
-with it.
+A file with such a tensor can be opened and shown, but nothing computes with it.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from typing import Final, NamedTuple
 
 
 class UnreadType(NamedTuple):
-    """A type that is not read.
+    """An unsupported type.
 
     Attributes:
-        name: What ggml called it, or its number in words.
-        block_size: Weights in a block; 1 where it is not known.
-        block_bytes: Bytes of a block, None where they are not known.
-        why: What is wrong with it and what to do, the end of a message after the name.
+        name: Its former name in ggml, or its number in words.
+        block_size: Weights per block; 1 if unknown.
+        block_bytes: Bytes per block; None if unknown.
+        why: What is wrong with it and what to do: the end of a message, after the name.
     """
 
     name: str
@@ -31,17 +30,17 @@ def _repacked(name: str, plain: str) -> UnreadType:
         name,
         32,
         18,
-        f"which llama.cpp removed in 2024; get the {plain} file of the model, which holds the same weights",
+        f"which llama.cpp removed in 2024; download the model's {plain} file, which has the same weights",
     )
 
 
 def _of_2023(name: str, block_bytes: int) -> UnreadType:
     return UnreadType(
-        name, 16, block_bytes, "which llama.cpp removed in 2023; get a newer file of the model, such as Q4_0"
+        name, 16, block_bytes, "which llama.cpp removed in 2023; download a newer file of the model, such as Q4_0"
     )
 
 
-# ggml.h keeps their numbers free. The block layouts of the first are Q4_0's and IQ4_NL's, rows interleaved.
+# ggml.h no longer uses their numbers. Those of 2024 have the blocks of Q4_0 and IQ4_NL, with rows interleaved.
 _REMOVED: Final[Mapping[int, UnreadType]] = {
     4: _of_2023("Q4_2", 10),
     5: _of_2023("Q4_3", 12),
@@ -55,11 +54,11 @@ _REMOVED: Final[Mapping[int, UnreadType]] = {
 
 
 def unread_type(number: int) -> UnreadType:
-    """The type of a number that the gguf package does not know."""
+    """Return the type for a number that the gguf package does not know."""
     return _REMOVED.get(number) or UnreadType(
         f"number {number}",
         1,
         None,
-        "which is not known here; get the model in another encoding such as Q4_K_M, or see whether newer versions of "
-        "llama3-onnx and gguf read it",
+        "which is unknown; download the model in another encoding, such as Q4_K_M, or try newer versions of "
+        "llama3-onnx and gguf",
     )

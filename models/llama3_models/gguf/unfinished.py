@@ -1,8 +1,8 @@
-"""Notices a download that reserved its file's whole size and has not come to the end: what has not come is zeros.
+"""Detection of unfinished downloads whose files already have their full size: the missing bytes are zeros.
 
-One matrix of zeros is no sign of it: pruned and freshly extended models have some. The signs are zeros up to the end of
-the file, and tensors that lie side by side and are all blank, since between two matrices that may be zero a model has
-others, and norms, that cannot.
+A single matrix of zeros is not a sign: pruned and freshly extended models have some. The signs are zeros up to the end
+of the file, and adjacent tensors that are all zeros: between two matrices that may be zero, a complete model has
+matrices and norms that are not.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from llama3_models.gguf.part import quoted
 
-# A model may well have many of these that are zero.
+# Many of these may be zero in a complete model.
 _MAY_BE_ZERO = (".bias", ".scale", ".input_scale")
 
-# Of the last tensor. Models whose vocabulary was padded to a round number end in rows of zeros, but in fewer.
+# The end of the last tensor. A model with a padded vocabulary may end in rows of zeros, but in fewer bytes.
 _TAIL_BYTES = 4 << 20
 
-# Nearly all tensors have something else than zeros in so many bytes, so that reading goes no further.
+# Nearly all tensors have a nonzero byte in this many, so reading stops there.
 _FIRST_BYTES = 4096
 _NEXT_BYTES = 1 << 20
 
 
 def refuse_unfinished(file: GGUFFile) -> None:
-    """Refuse a file that has not been downloaded to its end.
+    """Refuse a file whose download is unfinished.
 
     Raises:
-        Llama3Error: zeros stand where a part of the file has not come yet.
+        Llama3Error: zeros are in places where a complete file has weights.
     """
     by_part: dict[Path, list[GGUFTensor]] = {}
     for tensor in sorted(file.tensors.values(), key=lambda tensor: tensor.offset):
@@ -42,15 +42,15 @@ def refuse_unfinished(file: GGUFFile) -> None:
     for part, tensors in by_part.items():
         last = tensors[-1]
         if _is_blank(last.data.reshape(-1)[-_TAIL_BYTES:]):
-            raise _unfinished(part, f"from tensor {quoted(last.name)} to the end of the file there are only zero bytes")
+            raise _unfinished(part, f"only zero bytes from tensor {quoted(last.name)} to the end of the file")
         blank = [_is_blank(tensor.data.reshape(-1)) for tensor in tensors]
         for (one, is_blank), (other, is_next_blank) in pairwise(zip(tensors, blank, strict=True)):
             if is_blank and is_next_blank:
-                raise _unfinished(part, f"tensors {quoted(one.name)} and {quoted(other.name)} hold only zero bytes")
+                raise _unfinished(part, f"only zero bytes in tensors {quoted(one.name)} and {quoted(other.name)}")
 
 
 def _is_blank(data: npt.NDArray[np.uint8]) -> bool:
-    """Whether all of [n] bytes are zero."""
+    """Check whether all [n] bytes are zero."""
     start, step = 0, _FIRST_BYTES
     while start < data.size:
         if data[start : start + step].any():
@@ -61,5 +61,5 @@ def _is_blank(data: npt.NDArray[np.uint8]) -> bool:
 
 def _unfinished(part: Path, what: str) -> Llama3Error:
     return Llama3Error(
-        f"{part}: {what}, as in a file whose download goes on or broke off; wait for its end, or download it again"
+        f"{part}: {what}, so it looks like an unfinished download; wait for it to finish, or download it again"
     )

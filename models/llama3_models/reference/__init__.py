@@ -1,4 +1,4 @@
-"""What a GGUF computes, in plain numpy float32: the oracle that exports are held against."""
+"""The computation of a GGUF in plain numpy float32: the oracle that exports are compared with."""
 
 from llama3_models.reference.model import forward
 

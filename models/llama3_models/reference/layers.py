@@ -1,7 +1,7 @@
-"""What layers are made of.
+"""The building blocks of layers.
 
 No matrix is ever whole in float32: a slice of its rows is dequantized, multiplied and dropped, so an 8B model needs
-about 100 MB beside the mapped file and its logits.
+only about 100 MB besides the mapped file and its logits.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Floats = npt.NDArray[np.float32]
 
 # 32 MB of float32 at a time; dequantizing needs a few times that for its own steps.
 _ELEMENTS_PER_SLICE = 1 << 23
-# Scores exist for so many queries at a time, which keeps long prompts linear in memory.
+# Scores are computed for this many queries at a time, so memory grows only linearly with the prompt.
 _QUERIES_PER_BLOCK = 128
 
 
 class Angles(NamedTuple):
-    """Cosine and sine of the angle by which each pair of a head turns, both [n, rotary_dim / 2], times a factor."""
+    """Cosine and sine of each pair's angle, both [n, rotary_dim / 2], times the attention factor."""
 
     cos: Floats
     sin: Floats
 
     @classmethod
     def of_positions(cls, n: int, h: Hyperparameters) -> Angles:
-        """For the positions from 0 to n - 1."""
+        """Compute the angles of positions 0 to n - 1."""
         angles = np.outer(np.arange(n), h.inverse_frequencies)
         cos, sin = (h.attention_factor * of_angle(angles) for of_angle in (np.cos, np.sin))
         return cls(cos.astype(np.float32), sin.astype(np.float32))
@@ -47,27 +47,27 @@ class Layer(NamedTuple):
     adapters: Sequence[Adapter] = ()
 
     def linear(self, name: str, x: Floats) -> Floats:
-        """[n, K] -> [n, N]: see `linear`."""
+        """Multiply by a weight, [n, K] -> [n, N]; see the function `linear`."""
         return linear(self.weights, self.prefix + name, x, self.adapters)
 
     def norm(self, name: str, x: Floats) -> Floats:
-        """RMS norm over the last axis."""
+        """Apply RMS norm over the last axis."""
         return rms_norm(x, self.weights[f"{self.prefix}{name}.weight"], self.h.rms_norm_eps)
 
     def heads(self, name: str, x: Floats) -> Floats:
-        """A linear whose output is cut into heads, [n, hidden] -> [heads, n, head_dim]."""
+        """Apply a linear and split its output into heads, [n, hidden] -> [heads, n, head_dim]."""
         return self.linear(name, x).reshape(len(x), -1, self.h.head_dim).swapaxes(0, 1)
 
     def swiglu(self, x: Floats) -> Floats:
-        """The MLP, [n, hidden] -> [n, hidden]."""
+        """Apply the MLP, [n, hidden] -> [n, hidden]."""
         return self.linear("ffn_down", silu(self.linear("ffn_gate", x)) * self.linear("ffn_up", x))
 
 
 def linear(weights: Mapping[str, GGUFTensor], name: str, x: Floats, adapters: Sequence[Adapter] = ()) -> Floats:
-    """Multiply x [n, K] with the matrix NAME.weight [N, K], transposed.
+    """Multiply x [n, K] by the matrix NAME.weight [N, K], transposed.
 
-    Where there are such tensors, NAME.scale [1] multiplies the product, and what adapters make of x and NAME.bias [N]
-    are added to that.
+    If there is a NAME.scale [1], it multiplies the product. Then the products of adapters and NAME.bias [N] are added,
+    if there are any.
     """
     weight, scale, bias = weights[f"{name}.weight"], weights.get(f"{name}.scale"), weights.get(f"{name}.bias")
     num_rows, row_size = weight.shape
@@ -86,7 +86,7 @@ def linear(weights: Mapping[str, GGUFTensor], name: str, x: Floats, adapters: Se
 
 
 def embedding(weights: Mapping[str, GGUFTensor], ids: npt.NDArray[np.int64], adapters: Sequence[Adapter]) -> Floats:
-    """The rows of the embedding, [n, hidden], plus what adapters add: B times the row of A."""
+    """Return rows of the embedding, [n, hidden], plus what adapters add: B times the row of A."""
     x = weights["token_embd.weight"].dequantize(ids)
     for adapter in adapters:
         if "token_embd" in adapter.weights:
@@ -102,7 +102,7 @@ def rms_norm(x: Floats, weight: GGUFTensor, eps: float) -> Floats:
 
 
 def rotate_neighbours(x: Floats, angles: Angles) -> Floats:
-    """RoPE over the pairs (0, 1), (2, 3), ...: the order in which a Llama GGUF stores the rows of Q and K.
+    """Apply RoPE to the pairs (0, 1), (2, 3), ...: the order in which a Llama GGUF stores the rows of Q and K.
 
     x is [heads, n, head_dim]; elements past twice the width of the angles stay as they are.
     """
@@ -115,7 +115,7 @@ def rotate_neighbours(x: Floats, angles: Angles) -> Floats:
 
 
 def rotate_halves(x: Floats, angles: Angles) -> Floats:
-    """RoPE over the pairs (0, d / 2), (1, d / 2 + 1), ... of the d elements that rotate; otherwise as above."""
+    """Apply RoPE to the pairs (0, d / 2), (1, d / 2 + 1), ... of the d elements that rotate; otherwise as above."""
     half = angles.cos.shape[-1]
     first, second = x[..., :half], x[..., half : 2 * half]
     rotated = x.copy()
@@ -125,7 +125,7 @@ def rotate_halves(x: Floats, angles: Angles) -> Floats:
 
 
 def causal_attention(q: Floats, k: Floats, v: Floats) -> Floats:
-    """Attend from q [heads, n, head_dim] over k and v [kv_heads, n, head_dim]; [n, heads * head_dim] comes out.
+    """Attend from q [heads, n, head_dim] to k and v [kv_heads, n, head_dim]; the result is [n, heads * head_dim].
 
     Each key-value head serves heads / kv_heads consecutive query heads.
     """
@@ -146,5 +146,5 @@ def causal_attention(q: Floats, k: Floats, v: Floats) -> Floats:
 
 def silu(x: Floats) -> Floats:
     """Multiply x by its sigmoid."""
-    with np.errstate(over="ignore"):  # exp(-x) is inf far below zero, and x / inf the right limit
+    with np.errstate(over="ignore"):  # far below zero exp(-x) is inf, and x / inf is the right limit
         return np.asarray(x / (1 + np.exp(-x)))

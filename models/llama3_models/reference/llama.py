@@ -1,10 +1,10 @@
-"""A layer of Llama: grouped attention whose neighbouring elements rotate, and SwiGLU."""
+"""A layer of Llama: grouped attention in which neighboring elements rotate, and SwiGLU."""
 
 from llama3_models.reference.layers import Angles, Floats, Layer, causal_attention, rotate_neighbours
 
 
 def layer(w: Layer, x: Floats, angles: Angles) -> Floats:
-    """[n, hidden] -> [n, hidden]."""
+    """Apply the layer, [n, hidden] -> [n, hidden]."""
     a = w.norm("attn_norm", x)
     q = rotate_neighbours(w.heads("attn_q", a), angles)  # [heads, n, head_dim]
     k = rotate_neighbours(w.heads("attn_k", a), angles)  # [kv_heads, n, head_dim]

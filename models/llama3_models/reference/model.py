@@ -1,7 +1,7 @@
 """The whole model: embedding, the layers of its architecture, norm, head.
 
-Written to be checked by reading, like the equations of a paper, over `GGUFTensor.dequantize`; so each architecture's
-layer is written out, whatever it shares with another's. The tests hold it against llama.cpp.
+It is meant to be checked by reading, like the equations of a paper. So each architecture's layer is written out in
+full, whatever it shares with others. The tests compare it with llama.cpp.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llama3_models.reference.layers import Angles, Floats, Layer, embedding, lin
 LayerFunction: TypeAlias = Callable[[Layer, Floats, Angles], Floats]
 
 LAYERS: Final[Mapping[str, LayerFunction]] = {"llama": llama.layer, "qwen2": qwen2.layer, "qwen3": qwen3.layer}
-"""By the architecture's name, its layer: what comes in [n, hidden] and where the tokens stand -> what goes out."""
+"""Each architecture's layer by its name: (weights, input [n, hidden], angles of the positions) -> output."""
 
 
 def forward(file: GGUFFile, ids: Sequence[int], *, adapters: Sequence[Adapter] = (), last_only: bool = False) -> Floats:
@@ -29,15 +29,15 @@ def forward(file: GGUFFile, ids: Sequence[int], *, adapters: Sequence[Adapter] =
 
     Args:
         file: A model that `Hyperparameters.from_gguf` accepts.
-        ids: The tokens, at least one; the first stands at position 0.
+        ids: The tokens, at least one; the first is at position 0.
         adapters: LoRA adapters of the file.
-        last_only: Compute the head for the last token alone.
+        last_only: Compute the head only for the last token.
 
     Returns:
         Logits, float32 [len(ids), vocab_size], or [1, vocab_size] with `last_only`.
 
     Raises:
-        Llama3Error: the file is no such model, or an id is outside of its vocabulary.
+        Llama3Error: the file is not such a model, or an id is outside its vocabulary.
     """
     h = Hyperparameters.from_gguf(file)
     tokens = np.asarray(ids, dtype=np.int64)

@@ -1,10 +1,10 @@
-"""A layer of Qwen2: as Llama's, but the two halves of a head rotate, and q, k and v have biases."""
+"""A layer of Qwen2: like Llama's, but the two halves of a head rotate, and q, k and v have biases."""
 
 from llama3_models.reference.layers import Angles, Floats, Layer, causal_attention, rotate_halves
 
 
 def layer(w: Layer, x: Floats, angles: Angles) -> Floats:
-    """[n, hidden] -> [n, hidden]."""
+    """Apply the layer, [n, hidden] -> [n, hidden]."""
     a = w.norm("attn_norm", x)
     q = rotate_halves(w.heads("attn_q", a), angles)  # [heads, n, head_dim]
     k = rotate_halves(w.heads("attn_k", a), angles)  # [kv_heads, n, head_dim]

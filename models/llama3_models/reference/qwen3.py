@@ -1,10 +1,10 @@
-"""A layer of Qwen3: as Qwen2's, but instead of biases, each head of q and k is normed before it rotates."""
+"""A layer of Qwen3: like Qwen2's, but instead of biases, each head of q and k has a norm before it rotates."""
 
 from llama3_models.reference.layers import Angles, Floats, Layer, causal_attention, rotate_halves
 
 
 def layer(w: Layer, x: Floats, angles: Angles) -> Floats:
-    """[n, hidden] -> [n, hidden]."""
+    """Apply the layer, [n, hidden] -> [n, hidden]."""
     a = w.norm("attn_norm", x)
     q = rotate_halves(w.norm("attn_q_norm", w.heads("attn_q", a)), angles)  # [heads, n, head_dim]
     k = rotate_halves(w.norm("attn_k_norm", w.heads("attn_k", a)), angles)  # [kv_heads, n, head_dim]

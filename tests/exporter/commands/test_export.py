@@ -143,9 +143,9 @@ def test_a_pipe_as_the_model_is_one_line(
     os.mkfifo(pipe)
     where = ["--output", tmp_path / "out"] if output else ["--ops", "native"]
     assert run(monkeypatch, pipe, *where) == 1
-    assert (
-        capsys.readouterr().err == f"llama3-export: error: {pipe}: not a regular file; give the path of a .gguf file\n"
-    )
+    error = capsys.readouterr().err
+    assert error.startswith(f"llama3-export: error: {pipe}: not a regular file; ")
+    assert error.count("\n") == 1
 
 
 def float_at(path: Path, key: bytes, value: float) -> None:

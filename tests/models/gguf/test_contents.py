@@ -1,7 +1,7 @@
-"""Files that are something else are named for what they are, with the step that helps.
+"""A file that is not a GGUF is named for what it is, with the step that helps.
 
-The bytes are those of the programs that write such files (Python's own, onnx, NumPy), or written down from their
-specifications; the texts are what servers answered.
+The bytes come from programs that write such files (Python itself, onnx, NumPy) or follow the specifications. The texts
+are answers of servers.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ PAGE = b'<html lang="en"><head><title>Sign in</title></head><body>' + b"x" * 200
 
 KINDS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "an empty file; download it again"),
-    "two bytes": (b"GG", "cut short after 2 bytes"),
-    "zeros": (bytes(4096), "it begins with zeros"),
+    "two bytes": (b"GG", "truncated after 2 bytes"),
+    "zeros": (bytes(4096), "begins with zeros"),
     "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
     "safetensors": (struct.pack("<Q", 60) + b'{"__metadata__":{}}', "a safetensors file"),
     "GGML": (b"tjgg\3\0\0\0", "a GGML file from before GGUF"),
@@ -81,8 +81,8 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "empty zip": (zipped(), "a zip archive"),
     "PyTorch": (zipped("archive/data.pkl", "archive/data/0", "archive/version"), "a PyTorch checkpoint"),
     "old PyTorch": (pickle.dumps({"weight": 1}, protocol=2), "a PyTorch checkpoint"),
-    "npz": (saved(np.savez, np.zeros(3)), "arrays of NumPy"),
-    "npy": (saved(np.save, np.zeros(3)), "an array of NumPy"),
+    "npz": (saved(np.savez, np.zeros(3)), "NumPy arrays"),
+    "npy": (saved(np.save, np.zeros(3)), "a NumPy array"),
     "llamafile": (b"MZqFpD='\n" + bytes(100), "llamafile"),
     "ONNX": (onnx_graph(), "an ONNX graph, not a GGUF"),
     "ONNX of a producer": (onnx_graph(producer_name="pytorch"), "an ONNX graph, not a GGUF"),
@@ -96,7 +96,7 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "gated": (
         b"Access to model meta-llama/Llama-3.1-8B is restricted. You must have access to it and be authenticated to "
         b"access it. Please log in.",
-        "accept the model's licence on its page, log in with `hf auth login`",
+        "accept the model's license on its page, log in with `hf auth login`",
     ),
     "not logged in": (b"Invalid username or password.", "log in with `hf auth login`"),
     "no such file": (b"Entry not found", "look up the file's name"),
@@ -105,13 +105,13 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "404": (b"404: Not Found", "look up the link"),
     "printed in lines": (
         b'{\n  "error": "Cannot access gated repo"\n}',
-        """a server's answer, not a model ('{ "error": "Cannot access gated repo" }'); accept the model's licence""",
+        """a server's answer, not a model ('{ "error": "Cannot access gated repo" }'); accept the model's license""",
     ),
     "redirection": (b"Temporary Redirect. Redirecting to /api/resolve-cache/models/x", "`curl -L`"),
     "too many": (b'{"error": "Too many requests, slow down"}', "wait a few minutes"),
     "S3": (
         b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>',
-        "take a new link",
+        "get a new link",
     ),
     "another answer": (b'{"error": "Something else"}', "a server's answer, not a model"),
     "bad gateway": (b"502 Bad Gateway", "download it again later"),
@@ -120,17 +120,17 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "index": (b'{"metadata": {"total_size": 1}, "weight_map": {}}', "the index of a safetensors model"),
     "Ollama's manifest": (
         b'{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json","layers":[]}',
-        "a manifest of Ollama's",
+        "an Ollama manifest",
     ),
     "text": (
         b"just some text\nand more",
-        "a text, not a model ('just some text and more'); give the path of a .gguf file",
+        "a text file, not a model ('just some text and more'); use a .gguf file",
     ),
     "README": (
         b"# Model card\n\nEntry not found" + b" word" * 400,
-        "a text, not a model ('# Model card Entry not found word",
+        "a text file, not a model ('# Model card Entry not found word",
     ),
-    "text cut in a character": ("ä".encode() * 512 + b"\xc3", "a text, not a model"),
+    "text cut in a character": ("ä".encode() * 512 + b"\xc3", "a text file, not a model"),
     "text with escapes": (b"\x1b[2Jboo", "not a GGUF file"),
     "noise": (bytes(np.random.default_rng(0).integers(128, 256, 2048, np.uint8)), "not a GGUF file"),
 }
@@ -148,12 +148,12 @@ def test_a_file_is_named_for_what_it_is(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("model.gguf.part", "a download that has not finished (.part)"),
-        ("Unconfirmed 1.crdownload", "a download that has not finished (.crdownload)"),
-        ("0a1b.incomplete", "a download that has not finished (.incomplete)"),
-        ("sha256-0a1b-partial", "a download that has not finished (-partial)"),
-        ("model.gguf.aria2", "aria2's notes on a download that has not finished; continue it with aria2c, then give "),
-        ("model.onnx.data", "the weights of an export, not a GGUF; give the folder"),
+        ("model.gguf.part", "an unfinished download (.part)"),
+        ("Unconfirmed 1.crdownload", "an unfinished download (.crdownload)"),
+        ("0a1b.incomplete", "an unfinished download (.incomplete)"),
+        ("sha256-0a1b-partial", "an unfinished download (-partial)"),
+        ("model.gguf.aria2", "aria2's record of an unfinished download; continue it with aria2c, then use model.gguf"),
+        ("model.onnx.data", "the weights of an export, not a GGUF; use the folder"),
         ("model.onnx.data_2", "the weights of an export"),
     ],
 )
@@ -163,16 +163,16 @@ def test_a_name_says_what_bytes_do_not(tmp_path: Path, name: str, content: bytes
 
 
 @pytest.mark.parametrize("name", ["model.gguf.part", "model.gguf.crdownload"])
-def test_the_beginning_of_a_download_is_one(tmp_path: Path, name: str) -> None:
-    assert "a download that has not finished" in refusal(tmp_path / name, GGUF[:-200])
+def test_an_unfinished_download_is_called_one(tmp_path: Path, name: str) -> None:
+    assert "an unfinished download" in refusal(tmp_path / name, GGUF[:-200])
     (tmp_path / name).write_bytes(GGUF)
-    GGUFFile.open(tmp_path / name).close()  # whole: its name alone says nothing
+    GGUFFile.open(tmp_path / name).close()  # complete, whatever its name says
 
 
-def test_a_download_of_aria2_has_its_notes_beside_it(tmp_path: Path) -> None:
+def test_a_download_of_aria2_is_recognized_by_its_record(tmp_path: Path) -> None:
     (tmp_path / "model.gguf.aria2").touch()
     for content in (bytes(4096), GGUF[:-200]):
-        assert "model.gguf.aria2 is there; continue it with aria2c" in refusal(tmp_path / "model.gguf", content)
+        assert "(model.gguf.aria2 exists); continue it with aria2c" in refusal(tmp_path / "model.gguf", content)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_download_of_aria2_has_its_notes_beside_it(tmp_path: Path) -> None:
     ids=lambda names: names[0],
 )
 def test_pieces_are_joined_with_cat(tmp_path: Path, names: list[str]) -> None:
-    """Each piece says so, and what it says is a command that makes the model of them."""
+    """The error for each piece has a command that joins all pieces into the model."""
     for name, content in zip(names, (GGUF[:700], GGUF[700:]), strict=True):
         (tmp_path / name).write_bytes(content)
     for name in names:
@@ -199,9 +199,9 @@ def test_pieces_are_joined_with_cat(tmp_path: Path, names: list[str]) -> None:
     assert b"".join((tmp_path / name).read_bytes() for name in names) == GGUF
     for name in names[1:]:
         (tmp_path / name).unlink()
-    assert "into one folder, and join them in order" in refusal(tmp_path / names[0])
+    assert "into one folder and join them in order" in refusal(tmp_path / names[0])
     (tmp_path / "m.gguf").write_bytes(GGUF)
-    assert "give m.gguf, which is in the same folder" in refusal(tmp_path / names[0])
+    assert "use m.gguf, which is in the same folder" in refusal(tmp_path / names[0])
 
 
 def test_many_pieces_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_other_digits_in_a_name_are_letters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.gguf.gz", "m.gguf.xz", "m.gguf.bak", "m.gguf.txt"])
-def test_other_endings_are_no_pieces(tmp_path: Path, name: str) -> None:
+def test_other_endings_are_not_pieces(tmp_path: Path, name: str) -> None:
     assert "piece" not in refusal(tmp_path / name, b"\1\2\3\4" * 100)
 
 

@@ -1,4 +1,4 @@
-"""Reading a GGUF: against gguf.GGUFReader, fast, without copies, from one file or several."""
+"""A GGUF is read as gguf.GGUFReader reads it, but fast and without copies, from one file or several."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.raw_gguf import ARRAY, FLOAT32, STRING, UINT32, RawGGUF, RawT
 
 @pytest.fixture(scope="module")
 def every_type(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a tensor of every type that blocks can have."""
+    """A file with a tensor of every type."""
     types = [*RANDOM_BLOCK_TYPES, *(GGMLQuantizationType[name] for name in ("F32", "F16", "BF16"))]
     names = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
     by_name = {f"blk.{i // 7}.{names[i % 7]}.weight": t for i, t in enumerate(types)}
@@ -56,7 +56,7 @@ def test_every_tensor_type_reads_as_gguf_reader_reads_it(every_type: Path) -> No
 
 
 def test_rows_are_dequantized_alone_as_in_the_whole_tensor(every_type: Path) -> None:
-    """By slice and by number; the whole is gguf's own arithmetic."""
+    """Rows may be a slice or numbers. The whole tensor is compared with gguf's own arithmetic."""
     with GGUFFile.open(every_type) as file:
         for tensor in file.tensors.values():
             expected = gguf.quants.dequantize(tensor.data, tensor.type)
@@ -136,7 +136,7 @@ def test_version_2_reads_like_version_3(tmp_path: Path) -> None:
 
 
 def test_opening_llama3s_vocabulary_takes_well_under_half_a_second(tmp_path: Path) -> None:
-    """408,403 strings are stepped over and not decoded; gguf.GGUFReader takes seconds."""
+    """The 408,403 strings are stepped over, not decoded; gguf.GGUFReader needs seconds."""
     path = write_llama_gguf(tmp_path / "a.gguf", vocab_size=128_256, tokenizer="llama3", hidden_size=32, num_layers=1)
     seconds = []
     for _ in range(3):
@@ -164,8 +164,8 @@ class TestStringArray:
         with pytest.raises(IndexError):
             strings[4]
 
-    def test_gives_bytes_of_what_is_not_utf8(self, strings: StringArray) -> None:
-        """SentencePiece vocabularies may hold lone bytes; the file opens, and who wants text is told."""
+    def test_returns_bytes_that_are_not_utf8(self, strings: StringArray) -> None:
+        """SentencePiece vocabularies may contain lone bytes: the file opens, and only decoding them is an error."""
         assert strings.raw(3) == b"\xff"
         assert strings.raw_all() == [b"a", b"", "ß".encode(), b"\xff"]
         with pytest.raises(Llama3Error, match=r"a\.gguf: metadata key 'words': string 3 is not UTF-8"):
@@ -174,7 +174,7 @@ class TestStringArray:
 
 class TestViews:
     def test_tensors_are_not_copied(self, tmp_path: Path) -> None:
-        """Opening and slicing 1 GB of weights (a sparse file) takes next to no memory."""
+        """Opening and slicing 1 GB of weights (a sparse file) needs almost no memory."""
         raw = RawGGUF(tensors=[RawTensor("big", (1024, 1 << 18))], data=b"")
         path = raw.write(tmp_path / "a.gguf")
         os.truncate(path, path.stat().st_size + (1 << 30))
@@ -224,7 +224,7 @@ class TestChecks:
         as_float = file.get_float("llama.block_count")
         assert (as_float, type(as_float)) == (2.0, float)
 
-    def test_a_default_stands_for_a_missing_key_only(self, file: GGUFFile) -> None:
+    def test_a_default_replaces_only_a_missing_key(self, file: GGUFFile) -> None:
         assert file.get_int("no.such", default=None) is None
         assert file.get_float("no.such", 10_000.0) == 10_000.0
         with pytest.raises(Llama3Error, match=r"a\.gguf: metadata key 'no\.such' is missing"):
@@ -232,7 +232,7 @@ class TestChecks:
         with pytest.raises(Llama3Error, match=r"'general\.architecture' should be an integer, not text"):
             file.get_int("general.architecture", default=0)
 
-    def test_a_boolean_is_no_number(self, file: GGUFFile) -> None:
+    def test_a_boolean_is_not_a_number(self, file: GGUFFile) -> None:
         for get in (file.get_int, file.get_float):
             with pytest.raises(Llama3Error, match=r"'a\.flag' should be .*, not True"):
                 get("a.flag")
@@ -243,7 +243,7 @@ class TestChecks:
 
 
 class TestSplitModels:
-    """gguf-split's naming and keys; the parts are written by the gguf package."""
+    """Names and keys are gguf-split's; the gguf package writes the parts."""
 
     @pytest.fixture
     def parts(self, tmp_path: Path) -> list[Path]:
@@ -267,12 +267,12 @@ class TestSplitModels:
 
     def test_a_missing_part_is_named(self, parts: list[Path]) -> None:
         parts[1].unlink()
-        with pytest.raises(Llama3Error, match=r"of the 3 parts .* model-00002-of-00003\.gguf is not in the folder"):
+        with pytest.raises(Llama3Error, match=r"00002-of-00003\.gguf, one of the 3 parts .* is not in the folder"):
             GGUFFile.open(parts[2])
 
     def test_a_truncated_part_is_named(self, parts: list[Path]) -> None:
         os.truncate(parts[1], parts[1].stat().st_size - 64)
-        with pytest.raises(Llama3Error, match=r"model-00002-of-00003\.gguf: cut short"):
+        with pytest.raises(Llama3Error, match=r"model-00002-of-00003\.gguf: truncated"):
             GGUFFile.open(parts[0])
 
     def test_a_renamed_part_is_told_its_name(self, parts: list[Path]) -> None:
@@ -284,22 +284,22 @@ class TestSplitModels:
         parts[1].rename(tmp_path / "swap")
         parts[2].rename(parts[1])
         (tmp_path / "swap").rename(parts[2])
-        with pytest.raises(Llama3Error, match=r"00002-of-00003\.gguf: says that it is part 3 of 3, not 2 of 3"):
+        with pytest.raises(Llama3Error, match=r"00002-of-00003\.gguf: .*part 3 of 3, not 2 of 3"):
             GGUFFile.open(parts[0])
 
     def test_a_part_of_another_model_is_refused(self, parts: list[Path], tmp_path: Path) -> None:
-        """With the same tensors twice, and with one too few in all."""
+        """Such a part repeats tensors, or the total number is wrong."""
         twice = write_split(tmp_path / "twice.gguf", first=2)
         twice[1].replace(parts[1])
         with pytest.raises(Llama3Error, match=r"tensor 'tensor\.4' is also in"):
             GGUFFile.open(parts[0])
         fewer = write_split(tmp_path / "fewer.gguf", count=6)
         fewer[2].replace(parts[2])
-        with pytest.raises(Llama3Error, match="hold 6 tensors together, not the 5"):
+        with pytest.raises(Llama3Error, match="6 tensors in total, not 5"):
             GGUFFile.open(parts[0])
 
     def test_a_first_part_without_tensors_is_fine(self, tmp_path: Path) -> None:
-        """`gguf-split --no-tensor-first-split` puts the vocabulary alone into the first part."""
+        """`gguf-split --no-tensor-first-split` puts only the vocabulary into the first part."""
         parts = write_split(tmp_path / "model.gguf", small_first_shard=True)
         assert len(GGUFFile.open(parts[0]).tensors) == 5
 
@@ -311,7 +311,7 @@ class TestSplitModels:
 
 
 def write_split(path: Path, *, first: int = 0, count: int = 5, small_first_shard: bool = False) -> list[Path]:
-    """A model of small tensors, two in a part, whose values are their numbers."""
+    """Write a model of small tensors, two per part, each filled with its own number."""
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=2, small_first_shard=small_first_shard)
     writer.add_name("split")
     for i in range(first, first + count):

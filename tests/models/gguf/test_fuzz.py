@@ -1,7 +1,7 @@
 """A fuzzer of GGUF headers: whatever the bytes, a file opens or is refused in one line, cheaply.
 
-A valid file is mutated: bits flipped, lengths, counts and offsets overwritten, pieces repeated, the end cut off. Some
-thousand mutations run with the tests, always the same; LLAMA3_FUZZ_SECONDS=300 runs new ones for as long.
+It mutates a valid file: it flips bits, overwrites lengths, counts and offsets, repeats pieces, cuts off the end. The
+tests run some thousand mutations, always the same ones; LLAMA3_FUZZ_SECONDS=300 runs new ones for that long.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support.raw_gguf import RawGGUF
 
 FUZZ_SECONDS = float(os.environ.get("LLAMA3_FUZZ_SECONDS", "0"))
 
-# Positions are drawn from 0 to 1 and scaled, so that an edit means something in files of any size.
+# Positions are drawn from 0 to 1 and scaled, so an edit works in files of any size.
 EDITS = st.lists(
     st.tuples(
         st.sampled_from(["flip", "u8", "u32", "u64", "u32 at a field", "u64 at a field", "repeat", "remove", "cut"]),
@@ -78,7 +78,7 @@ def use_everything(path: Path) -> None:
 
 
 def check(path: Path) -> str:
-    """What became of one file: "opened" or "refused"."""
+    """Open one file and return the outcome, "opened" or "refused"."""
     tracemalloc.reset_peak()
     memory = tracemalloc.get_traced_memory()[0]
     begin = time.perf_counter()
@@ -106,10 +106,10 @@ def fuzz(bases: list[tuple[bytes, list[int]]], path: Path, *, max_examples: int,
     )
     @given(EDITS)
     def opens_or_is_refused(edits: list[tuple[str, float, int, int]]) -> None:
-        # Drawing edits costs more than opening files, so each list serves both bases, and all of its beginnings count.
+        # Drawing edits costs more than opening files, so every beginning of a list is used, with both bases.
         for content, fields in bases:
             for length in range(1, len(edits) + 1):
-                path.unlink(missing_ok=True)  # never rewritten in place, because a view of the last one may be alive
+                path.unlink(missing_ok=True)  # not overwritten, because a view of the last one may be alive
                 path.write_bytes(mutate(content, fields, edits[:length]))
                 outcomes[check(path)] += 1
 
@@ -123,7 +123,7 @@ def fuzz(bases: list[tuple[bytes, list[int]]], path: Path, *, max_examples: int,
 
 @pytest.fixture
 def bases(tmp_path: Path) -> list[tuple[bytes, list[int]]]:
-    """Contents, and where fields begin: a file with a bit of everything, and a whole small Llama."""
+    """Contents and the positions of fields: of a file with a bit of everything, and of a small Llama."""
     pieces = RawGGUF().pieces()
     fields = [0, *accumulate(map(len, pieces[:-1]))]
     small = write_llama_gguf(

@@ -1,4 +1,4 @@
-"""A download that reserved its file's size and has not come to the end is told apart from a model that has zeros."""
+"""An unfinished download whose file has its full size already is told apart from a model that has zeros."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ def check(path: Path) -> None:
 
 
 def cut(path: Path, n_bytes: int) -> None:
-    """Leave the last bytes of a file out, but not its size."""
+    """Replace the last bytes of a file by zeros."""
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - n_bytes)
         file.truncate(path.stat().st_size + n_bytes)
@@ -40,23 +40,23 @@ def gguf(tmp_path: Path) -> Path:
     ],
     ids=len,
 )
-def test_matrices_of_zeros_are_no_sign(gguf: Path, names: list[str]) -> None:
-    """The last case is a model with two layers that were added and not yet trained."""
+def test_matrices_of_zeros_are_not_a_sign(gguf: Path, names: list[str]) -> None:
+    """The last case is a model with two added layers that are not trained yet."""
     blank_tensors(gguf, *names)
     check(gguf)
 
 
-def test_zeros_up_to_the_end_are_one(gguf: Path) -> None:
+def test_zeros_up_to_the_end_are_a_sign(gguf: Path) -> None:
     with GGUFFile.open(gguf) as file:
         last = max(file.tensors.values(), key=lambda tensor: tensor.offset)
     cut(gguf, last.n_bytes - 100)
     check(gguf)
     cut(gguf, last.n_bytes + 100)
-    with pytest.raises(Llama3Error, match=rf"from tensor '{last.name}' to the end of the file .*zero bytes.*download"):
+    with pytest.raises(Llama3Error, match=rf"zero bytes from tensor '{last.name}' to the end of the file.*download"):
         check(gguf)
 
 
-def test_of_a_long_last_tensor_its_last_megabytes_are_one(tmp_path: Path) -> None:
+def test_zeros_in_the_last_megabytes_of_a_long_last_tensor_are_a_sign(tmp_path: Path) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", types=T.F32, vocab_size=8000)
     with GGUFFile.open(gguf) as file:
         last = max(file.tensors.values(), key=lambda tensor: tensor.offset)
@@ -68,16 +68,16 @@ def test_of_a_long_last_tensor_its_last_megabytes_are_one(tmp_path: Path) -> Non
         check(gguf)
 
 
-def test_blank_tensors_side_by_side_are_one(gguf: Path) -> None:
-    """A hole in the middle, as several connections leave them."""
+def test_adjacent_tensors_of_zeros_are_a_sign(gguf: Path) -> None:
+    """A download with several connections may leave a hole in the middle."""
     blank_tensors(gguf, "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight")
     with pytest.raises(
-        Llama3Error, match=r"tensors 'blk\.0\.ffn_gate\.weight' and 'blk\.0\.ffn_up\.weight' hold only zero"
+        Llama3Error, match=r"zero bytes in tensors 'blk\.0\.ffn_gate\.weight' and 'blk\.0\.ffn_up\.weight'"
     ):
         check(gguf)
 
 
-def test_every_part_of_a_split_model_is_looked_at(gguf: Path, tmp_path: Path) -> None:
+def test_every_part_of_a_split_model_is_checked(gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     parts = split_gguf(gguf, tmp_path / "parts", max_tensors=8)
     check(parts[0])
@@ -86,8 +86,8 @@ def test_every_part_of_a_split_model_is_looked_at(gguf: Path, tmp_path: Path) ->
         check(parts[0])
 
 
-def test_biases_of_zeros_are_no_sign(tmp_path: Path) -> None:
-    """Even where they are all that a model ends with, side by side."""
+def test_biases_of_zeros_are_not_a_sign(tmp_path: Path) -> None:
+    """This holds even if they are adjacent and the last tensors of the file."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", architecture="qwen2")
     reader = gguf_package.GGUFReader(gguf)
     writer = gguf_package.GGUFWriter(tmp_path / "zeros.gguf", "qwen2")
@@ -106,7 +106,7 @@ def test_biases_of_zeros_are_no_sign(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["scale", "input_scale"])
-def test_scales_of_zero_are_no_sign(tmp_path: Path, ending: str) -> None:
-    """One number each, and where they are the last tensors of a file."""
+def test_scales_of_zero_are_not_a_sign(tmp_path: Path, ending: str) -> None:
+    """Here they are the last tensors of the file, one number each."""
     zeros = {f"blk.{layer}.{name}.{ending}": [0.0] for layer in range(2) for name in ("attn_q", "ffn_up")}
     check(write_llama_gguf(tmp_path / "model.gguf", vectors=zeros))

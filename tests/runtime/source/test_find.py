@@ -107,7 +107,7 @@ def test_a_newer_export_is_one_line(folder):
 
 
 def test_a_folder_that_is_no_export(tmp_path):
-    with pytest.raises(Llama3Error, match=r"no llama3\.json there"):
+    with pytest.raises(Llama3Error, match=r"has no llama3\.json"):
         find_export(tmp_path, encoding="q4_k")
 
 
