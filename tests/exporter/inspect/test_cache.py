@@ -233,8 +233,8 @@ def test_what_is_not_the_cache_s_stays(
     status, out, _ = run(capsys, "--cache", "--remove", "all", "--json")
     report = json.loads(out)
     assert (status, report["removed"]) == (1, [])
-    assert "holds thesis.tex, which no export wrote" in report["kept"][inside.folder.name]
-    assert "holds notes, which no export wrote" in report["kept"][beside.folder.name]
+    assert "thesis.tex, which no export wrote" in report["kept"][inside.folder.name]
+    assert "notes, which no export wrote" in report["kept"][beside.folder.name]
     assert "a link" in report["kept"][linked.folder.name]
     assert len(caplog.records) == 3
     assert (inside.export / "thesis.tex").read_text() == "thesis"

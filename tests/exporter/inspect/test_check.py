@@ -76,7 +76,8 @@ def test_a_weight_of_a_gguf_that_is_not_a_number(capsys: pytest.CaptureFixture[s
         tmp_path / "model.gguf", weights=lambda name, _: nan if name == "blk.1.ffn_norm.weight" else None
     )
     message = refused(capsys, path)
-    assert message.startswith(f"{path}: tensor 'blk.1.ffn_norm.weight' (F32) holds NaN in element 7,")
+    assert message.startswith(f"{path}: tensor 'blk.1.ffn_norm.weight' (F32) ")
+    assert " NaN in element 7" in message
 
 
 def test_files_that_cannot_be_exported_are_checked_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -208,7 +209,8 @@ def test_a_native_export_over_weights_that_are_not_numbers(capsys: pytest.Captur
     )
     out = export(path, tmp_path / "out", ops="native").output
     message = refused(capsys, out)
-    assert message.startswith(f"{out / 'model.gguf'}: tensor 'blk.0.ffn_down.weight' (F32) holds NaN in row 0, element")
+    assert message.startswith(f"{out / 'model.gguf'}: tensor 'blk.0.ffn_down.weight' (F32) ")
+    assert " NaN in row 0, element" in message
 
 
 def test_a_file_that_cannot_be_read_is_one_line(capsys: pytest.CaptureFixture[str], contrib: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_link_is_never_replaced(gguf: Path) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "config.json", "llama3.json"])
 def test_a_gguf_that_is_called_like_a_file_of_the_export_is_one_line(gguf: Path, tmp_path: Path, name: str) -> None:
     renamed = gguf.rename(tmp_path / name)
-    with pytest.raises(Llama3Error, match="a file of the export has this name, too; rename the GGUF"):
+    with pytest.raises(Llama3Error, match="rename the GGUF"):
         export(renamed, tmp_path / "out", ops="native")
     assert not (tmp_path / "out").exists()
 
