@@ -64,7 +64,7 @@ _MAX_SHARDS = 500
 
 @dataclass(frozen=True)
 class _Written:
-    """What one kind of export wrote. `ExportSummary` explains the sizes."""
+    """The result of one kind of export. `ExportSummary` explains the sizes."""
 
     written_bytes: int
     memory_bytes: int
@@ -101,8 +101,8 @@ def export(
         precision: `fp16`: float16 attention, KV cache and, if it loses nothing, linears (contrib, for CUDA).
         logits: Positions that get logits: `last`, `all`, or `selected` by the input `logits_to_keep`.
         max_length: Number of positions that the graph supports; None for the model's context length.
-        shard_size: Maximum bytes of a weights file of a contrib export, for hosts that do not accept large files. A
-            larger tensor is still not split. None for a single file.
+        shard_size: Maximum bytes of a weights file of a contrib export, for hosts that do not accept large files.
+            Tensors are not split, so a file with a larger one is larger. None for a single file.
         pre_tokenizer: How to split text before tokenizing, by llama.cpp's name; None for what the GGUF says.
         tokenizer_graph: Add the tokenizer as two graphs of onnxruntime-extensions' ops.
         lora: LoRA adapters for the model, one or several: the path of a GGUF, or `FILE:SCALE`.

@@ -1,4 +1,4 @@
-"""Which options of an export can be combined."""
+"""The rules for combining the options of an export."""
 
 from __future__ import annotations
 

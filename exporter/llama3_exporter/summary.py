@@ -16,7 +16,7 @@ EXAMPLE_PROMPT: Final = "I believe"
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export wrote, and how long it took (seconds). Sizes are in bytes.
+    """The result of an export. Sizes are in bytes, and times in seconds.
 
     `output` is the folder, or the graph beside its GGUF; `written_bytes` does not count files that were only linked.
     `adapters` are the names and scales of the LoRA adapters.

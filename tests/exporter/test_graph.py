@@ -293,7 +293,7 @@ def test_a_split_gguf_is_the_same_from_any_part(tmp_path: Path, ops: str) -> Non
 
 
 def test_the_contract_of_inputs_and_outputs(tmp_path: Path) -> None:
-    """Names, types and shapes that Optimum and onnxruntime-genai rely on."""
+    """Optimum and onnxruntime-genai rely on these names, types and shapes."""
     _, folder = exported(tmp_path, num_layers=2, num_heads=4, num_kv_heads=2, hidden_size=256)
     session = Graph(folder).session
     cache = ["past_key_values.0.key", "past_key_values.0.value", "past_key_values.1.key", "past_key_values.1.value"]

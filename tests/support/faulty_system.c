@@ -1,4 +1,5 @@
-// Makes system calls fail. It is loaded before the C library, and chosen calls on paths below one folder return an error.
+// A library that makes system calls fail. It is loaded before the C library, and chosen calls on paths below one folder
+// return an error.
 //
 // `fault_set` chooses a call by its name, the errno, and which one fails: 1 for the first, or 0 for all of them.
 // `fault_counts` returns how often each has been called since.
