@@ -102,7 +102,7 @@ def export(
         logits: Positions that get logits: `last`, `all`, or `selected` by the input `logits_to_keep`.
         max_length: Number of positions that the graph supports; None for the model's context length.
         shard_size: Maximum bytes of a weights file of a contrib export, for hosts that do not accept large files.
-            Tensors are not split, so a file with a larger one is larger. None for a single file.
+            A tensor is never split, even if it is larger. None for a single file.
         pre_tokenizer: How to split text before tokenizing, by llama.cpp's name; None for what the GGUF says.
         tokenizer_graph: Add the tokenizer as two graphs of onnxruntime-extensions' ops.
         lora: LoRA adapters for the model, one or several: the path of a GGUF, or `FILE:SCALE`.
