@@ -1,4 +1,4 @@
-"""Turns a GGUF file into an ONNX graph that computes exactly the file's weights."""
+"""The exporter, which turns a GGUF file into an ONNX graph that computes with exactly the weights in the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ExportSummary", "export"]
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that a command's --help does not wait for onnx.
+    # Imported late: --help should not wait for onnx.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.export_model"), name)

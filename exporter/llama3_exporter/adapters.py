@@ -1,7 +1,7 @@
-"""LoRA adapters in the graph: each adds two thin products to what a linear or the embedding makes of the same input.
+"""LoRA adapters in the graph: each adds factor * B (A x) to the output of a linear or of the embedding.
 
-Nothing is merged into a weight, which would have to be quantized again. How an adapter's matrices become ops, and where
-their bytes lie, is the backend's business.
+Nothing is merged into a weight, because the weight would have to be quantized again. The backend decides how an
+adapter's matrices become ops, and where their bytes are stored.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ EMBEDDING = "token_embd"
 
 
 class MakesMatrices(Protocol):
-    """The part of a backend that this module needs: modules of an adapter's matrices, which compute in float32."""
+    """The part of a backend that this module needs: float32 modules for an adapter's matrices."""
 
     def adapter_linear(self, tensor: GGUFTensor) -> Linear:
-        """A module that computes x @ W^T."""
+        """Return a module that computes x @ W^T."""
 
     def adapter_rows(self, tensor: GGUFTensor) -> Linear:
-        """A module that takes rows of W by number."""
+        """Return a module that looks up rows of W by index."""
 
 
 class LowRankProduct(nn.Module):
@@ -45,7 +45,7 @@ class LowRankProduct(nn.Module):
 
 
 class AdapterSum(nn.Module):
-    """The products of all adapters of one weight, added to what the weight makes of the same input."""
+    """The products of all adapters of one weight, added to the weight's own output."""
 
     def __init__(self, products: Sequence[LowRankProduct], name: str = "adapters") -> None:
         super().__init__(name)
@@ -54,14 +54,14 @@ class AdapterSum(nn.Module):
             setattr(self, str(index), product)
 
     def forward(self, op: OpBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-        """The input and [batch, seq, N] -> [batch, seq, N]."""
+        """Add the products of the input x to y [batch, seq, N]."""
         for product in self.products:
             y = op.Add(y, product(op, x))
         return y
 
 
 class Adapted(nn.Module):
-    """A linear or the embedding with adapters; the weight keeps the names that it has without them."""
+    """A linear or the embedding with adapters. The weight has the same name as without them."""
 
     def __init__(self, base: Linear, adapters: AdapterSum) -> None:
         super().__init__()
@@ -70,13 +70,13 @@ class Adapted(nn.Module):
         self.adapters = adapters
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        """As the base."""
+        """Return the same shapes as the base."""
         y: ir.Value = self.adapters(op, x, self.base(op, x))
         return y
 
 
 class AdaptedLinears(nn.Module):
-    """Several linears of one input, some with adapters."""
+    """Several linears that share their input, some with adapters."""
 
     def __init__(self, base: Linears, adapters: Mapping[str, AdapterSum | None]) -> None:
         super().__init__("")
@@ -87,14 +87,14 @@ class AdaptedLinears(nn.Module):
             setattr(self, f"{name}_adapters", adapter_sum)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ...]:
-        """As the base."""
+        """Return the same shapes as the base."""
         sums = (getattr(self, f"{name}_adapters") for name in self.names)
         outputs = zip(sums, self.base(op, x), strict=True)
         return tuple(y if adapter_sum is None else adapter_sum(op, x, y) for adapter_sum, y in outputs)
 
 
 def adapted(base: Linear, name: str, adapters: Sequence[Adapter], backend: MakesMatrices) -> Linear:
-    """`base`, the linear or the embedding of the weight `name`, with the adapters that it has, if any."""
+    """Return `base`, the linear or the embedding of the weight `name`, with its adapters, if any."""
     products = _products(name, adapters, backend)
     return Adapted(base, AdapterSum(products)) if products else base
 
@@ -102,7 +102,7 @@ def adapted(base: Linear, name: str, adapters: Sequence[Adapter], backend: Makes
 def adapted_linears(
     base: Linears, names: Mapping[str, str], adapters: Sequence[Adapter], backend: MakesMatrices
 ) -> Linears:
-    """The same for linears that share their input, `names` being those of `Backend.linears`."""
+    """Do the same for linears that share their input. `names` is as in `Backend.linears`."""
     products = {attribute: _products(name, adapters, backend) for attribute, name in names.items()}
     if not any(products.values()):
         return base
@@ -117,6 +117,6 @@ def _products(name: str, adapters: Sequence[Adapter], backend: MakesMatrices) ->
 
 
 def _unnamed(module: Linear | Linears) -> None:
-    """Let the weights of `module` be called after the module that holds it alone."""
+    """Leave the name of `module` out of its weights' names."""
     assert isinstance(module, nn.Module)
     module._set_name("")

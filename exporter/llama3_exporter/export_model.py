@@ -1,4 +1,4 @@
-"""From a GGUF to an export: declare the graph, place its weights, and publish all of it at once."""
+"""An export from start to finish: declare the graph, place its weights, and publish everything at once."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ logger = logging.getLogger(__name__)
 # ONNX Runtime's attention and ours count positions in 32 bits.
 _MAX_POSITIONS = (1 << 31) - 1
 
-# Protocol buffers end at 2 GiB, and the rest of a graph takes less than a megabyte.
+# A protocol buffer is limited to 2 GiB, and the rest of a graph needs less than a megabyte.
 _MAX_ADAPTER_BYTES = 2_000_000_000
 
 _NO_LIBRARY = (
-    "the library of the native ops was not built: to run the graph, install a C++20 compiler and CMake, then "
-    "llama3-onnx again, and export with --force"
+    "the library of native ops was not built; to run the graph, install a C++20 compiler and CMake, reinstall "
+    "llama3-onnx, and export again with --force"
 )
 
-# A process may have 1,024 files open, unless its limit was raised, and whoever loads the model has others, too.
+# A process can open 1,024 files by default, and the app that loads the model has others open.
 _MAX_SHARDS = 500
 
 
 @dataclass(frozen=True)
 class _Written:
-    """What one kind of export did: see `ExportSummary` for the sizes."""
+    """The result of one kind of export. `ExportSummary` explains the sizes."""
 
     written_bytes: int
     memory_bytes: int
@@ -89,29 +89,29 @@ def export(
     force: bool = False,
     progress: Progress | None = None,
 ) -> ExportSummary:
-    """Export a GGUF to a folder that an ONNX Runtime app loads.
+    """Export a GGUF to a folder that any ONNX Runtime app can load.
 
     Args:
         model: A .gguf file, or any part of a split one.
-        output: The folder to make, whole or not at all. None, with native ops, makes one file, NAME.onnx beside
+        output: Folder to create, whole or not at all. None (native ops only) writes a single file, NAME.onnx beside
             NAME.gguf.
-        ops: `contrib`: ONNX Runtime's own ops over repacked weights. `native`: ours over the GGUF's bytes, which are
+        ops: `contrib`: ONNX Runtime's own ops on repacked weights. `native`: ours on the GGUF's own bytes, which are
             linked into the folder.
-        activations: `int8`: linears quantize their input by blocks, as llama.cpp's do. `float32`: they do not.
-        precision: `fp16`: attention, KV cache and the linears that lose nothing by it are float16 (contrib, for CUDA).
-        logits: Which positions get logits: `last`, `all`, or `selected` by the input `logits_to_keep`.
-        max_length: Positions that the graph can reach; None for the model's context length.
-        shard_size: Bytes of weights in a file of a contrib export, for hosts that take no larger ones; a tensor that
-            is larger still lies in one. None for a single file.
-        pre_tokenizer: How text is cut, by the name that GGUFs have for it; None is as the GGUF says.
+        activations: `int8`: linears quantize their input per block, as in llama.cpp. `float32`: they do not.
+        precision: `fp16`: float16 attention, KV cache and, if it loses nothing, linears (contrib, for CUDA).
+        logits: Positions that get logits: `last`, `all`, or `selected` by the input `logits_to_keep`.
+        max_length: Number of positions that the graph supports; None for the model's context length.
+        shard_size: Maximum bytes of a weights file of a contrib export, for hosts that do not accept large files.
+            A tensor is never split, even if it is larger. None for a single file.
+        pre_tokenizer: How to split text before tokenizing, by llama.cpp's name; None for what the GGUF says.
         tokenizer_graph: Add the tokenizer as two graphs of onnxruntime-extensions' ops.
-        lora: LoRA adapters of the model: the path of a GGUF or `FILE:SCALE`, or several such.
-        copy: Copy the GGUF into the folder of a native export, where a link would do.
-        force: Replace an earlier export. Whatever else is there is never replaced.
-        progress: Called with the bytes of the GGUF that are packed or copied, and their total.
+        lora: LoRA adapters for the model, one or several: the path of a GGUF, or `FILE:SCALE`.
+        copy: Copy the GGUF into the folder of a native export, even if a link is possible.
+        force: Replace an earlier export. Anything else is never replaced.
+        progress: Called with the bytes of the GGUF packed or copied so far, and their total.
 
     Raises:
-        Llama3Error: the options contradict each other, the file is not a supported model, is damaged, or the output
+        Llama3Error: the options contradict each other, the file is damaged or not a supported model, or the output
             cannot be written.
     """
     start = time.perf_counter()
@@ -200,16 +200,16 @@ def export_native_graph(
 ) -> None:
     """Write a native graph alone, for a GGUF that stays where it is.
 
-    It calls the GGUF by its own name, not by that of a link to it, and runs where the session option
-    `session.model_external_initializers_file_folder_path` names the GGUF's folder.
+    The graph refers to the GGUF by its own name, not by the name of a link to it. To run the graph, set the session
+    option `session.model_external_initializers_file_folder_path` to the GGUF's folder.
 
     Args:
         file: The GGUF.
-        path: The .onnx file to write, or to replace.
+        path: The .onnx file to write or replace.
         activations: See `export`.
         logits: See `export`.
         max_length: See `export`.
-        loras: LoRA adapters of the model.
+        loras: LoRA adapters for the model.
 
     Raises:
         Llama3Error: the file is not a supported model, or the graph cannot be written.
@@ -223,14 +223,14 @@ def export_native_graph(
 
 
 def _refuse_names_not_utf8(file: GGUFFile) -> None:
-    """A native graph has the names of the GGUF's files in it, as text."""
+    """Refuse a GGUF whose file names are not UTF-8: a native graph contains them as text."""
     for part in file.parts:
         for name in {part.name, part.resolve().name}:
             try:
                 name.encode()
             except UnicodeEncodeError:
                 raise Llama3Error(
-                    f"{part}: a name that is not UTF-8, which a native graph cannot refer to; rename the file, or use "
+                    f"{part}: the name is not UTF-8, so a native graph cannot refer to it; rename the file, or use "
                     "--ops contrib"
                 ) from None
 
@@ -256,11 +256,11 @@ def _native_graph(
     adapters: Sequence[Adapter],
     names: Mapping[Path, str],
 ) -> tuple[bytes, Manifest, float]:
-    """The graph as a file, what it says of itself, and the bytes of a number in its cache."""
+    """Return the graph as a file, its manifest, and the bytes per number in its cache."""
     if (n_bytes := _adapter_bytes(adapters)) > _MAX_ADAPTER_BYTES:
         raise Llama3Error(
-            f"{file.path}: the adapters hold {format_bytes(n_bytes)}, and a native graph has room for "
-            f"{format_bytes(_MAX_ADAPTER_BYTES)}; use contrib ops, whose weights file has no such limit"
+            f"{file.path}: the adapters total {format_bytes(n_bytes)}, but a native graph can hold only "
+            f"{format_bytes(_MAX_ADAPTER_BYTES)}; use --ops contrib, which has no such limit"
         )
     backend = NativeBackend(file, config, options.activations, names, adapters)
     manifest = Manifest.of_gguf(file, options, _fingerprints(names), adapters=_uses(adapters))
@@ -280,16 +280,16 @@ def _export_contrib(
     progress: Progress | None,
 ) -> _Written:
     if output.resolve() in (part.resolve().parent for part in file.parts):
-        raise OutputError(f"{output}: the GGUF lies in this folder, which would be replaced")
+        raise OutputError(f"{output}: the GGUF is in this folder, which would be replaced")
     backend = ContribBackend(file, config, weights, options, adapters)
     model = build_graph(config, backend, options.logits)
     if len(weights.sizes) > _MAX_SHARDS:
         raise Llama3Error(
-            f"{output}: --shard-size cuts {format_bytes(weights.size)} of weights into {len(weights.sizes)} files; "
-            f"give one that makes {_MAX_SHARDS} or fewer"
+            f"{output}: --shard-size splits {format_bytes(weights.size)} of weights into {len(weights.sizes)} files; "
+            f"use a larger one, for at most {_MAX_SHARDS} files"
         )
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
-        # Each asks for the room of all: what has no bytes yet takes none from the next.
+        # Each checks that all of them fit: the ones before it are still empty.
         shards = {name: stack.enter_context(unnamed_file(output, weights.size)) for name in weights.sizes}
         digests = pool.submit(lambda: [Part(part.name, sha256=sha256(part)) for part in file.parts])
         done = 0
@@ -320,7 +320,7 @@ def _export_contrib(
 
 def _oversized(weights: WeightsFile) -> list[str]:
     return [
-        f"{name} has {format_bytes(size)}, more than --shard-size asks for: it holds a tensor, which is not split"
+        f"{name} has {format_bytes(size)}, more than --shard-size: it contains one tensor, and tensors are not split"
         for name, size in weights.sizes.items()
         if weights.shard_size is not None and size > weights.shard_size
     ]
@@ -358,7 +358,7 @@ def _export_native(
     }
     for part in file.parts:
         if part.name in files:
-            raise Llama3Error(f"{part}: a file of the export has this name, too; rename the GGUF")
+            raise Llama3Error(f"{part}: a file of the export has the same name; rename the GGUF")
         files[part.name] = placed(part)
     publish_folder(output, files, force=force)
     return _Written(_small_bytes(files), file.size + _adapter_bytes(adapters), kv_item_bytes, tuple(warnings))
@@ -367,9 +367,9 @@ def _export_native(
 def _tokenizer_graphs(
     vocabulary: Vocabulary | None, no_tokenizer: str | None, file: GGUFFile
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """The graphs by the names of their files, and warnings about them."""
+    """Return the graphs by file name, and warnings about them."""
     if vocabulary is None:
-        raise Llama3Error(f"{file.path}: no tokenizer graph ({no_tokenizer}); export it without --tokenizer-graph")
+        raise Llama3Error(f"{file.path}: cannot create a tokenizer graph ({no_tokenizer}); omit --tokenizer-graph")
     return tokenizer_graphs(vocabulary), what_differs(vocabulary)
 
 
@@ -378,12 +378,12 @@ def _positions(file: GGUFFile, config: Hyperparameters, max_length: int | None) 
         max_length = config.max_position_embeddings
         if max_length > _MAX_POSITIONS:
             raise Llama3Error(
-                f"{file.path}: {config.architecture.name}.context_length is {max_length:,}, and a graph reaches at "
-                f"most {_MAX_POSITIONS:,} positions; export it with a smaller --max-length"
+                f"{file.path}: {config.architecture.name}.context_length is {max_length:,}, but a graph supports at "
+                f"most {_MAX_POSITIONS:,} positions; set a smaller --max-length"
             )
     limit = min(config.max_position_embeddings, _MAX_POSITIONS)
     if not 1 <= max_length <= limit:
-        raise Llama3Error(f"--max-length {max_length} is not in 1 .. {limit}, the context of {file.path}")
+        raise Llama3Error(f"--max-length must be in 1 .. {limit} (the context of {file.path}), not {max_length}")
     return max_length
 
 
@@ -396,7 +396,7 @@ def _uses(adapters: Sequence[Adapter]) -> list[AdapterUse]:
 
 
 def _printable(name: str) -> str:
-    """A name that is there to be read: by people at a terminal, and from the manifest, which takes no control codes."""
+    """Replace control codes in a file name, for terminals and for the manifest, which does not allow them."""
     return "".join(character if character.isprintable() else "?" for character in name)
 
 

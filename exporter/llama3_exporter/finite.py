@@ -1,8 +1,8 @@
-"""Whether every weight of a GGUF is a number: a single NaN or infinite scale can make all logits NaN.
+"""The check that every weight of a GGUF is finite: a single NaN or infinite scale can make all logits NaN.
 
-What a block means is asked of `gguf.quants.dequantize`, the format's own definition; but that takes minutes for a large
-model. So a cheap test comes first: weights whose scales and minima are far from float32's limits are finite, whatever
-their codes, and only rows that do not pass it are dequantized.
+`gguf.quants.dequantize` defines the formats, but needs minutes for a large model. So a cheap test comes first: weights
+whose scales and minima are far from float32's limits are finite, whatever their codes. Only rows that fail this test
+are dequantized.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _INTEGERS = frozenset(GGMLQuantizationType[name] for name in ("I8", "I16", "I32"
 
 
 def refuse_not_finite(file: GGUFFile, progress: Callable[[int, int], None] | None = None) -> int:
-    """Read all weights of a GGUF and refuse one that is not a number.
+    """Read all weights of a GGUF and refuse any that is not finite.
 
     Args:
-        file: The GGUF, open.
-        progress: Called with the bytes that are read, and their total.
+        file: The open GGUF.
+        progress: Called with the bytes read so far, and their total.
 
     Returns:
-        How many tensors were looked at: all but those of types that nothing can dequantize.
+        The number of tensors checked: all except those of types that nothing can dequantize.
 
     Raises:
-        Llama3Error: a weight is NaN or infinite; the message names the tensor and the place. Or the file cannot be
+        Llama3Error: a weight is NaN or infinite (the message names the tensor and the place), or the file cannot be
             read.
     """
     tensors = [tensor for tensor in file.tensors.values() if _can_be_checked(tensor.type)]
@@ -62,13 +62,13 @@ def refuse_not_finite(file: GGUFFile, progress: Callable[[int, int], None] | Non
 
 
 def refuse_rows(tensor: GGUFTensor, start: int, rows: UInt8, scales: Iterable[Floats] | None = None) -> None:
-    """Refuse rows with a weight that is not a number.
+    """Refuse rows with a weight that is not finite.
 
     Args:
         tensor: The tensor.
-        start: The number of the first row.
-        rows: Some of its rows as they lie in the file, uint8 [n, bytes of a row].
-        scales: For a quantized type what the rows' scales and minima became, if they are unpacked already.
+        start: The index of the first row.
+        rows: Some of its rows as in the file, uint8 [n, bytes per row].
+        scales: The scales and minima of the rows, if the type is quantized and they are already unpacked.
 
     Raises:
         Llama3Error: a weight is NaN or infinite.
@@ -84,10 +84,10 @@ def refuse_rows(tensor: GGUFTensor, start: int, rows: UInt8, scales: Iterable[Fl
 
 
 def checked(tensor: GGUFTensor) -> npt.NDArray[np.float32]:
-    """The weights of a small tensor (a norm, a bias).
+    """Return the weights of a small tensor (a norm, a bias).
 
     Raises:
-        Llama3Error: one is NaN or infinite.
+        Llama3Error: a weight is NaN or infinite.
     """
     refuse_rows(tensor, 0, tensor.data.reshape(num_rows(tensor), -1))
     return tensor.dequantize()
@@ -105,12 +105,12 @@ def _can_be_checked(tensor_type: GGMLQuantizationType) -> bool:
 
 
 def _surely_finite(tensor_type: GGMLQuantizationType, rows: UInt8, scales: Iterable[Floats] | None) -> bool:
-    """Whether the cheap test says that all weights are finite; where it does not, they still may be."""
+    """Return whether the cheap test shows that all weights are finite. If it does not, they may still be."""
     if tensor_type not in FORMATS:
-        with np.errstate(invalid="ignore"):  # of a signalling NaN of bfloat16
+        with np.errstate(invalid="ignore"):  # a signaling NaN in bfloat16
             return bool(np.isfinite(_weights(rows.reshape(-1), tensor_type)).all())
     with np.errstate(all="ignore"):
-        # A NaN is in no order with any number.
+        # A NaN fails both comparisons.
         return all(
             values.max() < _SAFE_SCALE and values.min() > -_SAFE_SCALE
             for values in (_scales(tensor_type, rows) if scales is None else scales)
@@ -118,7 +118,7 @@ def _surely_finite(tensor_type: GGMLQuantizationType, rows: UInt8, scales: Itera
 
 
 def _weights(raw: UInt8, tensor_type: GGMLQuantizationType) -> npt.NDArray[Any]:
-    """The weights of some blocks in a row; floats in their own type, which costs nothing."""
+    """Return the weights of some consecutive blocks. Floats keep their type, which costs nothing."""
     if tensor_type == GGMLQuantizationType.F64:
         return raw.view(np.float64)
     if tensor_type in FLOAT_TYPES:
@@ -127,7 +127,7 @@ def _weights(raw: UInt8, tensor_type: GGMLQuantizationType) -> npt.NDArray[Any]:
 
 
 def _scales(tensor_type: GGMLQuantizationType, rows: UInt8) -> Iterator[Floats]:
-    """The scales and the minima of all blocks."""
+    """Yield the scales and the minima of all blocks."""
     block_size, block_bytes = GGML_QUANT_SIZES[tensor_type]
     blocks = rows.reshape(-1, block_bytes)
     step = GROUP_WEIGHTS // block_size
@@ -143,7 +143,7 @@ def _not_finite(tensor: GGUFTensor, row: int, column: int, value: float) -> Llam
     place = f"block {column // block_size}" if block_size > 1 else f"element {column}"
     where = place if len(tensor.shape) == 1 else f"row {row}, {place}"
     return Llama3Error(
-        f"{tensor.part}: tensor {quoted(tensor.name)} ({tensor.type.name}) holds "
-        f"{'NaN' if np.isnan(value) else 'an infinite number'} in {where}, counted from 0; the file is damaged, or was "
-        "made from a damaged model: download it again, or give another file of the model"
+        f"{tensor.part}: tensor {quoted(tensor.name)} ({tensor.type.name}) contains "
+        f"{'NaN' if np.isnan(value) else 'infinity'} in {where}, counted from 0; the file is damaged, or was "
+        "made from a damaged model: download it again, or use another file of the model"
     )

@@ -1,11 +1,11 @@
 """The export folder: it appears whole or not at all, and replaces nothing that is not ours.
 
-What is removed is removed by the names that exports give. A manifest only adds to these what its file proves to be: a
-line in it would else delete whatever it names.
+A file is removed only if its name is one that exports use, or if the manifest lists it and its fingerprint matches. A
+line in a manifest alone never deletes anything.
 
-The weights, gigabytes of them, are written to a file without a name: whatever ends the export, be it `kill -9`, the
-kernel takes the space back. Only when all is written does the file get a name, in a hidden folder beside the output,
-which then takes the output's place in one step. What a killed export leaves there, the next one removes.
+The weights, gigabytes of them, are written to a file without a name: however the export ends, even by `kill -9`, the
+kernel frees the space. The finished file gets a name in a hidden folder beside the output. That folder then replaces
+the output in one step. If a killed export leaves such a folder, the next export removes it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _NAMES = frozenset(
 )
 _SHARD = re.compile(rf"{re.escape(WEIGHTS)}_[0-9]+")
 
-# How everything is called that has no place yet, with the letters that `tempfile` adds. Who is still at work on it
+# The names of unfinished files and folders, with the letters that `tempfile` adds. A process that is still writing one
 # holds a lock.
 _UNFINISHED = ".llama3-export-"
-_SINGLE = "unfinished"  # a file that is to be no part of a folder
+_SINGLE = "unfinished"  # a file that will not be part of a folder
 _LEFTOVER = re.compile(rf"{re.escape(_UNFINISHED)}[a-z0-9_]{{8}}")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -63,7 +63,7 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 Content = bytes | Callable[[Path], None]
-"""Of a file in the folder: its bytes, or what makes it at a path."""
+"""A file in the folder: its bytes, or a function that creates it at a path."""
 
 
 class OutputError(Llama3Error):
@@ -71,17 +71,17 @@ class OutputError(Llama3Error):
 
     Args:
         problem: Where, and what is wrong.
-        remedy: What would help there; None if nothing does but another output.
+        remedy: What would help; None if only another output would.
         other: How to choose another output.
     """
 
-    def __init__(self, problem: str, remedy: str | None = None, other: str = "give another --output") -> None:
+    def __init__(self, problem: str, remedy: str | None = None, other: str = "use another --output") -> None:
         super().__init__(f"{problem}; {other if remedy is None else f'{remedy}, or {other}'}")
         self._problem = problem
         self._remedy = remedy
 
     def advising(self, other: str) -> OutputError:
-        """The same with other advice, for a command that has no such option."""
+        """Return the same error with other advice, for a command without that option."""
         return OutputError(self._problem, self._remedy, other)
 
 
@@ -89,19 +89,19 @@ def check_output(output: Path, *, force: bool) -> None:
     """Refuse an output that cannot be written or must not be replaced.
 
     Raises:
-        Llama3Error: something is there already that `force` does not cover, or the place cannot be written.
+        Llama3Error: the output exists and `force` does not allow replacing it, or the place is not writable.
     """
     with writing(output):
         if output.exists() or output.is_symlink():
             if not output.is_dir():
-                raise OutputError(f"{output}: there is a file of that name")
+                raise OutputError(f"{output}: there is already a file with this name")
             if any(output.iterdir()):
                 _check_replaceable(output, force=force)
         anchor = _anchor(output)
         if not anchor.is_dir():
-            raise OutputError(f"{anchor}: not a folder, so that {output} cannot be made in it")
+            raise OutputError(f"{anchor}: not a folder, so {output} cannot be created in it")
         if not os.access(anchor, os.W_OK | os.X_OK):
-            raise OutputError(f"{anchor}: no permission to write there")
+            raise OutputError(f"{anchor}: no permission to write in this folder")
 
 
 def _check_replaceable(output: Path, *, force: bool) -> None:
@@ -114,11 +114,11 @@ def _check_replaceable(output: Path, *, force: bool) -> None:
     if strangers := _strangers(output, _gguf_of(manifest)):
         raise _holds(output, strangers)
     if not force:
-        raise Llama3Error(f"{output}: there is an export already; --force replaces it")
+        raise Llama3Error(f"{output}: there is already an export; use --force to replace it")
 
 
 def _holds(output: Path, strangers: Sequence[str]) -> OutputError:
-    return OutputError(f"{output}: holds {strangers[0]}, which no export wrote")
+    return OutputError(f"{output}: contains {strangers[0]}, which no export wrote")
 
 
 def _gguf_of(manifest: Manifest) -> dict[str, Part]:
@@ -126,11 +126,11 @@ def _gguf_of(manifest: Manifest) -> dict[str, Part]:
 
 
 def _strangers(folder: Path, gguf: Mapping[str, Part] | None = None) -> list[str]:
-    """What is in `folder` that no export wrote.
+    """Return the names of files in `folder` that no export wrote.
 
     Args:
-        folder: An export, or what a killed one left.
-        gguf: The GGUF's files by their names, as the manifest has them; None where any GGUF may be, whole or not.
+        folder: An export, or the leftovers of a killed one.
+        gguf: The GGUF's files by name, as in the manifest; None to accept any GGUF, even an incomplete one.
     """
     return sorted(path.name for path in folder.iterdir() if not _is_written(path, gguf))
 
@@ -144,28 +144,28 @@ def _is_written(path: Path, gguf: Mapping[str, Part] | None) -> bool:
         if path.name == _SINGLE:
             return True
         with path.open("rb") as file:
-            return file.read(len(MAGIC)) in (MAGIC, b"")  # of a copy that had just begun
+            return file.read(len(MAGIC)) in (MAGIC, b"")  # empty if the copy had only just begun
     part = gguf.get(path.name)
     return part is not None and part.fingerprint is not None and part.fingerprint == fingerprint(path)
 
 
 def remove_export(folder: Path) -> None:
-    """Remove an export of which some files may be missing, but nothing that no export wrote.
+    """Remove an export, even an incomplete one, but nothing that no export wrote.
 
     Raises:
-        Llama3Error: there is something else in it.
-        OSError: the system refuses, or it is a link to a folder.
+        Llama3Error: the folder contains something else.
+        OSError: the system refuses, or the folder is a link.
     """
     with suppress(FileNotFoundError):
         remove_leftovers(folder)
         if strangers := _strangers(folder):
-            raise Llama3Error(f"{folder}: holds {strangers[0]}, which no export wrote; move it elsewhere")
+            raise Llama3Error(f"{folder}: contains {strangers[0]}, which no export wrote; move it elsewhere")
         _remove_written(folder)
 
 
 def _remove_written(folder: Path, gguf: Mapping[str, Part] | None = None) -> None:
-    """Remove the files of a folder in which no stranger was seen, and the folder, unless one has come since."""
-    # By a descriptor, which pathlib does not list: another folder may have the name by now.
+    """Remove the files that an export wrote, then the folder, which must be empty by then."""
+    # By its descriptor, which pathlib cannot list: another folder may have the name by now.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         for name in os.listdir(descriptor):  # noqa: PTH208
@@ -178,23 +178,23 @@ def _remove_written(folder: Path, gguf: Mapping[str, Part] | None = None) -> Non
 
 @contextmanager
 def writing(output: Path, option: str = "--output") -> Iterator[None]:
-    """Turn what the system refuses meanwhile into one line, which advises another value of `option`.
+    """Turn an error of the system in the block into one line that advises another value of `option`.
 
     Raises:
-        Llama3Error: for an OSError.
+        Llama3Error: instead of an OSError.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise OutputError(f"{output}: the disk got full", "free some space", f"give another {option}") from error
+            raise OutputError(f"{output}: the disk is full", "free some space", f"use another {option}") from error
         raise OutputError(
-            f"{output}: cannot be written ({error.strerror or error})", other=f"give another {option}"
+            f"{output}: cannot be written ({error.strerror or error})", other=f"use another {option}"
         ) from error
 
 
 class UnnamedFile:
-    """A file with a descriptor but, until `publish`, without a name (a hidden one where the file system wants one)."""
+    """A file that has no name until `publish`, or a hidden name if the file system requires one."""
 
     def __init__(self, descriptor: int, path: Path | None) -> None:
         self.descriptor = descriptor
@@ -207,7 +207,7 @@ class UnnamedFile:
             self._path.rename(path)
             self._path = None
         else:
-            # A directory's descriptor, though unused with an absolute source, makes Python follow the link in /proc.
+            # The descriptor is not used, as the source is absolute, but it makes Python follow the link in /proc.
             parent = os.open(path.parent, os.O_RDONLY)
             try:
                 os.link(f"/proc/self/fd/{self.descriptor}", path, src_dir_fd=parent)
@@ -215,7 +215,7 @@ class UnnamedFile:
                 os.close(parent)
 
     def discard(self) -> None:
-        """Close the file; without a published name it is gone."""
+        """Close the file. If it was not published, it is deleted."""
         os.close(self.descriptor)
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -223,17 +223,17 @@ class UnnamedFile:
 
 @contextmanager
 def unnamed_file(output: Path, size: int) -> Iterator[UnnamedFile]:
-    """A file of up to `size` bytes on the file system where `output` will be.
+    """Create a file of up to `size` bytes on the file system of `output`.
 
     Raises:
-        Llama3Error: the disk has no room for it, or refuses to be written meanwhile.
+        Llama3Error: the disk does not have enough space, or cannot be written.
     """
     with writing(output):
         anchor = _anchor(output)
         free = shutil.disk_usage(anchor).free
         if size > free:
             raise OutputError(
-                f"{anchor}: the export takes {format_bytes(size)} and {format_bytes(free)} are free there",
+                f"{anchor}: the export needs {format_bytes(size)}, but only {format_bytes(free)} is free",
                 "free some space",
             )
         remove_leftovers(anchor)
@@ -258,13 +258,13 @@ def _open_unnamed(folder: Path) -> UnnamedFile:
 
 
 def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -> None:
-    """Make `output` of `files` (name to content), in the place of an earlier export or an empty folder.
+    """Create `output` from `files` (name to content), replacing an earlier export or an empty folder.
 
     Raises:
-        Llama3Error: something is there that must not be replaced, or the system refuses.
+        Llama3Error: the output must not be replaced, or cannot be written.
     """
     with writing(output):
-        output = _resolved(output)  # of a link to a folder, the folder is replaced and the link stays
+        output = _resolved(output)  # if it is a link to a folder, the folder is replaced and the link stays
         remove_leftovers(_anchor(output))
         with _made_parents(output), _staging_folder(output.parent) as staging:
             for name, content in files.items():
@@ -273,13 +273,13 @@ def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -
                 else:
                     content(staging / name)
             staging.chmod(0o777 & ~_umask())
-            check_output(output, force=force)  # once more: somebody may have come first
+            check_output(output, force=force)  # again, because it may have changed
             _replace(output, staging)
 
 
 @contextmanager
 def _made_parents(output: Path) -> Iterator[None]:
-    """Make the folders above `output`, and remove them again if it does not come to be."""
+    """Create the folders above `output`, and remove them again if the export fails."""
     made: list[Path] = []
     try:
         for parent in reversed(output.parents):
@@ -288,17 +288,17 @@ def _made_parents(output: Path) -> Iterator[None]:
                 made.append(parent)
         yield
     except BaseException:
-        with suppress(OSError):  # somebody may have put something in
+        with suppress(OSError):  # another process may have put something into one
             for parent in reversed(made):
                 parent.rmdir()
         raise
 
 
 def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
-    """Make the file `path`, or put it in the place of an earlier one.
+    """Create or replace the file `path`.
 
     Raises:
-        Llama3Error: the system refuses.
+        Llama3Error: the file cannot be written.
     """
     with writing(path, option):
         remove_leftovers(path.parent)
@@ -309,7 +309,7 @@ def publish_file(path: Path, content: bytes, option: str = "--output") -> None:
 
 @contextmanager
 def _staging_folder(parent: Path) -> Iterator[Path]:
-    """A hidden folder that is gone afterwards, unless it became something else."""
+    """Create a hidden folder, and delete it afterwards if it is still there."""
     while True:
         staging = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
         try:
@@ -330,23 +330,23 @@ def _staging_folder(parent: Path) -> Iterator[Path]:
 
 
 def _claimed(descriptor: int, path: Path) -> bool:
-    """Lock what was just made; false if another export took it for a leftover in between."""
-    with suppress(OSError):  # where there are no locks, nothing is taken for a leftover
+    """Lock a new file or folder. Return false if another export has already removed it as a leftover."""
+    with suppress(OSError):  # without locks, no leftovers are removed
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return path.exists()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what exports left that were killed: nobody holds a lock on it, and nobody put something in."""
+    """Remove the leftovers of killed exports: those that are not locked and contain nothing else."""
     for path in folder.iterdir():
         if not _LEFTOVER.fullmatch(path.name):
             continue
-        with suppress(OSError):  # still in use, a link, or somebody else's
+        with suppress(OSError):  # still in use, a link, or another user's
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 mode = os.fstat(descriptor).st_mode
-                if stat.S_ISREG(mode) and stat.S_IMODE(mode) == 0o600:  # as tempfile makes them, and few others do
+                if stat.S_ISREG(mode) and stat.S_IMODE(mode) == 0o600:  # tempfile's mode
                     path.unlink()
                 elif stat.S_ISDIR(mode) and not _strangers(path):
                     _remove_written(path)
@@ -355,9 +355,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _replace(output: Path, staging: Path) -> None:
-    """Put `staging` in the place of `output`, and remove the export that was there.
+    """Move `staging` to `output`, and remove the export that was there.
 
-    What was moved away is looked at again: until then, somebody may have put something in.
+    The old export is checked again once it is out of the way: another process may have put something into it.
     """
     if not output.is_dir() or not any(output.iterdir()):
         staging.rename(output)
@@ -382,20 +382,20 @@ def _replace(output: Path, staging: Path) -> None:
 
 
 def _remove_replaced(folder: Path, gguf: Mapping[str, Part]) -> None:
-    """Remove an export that another one has replaced, which is done by then and no error any more."""
+    """Remove an export that was replaced. The new one is complete, so a failure is only a warning."""
     try:
         _remove_written(folder, gguf)
     except (OSError, Llama3Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         logger.warning(
-            "%s: the earlier export cannot be removed (%s); the next export to this place will try again",
+            "%s: the earlier export cannot be removed (%s); the next export to the same place will try again",
             folder,
             reason,
         )
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; false where the system or the file system cannot."""
+    """Swap two folders in one step. Return false if the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     if renameat2 is None:
         return False
@@ -404,15 +404,15 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _anchor(output: Path) -> Path:
-    """The nearest folder above `output` that exists."""
+    """Return the nearest existing folder above `output`."""
     return next(parent for parent in _resolved(output).parents if parent.exists())
 
 
 def _resolved(output: Path) -> Path:
     try:
         return output.resolve()
-    except RuntimeError:  # what Python before 3.13 says of links in a circle
-        raise OutputError(f"{output}: its links lead in a circle") from None
+    except RuntimeError:  # raised for a loop of links before Python 3.13
+        raise OutputError(f"{output}: its symbolic links form a loop") from None
 
 
 def _umask() -> int:

@@ -1,8 +1,8 @@
-"""The graph around the model: inputs, outputs and padding, as every ONNX Runtime app knows them.
+"""The graph around the model: inputs, outputs and padding, in the form that every ONNX Runtime app knows.
 
-`input_ids`, `attention_mask` and `past_key_values.*` go in, `logits` and `present.*` come out; the names are those of
-Optimum and onnxruntime-genai. Hosts pad on either side of a prompt (genai right, transformers left), or let a row of a
-batch rest, while the attention op wants a row's real tokens first: the graph puts them there.
+`input_ids`, `attention_mask` and `past_key_values.*` go in, `logits` and `present.*` come out, named as in Optimum and
+onnxruntime-genai. Hosts pad on either side of a prompt (genai right, transformers left), or pause a row of a batch. The
+attention op needs each row's real tokens first, so the graph moves them there.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _END = int(np.iinfo(np.int64).max)
 
 
 def build_graph(config: Hyperparameters, backend: Backend, logits: Logits) -> ir.Model:
-    """Declare the whole graph. Weights are external tensors that the backend has placed; none is read here.
+    """Declare the whole graph. Weights are external tensors that the backend has placed, and are not read here.
 
     Args:
-        config: The model's numbers.
-        backend: Makes the modules that hold weights.
-        logits: Which positions get logits.
+        config: The model's hyperparameters.
+        backend: Creates the modules that have weights.
+        logits: Positions that get logits.
     """
     graph = ir.Graph(
         [],
@@ -88,14 +88,14 @@ def _cache_value(name: str, config: Hyperparameters, dtype: ir.DataType, span: s
 def _real_tokens_first(
     op: OpBuilder, input_ids: ir.Value, attention_mask: ir.Value, past_key: ir.Value
 ) -> tuple[Chunk, ir.Value]:
-    """The chunk with each row's real tokens in their order and padding after them, and its mask [batch, seq]."""
+    """Return the chunk, each row's real tokens in order and then its padding, and its mask [batch, seq]."""
     length = op.Shape(input_ids, start=1, end=2)  # [1]
     mask_less_1 = op.Sub(attention_mask, 1)
     ones = checked(op, [1], mask_less_1, "attention_mask_must_be_0_or_1")
     mask = op.Add(mask_less_1, ones)  # [batch, total]
     chunk_mask = op.Reshape(op.Slice(mask, op.Neg(length), [_END], [1]), op.Shape(input_ids))  # [batch, seq]
     chunk_mask.producer().name = "attention_mask_must_cover_input_ids"
-    # The earlier a real token, the larger; padding has zeros, whose order plays no part.
+    # Earlier real tokens have larger ranks. Padding has 0, in any order.
     ranks = op.Mul(chunk_mask, op.Range(op.Squeeze(length), 0, -1))
     _, places = op.TopK(ranks, length, axis=1, _outputs=["ranks_in_order", "places"])
     ids = op.GatherElements(op.Mul(input_ids, chunk_mask), places, axis=1)  # padding may have any id
@@ -111,7 +111,7 @@ def _real_tokens_first(
 
 
 def _select_last(op: OpBuilder, chunk: Chunk, num_kept: ir.Value | None) -> Select:
-    """The rows of the last real tokens: one, or `num_kept` [1] of them, in which the first token fills in."""
+    """Select the rows of the last real tokens: one, or `num_kept` [1], repeating the first if there are fewer."""
     rows = op.Unsqueeze(op.Sub(chunk.real, 1), [1, 2])  # [batch, 1, 1]
     if num_kept is not None:
         before_last = op.Range(op.Sub(op.Squeeze(num_kept), 1), -1, -1)  # [kept]
@@ -120,7 +120,7 @@ def _select_last(op: OpBuilder, chunk: Chunk, num_kept: ir.Value | None) -> Sele
 
 
 def _as_given(op: OpBuilder, chunk_mask: ir.Value) -> Select:
-    """All rows, where the host had put them; at padding those of other tokens."""
+    """Select all rows, in the host's order. Padding positions get the rows of other tokens."""
     rows = op.Sub(op.CumSum(chunk_mask, 1), 1)  # [batch, seq]; -1 is the last
     return _gather(op.Unsqueeze(rows, [2]))
 

@@ -1,4 +1,4 @@
-"""The graph as a file: written with the manifest in its metadata, and read back."""
+"""The graph file: written with the manifest in its metadata, and read back."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from llama3_models.regular_files import read_regular
 
 
 def serialized(model: ir.Model, manifest: Manifest) -> bytes:
-    """The graph as a file, with the manifest in its metadata."""
+    """Return the graph as a file, with the manifest in its metadata."""
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     for node in model.graph:
         for key in [key for key in node.metadata_props if key.startswith("pkg.onnxscript.")]:
-            del node.metadata_props[key]  # the builder's notes to itself, half of the file
+            del node.metadata_props[key]  # the builder's own notes, half of the file
     data: bytes = ir.to_proto(model).SerializeToString()
     return data
 
 
 def read_graph(path: Path) -> tuple[onnx.ModelProto, Manifest]:
-    """Read a graph back, without its weights, and its manifest.
+    """Read a graph, without its weights, and its manifest.
 
     Raises:
         NotAnExportError: the graph cannot be read, or llama3-export did not write it.
@@ -35,5 +35,5 @@ def read_graph(path: Path) -> tuple[onnx.ModelProto, Manifest]:
     except OSError as error:
         raise NotAnExportError(f"{path}: cannot be read ({error.strerror})") from error
     except (DecodeError, ValueError) as error:
-        raise NotAnExportError(f"{path}: no graph of ONNX, or a damaged one; export the GGUF again") from error
+        raise NotAnExportError(f"{path}: not an ONNX graph, or damaged; export the GGUF again") from error
     return model, Manifest.of_graph(metadata, path)

@@ -1,7 +1,7 @@
 """The small files that other ONNX Runtime apps read beside a graph.
 
-onnxruntime-genai reads genai_config.json and refuses keys it does not know, so our own facts are not there;
-transformers and optimum read config.json and generation_config.json; all of them read the tokenizer's two files.
+onnxruntime-genai reads genai_config.json and refuses unknown keys, so our own facts are not there. transformers and
+Optimum read config.json and generation_config.json. All of them read the two tokenizer files.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from llama3_models.tokenizer.vocabulary import NoTokenizerError, Vocabulary
 
 from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
 
-# genai allocates the whole KV cache of `search.max_length` at once, so its default stays far below a long context.
+# genai allocates the whole KV cache of `search.max_length` at once, so the default is far below a long context.
 _GENAI_MAX_LENGTH = 4096
 
-# How Llama 3.1, 3.2 and 3.3 stretch Llama 3's context. Their GGUFs have only the divisors that follow from it.
+# How Llama 3.1, 3.2 and 3.3 extend Llama 3's context. Their GGUFs have only the resulting divisors.
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 _NO_NAME_FOR_SCALING = (
-    "transformers has no name for this model's scaling of RoPE, so config.json leaves it out; the graph has it"
+    "config.json omits this model's RoPE scaling, because transformers has no name for it; the graph has it"
 )
 
 
 def to_json(content: object) -> bytes:
-    r"""Indented UTF-8 JSON, with letters as they are; bytes of a file's name that are not UTF-8 are escapes, \udce9."""
+    r"""Return indented UTF-8 JSON. Bytes of a file name that are not UTF-8 become escapes, such as \udce9."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def read_tokenizer(file: GGUFFile, pre_tokenizer: str | None = None) -> tuple[Vocabulary | None, str | None]:
-    """The vocabulary of a GGUF, if it has one that is supported, and otherwise why there is none.
+    """Return the vocabulary of a GGUF, or None and the reason if it has none that is supported.
 
     Args:
         file: The GGUF.
-        pre_tokenizer: The name of another way to cut text than the file's.
+        pre_tokenizer: Name of a pre-tokenizer to use instead of the file's.
 
     Raises:
-        UsageError: `pre_tokenizer` is not a name that is known, or the vocabulary has none.
+        UsageError: `pre_tokenizer` is unknown, or the vocabulary does not use one.
     """
     try:
         return Vocabulary.from_gguf(file, pre_tokenizer), None
@@ -58,12 +58,12 @@ def read_tokenizer(file: GGUFFile, pre_tokenizer: str | None = None) -> tuple[Vo
 def host_files(
     file: GGUFFile, config: Hyperparameters, vocabulary: Vocabulary | None, max_length: int, *, native: bool
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Name and content of each file, and warnings about what they leave out.
+    """Return the content of each file by name, and warnings about what they omit.
 
-    With native ops, the library of these is one of the files: onnxruntime-genai takes it from nowhere else.
+    With native ops, their library is one of the files: onnxruntime-genai loads it only from the folder.
 
-    A GGUF without a tokenizer, or with one that is not supported, gets none of the tokenizer's files: the weights are
-    as good without them.
+    If the GGUF's tokenizer is missing or not supported, there are no tokenizer files: the weights are usable without
+    them.
     """
     genai_config = _genai_config(config, vocabulary, max_length)
     files: dict[str, bytes] = {}
@@ -80,7 +80,7 @@ def host_files(
     files["generation_config.json"] = to_json(_special_ids(vocabulary))
     files["genai_config.json"] = to_json(genai_config)
     if vocabulary is not None:
-        # Megabytes gain nothing by indentation.
+        # Not indented, because it has megabytes.
         compact = json.dumps(tokenizer_json(vocabulary), ensure_ascii=False, separators=(",", ":"))
         files["tokenizer.json"] = compact.encode()
         files["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
@@ -88,7 +88,7 @@ def host_files(
 
 
 def _special_ids(vocabulary: Vocabulary | None) -> dict[str, Any]:
-    """Where text begins and ends. Apps stop at any of a list of end tokens."""
+    """Return the ids of the first, end and padding tokens. Apps stop at any end token in the list."""
     if vocabulary is None:
         return {}
     ids: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def _config(config: Hyperparameters, vocabulary: Vocabulary | None, max_length: 
 
 
 def _rope_scaling(config: Hyperparameters) -> dict[str, Any] | None:
-    """What transformers calls the scaling; None, too, for one that it has no name for."""
+    """Return the scaling in transformers' terms; None if there is none, or if transformers has no name for it."""
     scaling = config.rope_scaling
     if scaling is None:
         return None
@@ -151,13 +151,13 @@ def _llama3_scaling(config: Hyperparameters, factors: tuple[float, ...]) -> dict
 
 
 def _yarn_scaling(config: Hyperparameters, scaling: RopeScaling) -> dict[str, Any] | None:
-    """With the numbers that transformers would otherwise choose itself.
+    """Return YaRN with the numbers that transformers would otherwise choose itself.
 
-    YaRN of factor 1 says an attention factor alone.
+    YaRN with factor 1 expresses an attention factor alone.
     """
     original = scaling.original_context or config.max_position_embeddings
     first, last = yarn_range(config.rotary_dim, config.rope_theta, original)
-    # Transformers has no attention factor beside linear scaling, and another rule for so short a context.
+    # transformers has no attention factor for linear scaling, and another rule for such a short context.
     if scaling.factor != 1 and (scaling.original_context is None or last < first):
         return None
     return {
@@ -171,7 +171,7 @@ def _yarn_scaling(config: Hyperparameters, scaling: RopeScaling) -> dict[str, An
 
 
 def _biases(file: GGUFFile, config: Hyperparameters) -> dict[str, bool]:
-    """Whether linears have biases, where that is a choice: transformers' Llama has none unless it is told so."""
+    """Return whether linears have biases, if the architecture allows both: by default, transformers' Llama has none."""
     if not any(name.endswith(".bias") for name in config.architecture.optional):
         return {}
     biases = [name for name in file.tensors if name.endswith(".bias")]

@@ -1,4 +1,4 @@
-"""What the modules of every backend need: parameters with a value, and types where shape inference has none."""
+"""Helpers for the modules of every backend: parameters with values, and types that shape inference does not find."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from onnxscript import OpBuilder, nn
 
 FLOAT = ir.DataType.FLOAT
 
-# The lengths of heads that attention computes, and in contrib graphs also of their rotated part.
+# Head sizes that attention supports; in contrib graphs, the rotated part of a head must also be one of them.
 CONTRIB_HEADS = range(16, 1 << 31, 16)
 NATIVE_HEADS = range(8, 256 + 1, 8)
 
 
 def cast(op: OpBuilder, x: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """`x` as `dtype`, without a node where it is that already."""
+    """Return `x` as `dtype`, without a node if it already has that type."""
     return x if x.dtype == dtype else op.Cast(x, to=dtype)
 
 
 def parameter(tensor: ir.TensorProtocol, name: str | None = None) -> nn.Parameter:
-    """A parameter whose value is there already; None names it as the attribute that it becomes."""
+    """Return a parameter with a value. If `name` is None, it is named after its attribute."""
     return nn.Parameter(tensor.shape.numpy(), data=tensor, name=name)
 
 
 def scale_and_bias(op: OpBuilder, y: ir.Value, scale: nn.Parameter | None, bias: nn.Parameter | None) -> ir.Value:
-    """The product `y` [batch, seq, N] times a scale [1], plus a bias [N], where there are such."""
+    """Multiply `y` [batch, seq, N] by a scale [1] and add a bias [N], if there are any."""
     if scale is not None:
         y = op.Mul(y, scale)
     return y if bias is None else op.Add(y, bias)
 
 
 def checked(op: OpBuilder, only: ir.Value | list[int], index: ir.Value, rule: str) -> ir.Value:
-    """`only` [1] in the shape of `index` [..], int64, whose elements have to be 0 or -1.
+    """Return `only` [1] in the shape of `index`, int64, whose elements must be 0 or -1.
 
-    On the CPU any other ends the run with an error of the node called `rule`: it is an index outside of a list of one.
-    CUDA's Gather says nothing.
+    On the CPU any other value fails the run with an error that names the node `rule`: the index is out of range. CUDA's
+    Gather does not check.
     """
     gathered = op.Gather(only, index)
     gathered.producer().name = rule
@@ -43,7 +43,7 @@ def checked(op: OpBuilder, only: ir.Value | list[int], index: ir.Value, rule: st
 
 
 class RMSNorm(nn.Module, ABC):
-    """The norm of the residual stream, which a branch joins before; how both are one op is the backend's business."""
+    """The norm of the residual stream, after adding a branch. Each backend has its own op that does both."""
 
     def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class RMSNorm(nn.Module, ABC):
         self.epsilon = epsilon
 
     def forward(self, op: OpBuilder, x: ir.Value, branch: ir.Value | None) -> tuple[ir.Value, ir.Value]:
-        """[batch, seq, hidden] -> the normed sum and the sum."""
+        """[batch, seq, hidden] -> the normalized sum and the sum."""
         if branch is None:
             return op.RMSNormalization(x, self.weight, epsilon=self.epsilon), x
         normed, total = self.add_and_norm(op, x, branch)
@@ -61,7 +61,7 @@ class RMSNorm(nn.Module, ABC):
 
     @abstractmethod
     def add_and_norm(self, op: OpBuilder, x: ir.Value, branch: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The same where there is a branch."""
+        """Return the normalized sum of `x` and `branch`, and the sum."""
 
 
 class HeadRMSNorm(nn.Module):
@@ -82,7 +82,7 @@ class HeadRMSNorm(nn.Module):
 
 
 def typed(value: ir.Value, like: ir.Value, last_dim: int | ir.SymbolicDim, dtype: ir.DataType) -> ir.Value:
-    """State what shape inference does not know of contrib ops: `value` is [batch, seq, last_dim] as `like` is."""
+    """Set what shape inference does not know about contrib ops: `value` is [batch, seq, last_dim], like `like`."""
     value.type = ir.TensorType(dtype)
     value.shape = None if like.shape is None else ir.Shape([*like.shape[:-1], last_dim])
     return value

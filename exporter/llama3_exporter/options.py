@@ -1,4 +1,4 @@
-"""Which options of an export go together."""
+"""The rules for combining the options of an export."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ def check_combination(
     tokenizer_graph: bool,
     copy: bool,
 ) -> None:
-    """Hold the options of an export against each other, before any file is looked at.
+    """Check that the options of an export can be combined, before any file is opened.
 
     Raises:
-        UsageError: One of them cannot have an effect.
+        UsageError: an option cannot have any effect.
     """
     check_pre_tokenizer(pre_tokenizer)
     if output is None:
         if ops == "contrib":
             raise UsageError("missing --output: contrib ops repack the weights into a folder")
         if copy:
-            raise UsageError("--copy is about the GGUF in a folder; give --output, too")
+            raise UsageError("--copy needs a folder to copy the GGUF into; use --output FOLDER")
         if pre_tokenizer is not None:
             raise UsageError(
-                "--pre-tokenizer is for the tokenizer's files in a folder; give --output, too, or give it to llama3-run"
+                "--pre-tokenizer is for the tokenizer files in a folder; use --output FOLDER, or pass it to llama3-run"
             )
         if tokenizer_graph:
-            raise UsageError("--tokenizer-graph needs a folder; give --output, too")
+            raise UsageError("--tokenizer-graph needs a folder; use --output FOLDER")
     if ops == "contrib" and copy:
-        raise UsageError("--copy is for --ops native: contrib ops repack the weights")
+        raise UsageError("--copy is only for --ops native: contrib ops repack the weights")
     if ops == "native" and shard_size is not None:
-        raise UsageError("--shard-size is for contrib ops: native ones read the weights in the GGUF")
+        raise UsageError("--shard-size is only for --ops contrib: native ops read the weights from the GGUF")
     if ops == "native" and precision == "fp16":
-        raise UsageError("--precision fp16 is for contrib ops: native ones compute on the CPU, in float32")
+        raise UsageError("--precision fp16 is only for --ops contrib: native ops compute in float32 on the CPU")
     if shard_size is not None and shard_size < 1:
-        raise UsageError(f"--shard-size of {shard_size} bytes holds nothing; give a larger one, or none")
+        raise UsageError(f"--shard-size of {shard_size} bytes is too small; use a larger one, or omit it")

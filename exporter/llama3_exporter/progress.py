@@ -1,4 +1,4 @@
-"""A progress bar over bytes, on standard error and only where a person looks at it."""
+"""A progress bar in bytes, on standard error and only on a terminal."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from llama3_models.terminal import shows_progress
 from tqdm import tqdm
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with the bytes that are done, and the bytes in all."""
+"""Called with the bytes done so far, and the total."""
 
 
 @contextmanager
 def byte_progress(title: str) -> Iterator[Progress]:
-    """Give a function that draws the bar with the rate and the time left."""
+    """Yield a function that draws the bar with the rate and the time left."""
     if not shows_progress():
         yield _unseen
         return
-    tqdm.monitor_interval = 0  # its thread may not start, and older versions then end with a traceback
+    tqdm.monitor_interval = 0  # in older versions, its thread may fail to start with a traceback
     with tqdm(desc=title, unit="B", unit_scale=True, leave=False, dynamic_ncols=True) as bar:
 
         def show(done: int, total: int) -> None:

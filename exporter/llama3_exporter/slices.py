@@ -1,4 +1,4 @@
-"""A GGUF's tensors in slices of rows, read and not mapped: mapped pages would count as resident memory."""
+"""A GGUF's tensors in slices of rows. They are read, not mapped: mapped pages would count as resident memory."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from llama3_models.errors import Llama3Error
 from llama3_models.gguf.file import GGUFTensor
 from llama3_models.gguf.part import quoted
 
-# Bytes of the GGUF in one slice: its unpacked form, some ten times as large, should stay near the caches.
+# Bytes of the GGUF per slice. Unpacked, it is about ten times as large and should still roughly fit the caches.
 _SLICE_BYTES = 2 << 20
 
 
 def num_rows(tensor: GGUFTensor) -> int:
-    """Rows of a tensor [..., K], all leading dimensions together; a vector is one."""
+    """Return the number of rows of a tensor [..., K], all leading dimensions together. A vector is one row."""
     return int(math.prod(tensor.shape[:-1]))
 
 
 def slices(tensor: GGUFTensor) -> list[tuple[int, int]]:
-    """First row of each slice, and the row after its last."""
+    """Return the first row of each slice, and the row after its last."""
     rows = num_rows(tensor)
     step = max(1, _SLICE_BYTES * rows // tensor.n_bytes)
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def read_rows(tensor: GGUFTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:
-    """Rows `start` to `stop` as they lie in the file, uint8 [stop - start, bytes of a row].
+    """Read rows `start` to `stop` as in the file, uint8 [stop - start, bytes per row].
 
     Raises:
-        Llama3Error: the file cannot be read, or got shorter since it was opened.
+        Llama3Error: the file cannot be read, or has become shorter since it was opened.
     """
     row_bytes = tensor.n_bytes // num_rows(tensor)
     count = (stop - start) * row_bytes
@@ -42,6 +42,6 @@ def read_rows(tensor: GGUFTensor, start: int, stop: int) -> npt.NDArray[np.uint8
         ) from error
     if rows.size != count:
         raise Llama3Error(
-            f"{tensor.part}: the file got shorter while it was read (tensor {quoted(tensor.name)}); try again"
+            f"{tensor.part}: the file became shorter while it was read (tensor {quoted(tensor.name)}); try again"
         )
     return rows.reshape(stop - start, row_bytes)

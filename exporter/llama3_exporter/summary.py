@@ -1,4 +1,4 @@
-"""What an export tells of itself when it is done."""
+"""The summary that an export prints when it is done."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EXAMPLE_PROMPT: Final = "I believe"
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export wrote, and how long it took (seconds). Sizes are in bytes.
+    """The result of an export. Sizes are in bytes, and times in seconds.
 
-    `output` is the folder, or the graph beside its GGUF; `written_bytes` leaves out what was only linked.
-    `adapters` are the names of LoRA adapters with their scales.
-    `memory_bytes` is what ONNX Runtime holds of the weights on a CPU, copies of float weights included.
+    `output` is the folder, or the graph beside its GGUF; `written_bytes` does not count files that were only linked.
+    `adapters` are the names and scales of the LoRA adapters.
+    `memory_bytes` is what ONNX Runtime needs for the weights on a CPU, including its copies of float weights.
     `runs` is whether this installation can run the graph, and `has_tokenizer` whether llama3-run can use the export's
     own tokenizer. The warnings say why not.
     """
@@ -50,18 +50,18 @@ class ExportSummary:
         return 8 * sum(use.bytes for use in self.types.values()) / self.parameters
 
     def how_to_run(self) -> str:
-        """A command that runs the export, or a sentence about what is needed first."""
+        """Return a command that runs the export, or a sentence that says what is needed first."""
         command = f"llama3-run --model-path {shell_word(str(self.output))}"
         if not self.runs:
-            return "It does not run here until the library of the native ops is installed (see the note above)."
+            return "To run it, first build the library of native ops (see the note above)."
         if not self.has_tokenizer:
-            return f"To run it, name a file with the model's tokenizer:  {command} --tokenizer-path FILE"
-        if self.max_length <= len(EXAMPLE_PROMPT) + 1:  # a token for each byte, and the first one
-            return f"To run it, give a prompt of fewer than {self.max_length} tokens:  {command} --prompt TEXT"
+            return f"To run it, add the model's tokenizer:  {command} --tokenizer-path FILE"
+        if self.max_length <= len(EXAMPLE_PROMPT) + 1:  # at most one token per byte, and the first token
+            return f"To run it, use a prompt of fewer than {self.max_length} tokens:  {command} --prompt TEXT"
         return f'Run it:  {command} --prompt "{EXAMPLE_PROMPT}"'
 
     def lines(self) -> list[str]:
-        """The summary, of 80 columns but for long names."""
+        """Return the summary, in at most 80 columns except for long names."""
         tensors = sum(use.tensors for use in self.types.values())
         types = ", ".join(f"{name} {format_bytes(use.bytes)} ({use.tensors})" for name, use in self.types.items())
         cache, usual = self.kv_cache_bytes_per_position, min(DEFAULT_MAX_LENGTH, self.max_length)
@@ -69,12 +69,12 @@ class ExportSummary:
         wrote = f"-> {self.output} ({format_bytes(self.written_bytes)} written) in {self.seconds:.1f} s"
         both = f"{read} {wrote}"
         size = f"{self.parameters / 1e6:,.1f} M in {tensors} tensors, {self.bits_per_weight:.2f} bits each"
-        room = f"the KV cache takes {format_bytes(cache)} each ({format_bytes(cache * usual)} for {usual:,})"
+        room = f"each {format_bytes(cache)} in the KV cache ({format_bytes(cache * usual)} for {usual:,})"
         return [
             *([both] if len(both) <= WIDTH else [read, f"  {wrote}"]),
             f"  weights  {size}",
             *wrapped("  types    ", types, after_commas=True),
-            *wrapped("  context  ", f"{self.max_length:,} positions; {room}"),
+            *wrapped("  context  ", f"{self.max_length:,} positions, {room}"),
             f"  memory   about {format_bytes(self.memory_bytes)} to run, without the KV cache",
             *(f"  adapter  {name}, scale {scale:g}" for name, scale in self.adapters),
             *(line for warning in self.warnings for line in wrapped("  note     ", warning)),

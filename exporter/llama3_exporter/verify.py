@@ -1,11 +1,11 @@
-"""Holds an export against the GGUF: the graph and a float32 reference of the file see the same tokens.
+"""The comparison of an export with its GGUF: the graph and a float32 reference of the file run on the same tokens.
 
-The tokens are the model's own: drawn one by one from the graph's distribution, so that no tokenizer is needed and
-the positions are such as the model meets in use. The distance is the Kullback-Leibler divergence from the
-reference's distribution to the graph's, in nats, averaged over positions.
+The tokens are drawn one by one from the graph's own distribution. So no tokenizer is needed, and the text is typical of
+what the model meets in use. The distance is the Kullback-Leibler divergence from the reference's distribution to the
+graph's, in nats, averaged over positions.
 
-int8 activations cost a few thousandths of a nat, in which a lost correction of one matrix could hide. So the graph
-is run once more with its linears switched to float32 activations: over the same weights, that has to be exact.
+Int8 activations cost a few thousandths of a nat, which could hide a lost correction in one matrix. So the graph is run
+again with float32 activations in its linears: with the same weights, the result must be exact.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from llama3_exporter.native.modules import DOMAIN
 
 Rows = npt.NDArray[np.float32]
 
-# Mean KL in nats above which an export counts as wrong: as it is, and with float32 activations.
+# Bounds of the mean KL divergence in nats: of the graph as it is, and with float32 activations.
 BOUND = 2e-2
 EXACT_BOUNDS = {"fp32": 1e-6, "fp16": 1e-3}
 
@@ -43,7 +43,7 @@ _NUM_CHUNKS = 3
 
 @dataclass(frozen=True)
 class Check:
-    """How far logits are from the reference's, and how far they may be: the mean KL divergence in nats."""
+    """The distance of logits from the reference's, and the bound for the mean KL divergence, in nats."""
 
     distance: Distance
     bound: float
@@ -54,7 +54,7 @@ class Check:
         return self.distance.mean_kl <= self.bound
 
     def describe(self) -> str:
-        """The figures in a line."""
+        """Return the figures in one line."""
         distance = self.distance
         return (
             f"mean KL divergence {distance.mean_kl:.2e} nats (bound {self.bound:.0e}), largest logit difference "
@@ -65,7 +65,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """The graph as it is, and its weights with float32 activations."""
+    """The checks of the graph as it is, and of its weights with float32 activations."""
 
     graph: Check
     weights: Check
@@ -81,22 +81,22 @@ def verify(export: str | Path, gguf: str | Path, *, lora: Loras = (), num_tokens
 
     Args:
         export: The export's folder, or its graph beside the GGUF.
-        gguf: The GGUF it was made of.
-        lora: The LoRA adapters that it was made with, as `export` takes them.
-        num_tokens: Positions to compare, fewer where the export's context is shorter.
+        gguf: The GGUF it was made from.
+        lora: The LoRA adapters it was made with, in the form that `export` accepts.
+        num_tokens: Positions to compare, or fewer if the export's context is shorter.
 
     Raises:
         Llama3Error: the export or the GGUF cannot be loaded, or a weight of the GGUF is NaN or infinite.
     """
     with GGUFFile.open(gguf) as file:
-        refuse_not_finite(file)  # which would make any two graphs differ, and none of them wrong
+        refuse_not_finite(file)  # with a NaN, even a correct graph would differ
     graph = Path(export) / GRAPH if Path(export).is_dir() else Path(export)
     proto, manifest = read_graph(graph)
     options = manifest.options
     loras = parse_loras(lora)
     if [(sha256(each.path), each.scale) for each in loras] != [(use.sha256, use.scale) for use in manifest.adapters]:
         made_with = ", ".join(f"{use.name}:{use.scale:g}" for use in manifest.adapters) or "none"
-        raise Llama3Error(f"{graph}: it was made with other adapters ({made_with}); give these to compare with")
+        raise Llama3Error(f"{graph}: the export has other adapters ({made_with}); verify it with the same ones")
     exact = EXACT_BOUNDS[options.precision]
     ids, from_graph = _draw(Model.from_folder(graph, max_length=min(num_tokens, options.max_length)))
     _use_float32_activations(proto)
@@ -110,7 +110,7 @@ def verify(export: str | Path, gguf: str | Path, *, lora: Loras = (), num_tokens
 
 
 def _load(proto: onnx.ModelProto, weights_folder: Path, max_length: int) -> Model:
-    """A changed graph over the weights of an export."""
+    """Load a changed graph with the weights of an export."""
     with TemporaryDirectory() as folder:
         graph = Path(folder, GRAPH)
         graph.write_bytes(proto.SerializeToString())
@@ -118,7 +118,7 @@ def _load(proto: onnx.ModelProto, weights_folder: Path, max_length: int) -> Mode
 
 
 def _draw(model: Model) -> tuple[list[int], Rows]:
-    """Tokens drawn from the graph's own distribution after token 0, to the cache's end, and the logits at each."""
+    """Draw tokens from the graph's own distribution, from token 0 to the end of the cache. Also return their logits."""
     random = np.random.default_rng(0)
     ids, rows = [0], []
     for _ in range(model.max_length):
@@ -126,13 +126,13 @@ def _draw(model: Model) -> tuple[list[int], Rows]:
         rows.append(logits)
         probabilities = np.exp(log_softmax(logits))
         if not np.isfinite(probabilities).all():
-            break  # compared as they are: the divergence is then NaN
+            break  # the divergence of these logits is then NaN
         ids.append(int(random.choice(probabilities.size, p=probabilities / probabilities.sum())))
     return ids[: len(rows)], np.stack(rows)
 
 
 def _last_of_chunks(model: Model, ids: list[int]) -> tuple[list[int], Rows]:
-    """Run `ids` in a few chunks, as hosts run prompts; the position and the logits of each one's last token."""
+    """Run `ids` in a few chunks, as hosts run prompts. Return the position and logits of each chunk's last token."""
     ends = sorted({len(ids) * (i + 1) // _NUM_CHUNKS for i in range(_NUM_CHUNKS)} - {0})
     rows, start = [], 0
     for end in ends:
@@ -142,14 +142,14 @@ def _last_of_chunks(model: Model, ids: list[int]) -> tuple[list[int], Rows]:
 
 
 def _use_float32_activations(model: onnx.ModelProto) -> None:
-    """Change a graph to compute over the same weights what `--activations float32` would."""
+    """Change a graph to compute what `--activations float32` would, with the same weights."""
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = ACCURACY_LEVEL["float32"]
             elif node.domain == DOMAIN and attribute.name == "activations":
                 attribute.s = b"float32"
-    if any(entry.domain == DOMAIN for entry in model.opset_import):  # whose float32 also means a float32 cache
+    if any(entry.domain == DOMAIN for entry in model.opset_import):  # float32 native ops need a float32 cache
         for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
             if value.name.startswith(("past_key_values.", "present.")):
                 value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""An architecture has a row of the table, a decoder, an oracle, and a place in the README."""
+"""Each architecture has a row in the table, a decoder, an oracle, and a place in the README."""
 
 import re
 from typing import get_args

@@ -1,7 +1,8 @@
-"""Where a system call is missing or fails, an export is right, or one line says so and nothing is left behind.
+"""If a system call is missing or fails, an export is right, or one line says what is wrong and nothing is left behind.
 
-A library that is loaded before the C library makes one call fail: each that an export, its cache or the removal from it
-makes, all times (a file system that has no such call) or once (a disk that gets full, a network that breaks).
+A library that is loaded before the C library makes one call fail. Every call that an export, its cache or a removal
+from the cache makes has its turn. It fails always (the file system does not support it) or once (a full disk, a broken
+network).
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def fresh():
     return run
 
 def found(run):
-    # Without the cache's record, which has times and inodes.
+    # Leave out the cache's record, which has times and inodes.
     paths = (path for path in run.rglob("*") if path.name != "source.json")
     return {str(p.relative_to(run)): None if p.is_dir() else hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
@@ -108,7 +109,7 @@ for call, count in counts.items():
         failed += error is not None
         case = [call, errno.errorcode[number], which, error]
         if error is not None and (chr(10) in error or not error.startswith(str(base))):
-            problems.append([*case, "no line that says where"])
+            problems.append([*case, "the error does not say where"])
         rest = {name: content for name, content in after.items() if new.get(name, "") != content}
         if error is None and not new.items() <= after.items():
             problems.append([*case, "success, but not the right content"])
@@ -144,4 +145,4 @@ def test_it_works_or_says_so(faulty_system: Path, tmp_path: Path, action: str) -
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(result.stdout)
     assert report["problems"] == []
-    assert 0 < report["failed"] < report["cases"]  # some calls can be done without, and others cannot
+    assert 0 < report["failed"] < report["cases"]  # some calls are essential, others are not

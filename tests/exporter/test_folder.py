@@ -86,7 +86,7 @@ def test_a_file_that_somebody_put_into_an_export_is_never_deleted(gguf: Path, tm
     out = tmp_path / "out"
     export(gguf, out)
     (out / "my notes.txt").write_text("notes")
-    with pytest.raises(Llama3Error, match=r"holds my notes\.txt"):
+    with pytest.raises(Llama3Error, match=r"my notes\.txt, which no export wrote"):
         export(gguf, out, force=True)
     assert (out / "my notes.txt").read_text() == "notes"
 
@@ -95,7 +95,7 @@ def test_a_folder_in_the_place_of_an_export_s_file_is_never_deleted(gguf: Path, 
     out = tmp_path / "out"
     export(gguf, out)
     (out / "tokenizer.onnx").mkdir()
-    with pytest.raises(Llama3Error, match=r"holds tokenizer\.onnx"):
+    with pytest.raises(Llama3Error, match=r"tokenizer\.onnx, which no export wrote"):
         export(gguf, out, force=True)
     assert (out / "tokenizer.onnx").is_dir()
 
@@ -110,7 +110,7 @@ def test_a_tokenizer_that_is_not_supported_costs_only_the_tokenizer(gguf: Path, 
 
 
 def test_merges_that_other_apps_cannot_follow_are_a_warning(tmp_path: Path) -> None:
-    """llama3-run can, and so the tokenizer is there; a graph alone brings none for other apps."""
+    """llama3-run can follow them, so the folder has the tokenizer. A graph alone has none for other apps."""
     gguf = write_llama_gguf(tmp_path / "model.gguf")
     data = gguf.read_bytes()
     merge = b"in g"
@@ -118,6 +118,8 @@ def test_merges_that_other_apps_cannot_follow_are_a_warning(tmp_path: Path) -> N
     gguf.write_bytes(data.replace(merge, b"i ng"))  # no merge forms "ng"
     (warning,) = export(gguf, tmp_path / "out").warnings
     assert "merge 'i ng' contains 'ng', which is not a token" in warning
+    assert "'i ng'" in warning
+    assert "Hugging Face's tokenizers" in warning
     assert export(gguf, None, ops="native").warnings == ()
     with pytest.raises(Exception, match="ng"):
         Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
@@ -132,7 +134,7 @@ def test_a_gguf_without_a_tokenizer_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_context_that_no_table_can_hold(tmp_path: Path) -> None:
-    """A file may say anything: --max-length says what is wanted."""
+    """A file may claim any context, and --max-length sets a smaller one."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", context_length=2**31)
     for options in ({}, {"max_length": 2**25}, {"ops": "native"}):
         with pytest.raises(Llama3Error, match=rf"^{gguf}: .*--max-length"):
@@ -142,7 +144,7 @@ def test_a_context_that_no_table_can_hold(tmp_path: Path) -> None:
 
 
 def test_a_file_of_that_name_is_never_replaced(gguf: Path, tmp_path: Path) -> None:
-    with pytest.raises(Llama3Error, match="there is a file"):
+    with pytest.raises(Llama3Error, match="a file with this name"):
         export(gguf, gguf, force=True)
 
 
@@ -154,22 +156,22 @@ def test_an_empty_folder_is_taken(gguf: Path, tmp_path: Path) -> None:
 
 def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     with (
-        pytest.raises(Llama3Error, match=r"takes .* GB and .* GB are free there; free"),
+        pytest.raises(Llama3Error, match=r"needs .* GB, but only .* GB is free; free"),
         unnamed_file(tmp_path / "out", 1 << 60),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs takes root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
 def test_a_disk_that_gets_full_leaves_nothing(gguf: Path, tmp_path: Path) -> None:
-    """The other files do not fit beside the weights: the free space was enough only for those."""
+    """There is enough space for the weights, but not for the other files as well."""
     disk = tmp_path / "disk"
     disk.mkdir()
     size = (export(gguf, tmp_path / "whole").output / "model.onnx.data").stat().st_size
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 8192}", "tmpfs", disk], check=True)
     try:
-        with pytest.raises(Llama3Error, match=f"^{disk}/out: the disk got full; free some space"):
+        with pytest.raises(Llama3Error, match=f"^{disk}/out: the disk is full; free some space"):
             export(gguf, disk / "out")
         assert list(disk.iterdir()) == []
     finally:
@@ -194,8 +196,8 @@ def test_a_killed_export_leaves_nothing(tmp_path: Path, signal_number: signal.Si
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
 
 
-# Publishes "new" in the place of "old" again and again, each time in a child that is killed before a later step with
-# files, and prints what is found then, and what is there after one more that is not killed.
+# Replaces "old" with "new" again and again, each time in a child that is killed one step later. Prints the content that
+# is found then, and the files that are left after one more export that is not killed.
 KILLED_WHILE_PUBLISHING = """
 import json, os, signal, sys
 from pathlib import Path
@@ -247,7 +249,7 @@ while status != 0:
 
 
 def test_a_kill_while_publishing_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
-    """Whole, and nothing that the next export does not remove."""
+    """The folder is whole, and the next export removes any leftovers."""
     result = subprocess.run(
         [sys.executable, "-c", KILLED_WHILE_PUBLISHING, tmp_path, described()],
         capture_output=True,
@@ -323,7 +325,7 @@ def test_another_model_beside_a_native_graph_is_a_stranger(gguf: Path, tmp_path:
     export(gguf, tmp_path / "out", ops="native")
     other = tmp_path / "out" / "other.gguf"
     other.write_bytes(gguf.read_bytes())
-    with pytest.raises(Llama3Error, match=r"holds other\.gguf, which no export wrote"):
+    with pytest.raises(Llama3Error, match=r"other\.gguf, which no export wrote"):
         export(gguf, tmp_path / "out", force=True)
     assert other.is_file()
 
@@ -342,7 +344,7 @@ def test_what_came_while_an_export_was_replaced_is_not_deleted(
 
     export(gguf, tmp_path / "out")
     monkeypatch.setattr(folder, "_exchange", late)
-    with pytest.raises(Llama3Error, match=r"holds thesis\.tex, which no export wrote"):
+    with pytest.raises(Llama3Error, match=r"thesis\.tex, which no export wrote"):
         export(gguf, tmp_path / "out", force=True, activations="float32")
     assert thesis.read_text() == "thesis"
     assert json.loads((tmp_path / "out" / "llama3.json").read_text())["options"]["activations"] == "int8"
@@ -363,13 +365,13 @@ def test_a_place_that_cannot_be_is_one_line(gguf: Path, tmp_path: Path, place: s
 
 
 def test_a_place_as_deep_as_a_path_can_be(gguf: Path, tmp_path: Path) -> None:
-    """Deeper than Python's recursion goes."""
+    """The path has more parts than Python's recursion limit."""
     deep = tmp_path.joinpath(*("d" * ((3900 - len(str(tmp_path))) // 2)))
     assert len(deep.parts) > sys.getrecursionlimit()
     try:
         assert export(gguf, deep).output.is_dir()
     finally:
-        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # as pytest cannot
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # pytest cannot remove it
 
 
 @pytest.mark.parametrize(
@@ -381,7 +383,7 @@ def test_a_place_as_deep_as_a_path_can_be(gguf: Path, tmp_path: Path) -> None:
         '{"producer": "llama3-onnx", "source": {"parts": 1}}',
         "\udcff",
     ],
-    ids=["nested", "null", "no source", "no parts", "no UTF-8"],
+    ids=["nested", "null", "no source", "no parts", "not UTF-8"],
 )
 def test_a_folder_with_a_broken_llama3_json_is_a_stranger_s(gguf: Path, tmp_path: Path, facts: str) -> None:
     out = tmp_path / "out"
@@ -394,12 +396,12 @@ def test_a_folder_with_a_broken_llama3_json_is_a_stranger_s(gguf: Path, tmp_path
 def test_a_newer_export_is_not_replaced(gguf: Path, tmp_path: Path) -> None:
     out = export(gguf, tmp_path / "out").output
     (out / "llama3.json").write_text(described(format_version=99))
-    with pytest.raises(Llama3Error, match="out: a newer llama3-onnx wrote this export; give another --output"):
+    with pytest.raises(Llama3Error, match=r"out: a newer llama3-onnx .*; use another --output"):
         export(gguf, out, force=True)
 
 
 def test_a_pipe_in_the_place_of_an_export_s_file_is_one_line(gguf: Path, tmp_path: Path) -> None:
-    """Opening one would wait for its writer."""
+    """Opening a pipe would wait for a writer."""
     out = tmp_path / "out"
     out.mkdir()
     os.mkfifo(out / "llama3.json")
@@ -411,23 +413,23 @@ def test_a_pipe_in_the_place_of_an_export_s_file_is_one_line(gguf: Path, tmp_pat
 
 
 def test_the_folder_of_the_gguf_itself_is_never_replaced(gguf: Path, tmp_path: Path) -> None:
-    """A native export's folder holds the GGUF, perhaps the only link to it."""
+    """The folder of a native export contains the GGUF, perhaps its only link."""
     export(gguf, tmp_path / "out", ops="native")
     inside = tmp_path / "out" / "model.gguf"
-    with pytest.raises(Llama3Error, match="the GGUF lies in this folder"):
+    with pytest.raises(Llama3Error, match="the GGUF is in this folder"):
         export(inside, tmp_path / "out", force=True)
     assert inside.read_bytes() == gguf.read_bytes()
 
 
 def test_a_shrinking_gguf_is_noticed(gguf: Path, tmp_path: Path) -> None:
-    """Somebody writes to the file while it is exported."""
+    """Another process may change the file during an export."""
 
     def shrink(done: int, total: int) -> None:
         if done < total:
             os.truncate(gguf, gguf.stat().st_size // 2)
 
     big = write_llama_gguf(gguf, types=T.Q4_K, num_layers=8, hidden_size=1024, vocab_size=4096)
-    with pytest.raises(Llama3Error, match="got shorter"):
+    with pytest.raises(Llama3Error, match="became shorter"):
         export(big, tmp_path / "out", progress=shrink)
     assert not (tmp_path / "out").exists()
 
@@ -440,7 +442,7 @@ def test_max_length_must_be_within_the_context(gguf: Path, tmp_path: Path, max_l
 
 def test_heads_that_onnx_runtime_refuses(tmp_path: Path) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", head_dim=24)
-    with pytest.raises(Llama3Error, match="multiples of 16; --ops native takes it"):
+    with pytest.raises(Llama3Error, match="multiples of 16; use --ops native"):
         export(gguf, tmp_path / "out")
     export(gguf, tmp_path / "out", ops="native")
 

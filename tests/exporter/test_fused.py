@@ -1,6 +1,6 @@
-"""A file whose q, k and v are one tensor is exported to the same graph as the file that has three.
+"""A file with q, k and v in one tensor is exported to the same graph as its twin with three tensors.
 
-Expected values come from that twin, and from llama.cpp in tests/models/test_reference.py.
+Expected values come from the twin, and from llama.cpp in tests/models/test_reference.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def logits(gguf: Path, folder: Path, ops: Ops, **options: object) -> np.ndarray:
 @pytest.mark.parametrize("ops", ["contrib", "native"])
 @pytest.mark.parametrize("type_", [*RANDOM_BLOCK_TYPES, T.F32, T.F16, T.BF16], ids=lambda type_: type_.name)
 def test_every_type(type_: T, ops: Ops, tmp_path: Path) -> None:
-    """A row's bytes are no multiple of anything: heads of 8 rows in blocks of 17, 18, 34, 110 or 210 bytes."""
+    """The bytes of a row are not aligned: heads have 8 rows in blocks of 17, 18, 34, 110 or 210 bytes."""
     block_size = GGML_QUANT_SIZES[type_][0]
     plain = write_llama_gguf(
         tmp_path / "plain.gguf",
@@ -54,7 +54,7 @@ def test_every_type(type_: T, ops: Ops, tmp_path: Path) -> None:
 
 SHAPES = {
     "biases": {"attention_bias": True},
-    "biases of their own": {"attention_bias": True, "fused": {"biases": False}},
+    "separate biases": {"attention_bias": True, "fused": {"biases": False}},
     "one layer of three": {"num_layers": 3, "fused": {"layers": [1]}},
     "one key-value head": {"num_heads": 8, "num_kv_heads": 1},
 }
@@ -90,7 +90,7 @@ def test_an_export_verifies(ops: Ops, tmp_path: Path) -> None:
 
 
 def test_native_weights_lie_in_the_gguf(tmp_path: Path) -> None:
-    """Nothing is copied: q, k and v follow each other in it."""
+    """Nothing is copied: q, k and v follow one another in the file."""
     plain = write_llama_gguf(tmp_path / "plain.gguf", types=T.Q6_K, attention_bias=True)
     fused = fuse_qkv(plain, tmp_path / "fused.gguf")
     export(fused, tmp_path / "out", ops="native")

@@ -1,6 +1,6 @@
-"""The exported graph computes what the GGUF means, whatever its shape, types and architecture are, however hosts pad.
+"""The exported graph computes what the GGUF defines, for all shapes, types and architectures, however hosts pad.
 
-Expected values come from the numpy reference, which tests/models/test_reference.py holds against llama.cpp.
+Expected values come from the numpy reference, which tests/models/test_reference.py compares with llama.cpp.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MIXED = {
 
 YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 64, "attn_factor": 1.3}
 
-# Rows that are no multiple of anything, heads that share keys, head lengths other than hidden / heads.
+# Rows of odd sizes, heads that share keys, head sizes other than hidden / heads.
 SHAPES = {
     "grouped 4:1": {"num_heads": 8, "num_kv_heads": 2},
     "heads of 48": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 48},
@@ -54,10 +54,10 @@ SHAPES = {
     "biases": {"attention_bias": True},
     "odd sizes": {"hidden_size": 96, "num_heads": 3, "num_kv_heads": 1, "intermediate_size": 224, "vocab_size": 333},
     "Qwen2": {"architecture": "qwen2", "num_heads": 8, "num_kv_heads": 2},
-    "Qwen2, a type each": {"architecture": "qwen2", "types": MIXED},
+    "Qwen2, mixed types": {"architecture": "qwen2", "types": MIXED},
     "Qwen2, YaRN": {"architecture": "qwen2", "rope_scaling": YARN},
     "Qwen3": {"architecture": "qwen3", "num_heads": 4, "num_kv_heads": 1, "head_dim": 48, "tied": True},
-    "Qwen3, a type each": {"architecture": "qwen3", "types": MIXED, "rope_theta": 1e6},
+    "Qwen3, mixed types": {"architecture": "qwen3", "types": MIXED, "rope_theta": 1e6},
     "tied, float32": {"tied": True},
     "tied, float16": {"tied": True, "types": T.F16},
     "tied, bfloat16": {"tied": True, "types": T.BF16},
@@ -66,7 +66,7 @@ SHAPES = {
     "tied, Q4_K": {"tied": True, "types": T.Q4_K},
     "tied, Q5_K": {"tied": True, "types": T.Q5_K},
     "tied, Q6_K": {"tied": True, "types": T.Q6_K},
-    "a type each": {"types": MIXED},
+    "mixed types": {"types": MIXED},
     "scales": {"vectors": linear_scales(head=True)},
     "scales and biases": {"vectors": linear_scales(), "attention_bias": True, "tied": True, "types": T.Q4_0},
     "Qwen2, scales": {"architecture": "qwen2", "vectors": linear_scales(head=True), "types": MIXED},
@@ -102,7 +102,7 @@ def test_every_shape_and_type_equals_the_reference(tmp_path: Path, shape: dict[s
 
 
 def test_int8_activations_lose_little(tmp_path: Path) -> None:
-    """The rounding of llama.cpp's kind: visible, and small against the distribution."""
+    """The rounding, like llama.cpp's, is visible but small compared with the distribution."""
     gguf, folder = exported(tmp_path, {"logits": "all", "activations": "int8"}, types=MIXED)
     ids = random_ids(100)
     with GGUFFile.open(gguf) as file:
@@ -125,7 +125,7 @@ def test_int8_activations_lose_little(tmp_path: Path) -> None:
     ],
 )
 def test_late_positions_rotate_right(tmp_path: Path, architecture: str, ops: str, folding: bool) -> None:
-    """Past position 8,192 Llama 3.1's factors matter most, and float32 angles would be off in the fourth digit.
+    """Past position 8,192, Llama 3.1's factors matter most, and float32 angles would be wrong in the fourth digit.
 
     Qwen2 has YaRN here.
     """
@@ -145,7 +145,7 @@ def test_late_positions_rotate_right(tmp_path: Path, architecture: str, ops: str
 
 @pytest.mark.parametrize("folding", [True, False], ids=["folded", "not folded"])
 def test_rotary_tables_are_right_up_to_the_last_position(tmp_path: Path, folding: bool) -> None:
-    """cos and sin of position * theta^(-2i / d) / factor, to the last digits of float32."""
+    """They are cos and sin of position * theta^(-2i / d) / factor, to the last digits of float32."""
     factors, theta = llama31_rope_factors(32), 500_000.0
     _, folder = exported(
         tmp_path, num_layers=1, head_dim=32, context_length=131_072, rope_theta=theta, rope_factors=factors
@@ -169,7 +169,7 @@ def test_rotary_tables_are_right_up_to_the_last_position(tmp_path: Path, folding
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("logits", ["last", "selected", "all"])
 def test_padding_on_either_side_changes_nothing(tmp_path: Path, side: str, logits: str) -> None:
-    """A batch of prompts of different lengths gives each what it gets alone, and so do later steps of one token."""
+    """Each prompt in a batch of different lengths gets the logits that it gets alone, and so do later single tokens."""
     _, folder = exported(tmp_path, {"logits": logits}, num_heads=8, num_kv_heads=2)
     graph = Graph(folder)
     prompts = [random_ids(7, seed=1), random_ids(12, seed=2), random_ids(1, seed=3)]
@@ -217,7 +217,7 @@ def test_float16_with_float32_activations_verifies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("type_", [T.Q4_0, T.Q4_1, T.Q8_0, T.Q4_K])
 def test_a_tied_embedding_s_codes_are_there_once(tmp_path: Path, type_: T) -> None:
-    """Also in float16, where the head takes float16 scales and the embedding float32 ones."""
+    """In float16, the head has float16 scales and the embedding float32 ones, but they share the codes."""
     options = {"precision": "fp16", "activations": "int8", "logits": "all"}
     gguf, folder = exported(tmp_path, options, tied=True, types={"token_embd.weight": type_})
     model = onnx.load(folder / "model.onnx", load_external_data=False)
@@ -236,7 +236,7 @@ def test_a_tied_embedding_s_codes_are_there_once(tmp_path: Path, type_: T) -> No
 
 
 def test_a_product_past_float16_that_a_scale_brings_back_is_not_float16(tmp_path: Path) -> None:
-    """As NVFP4's: its blocks reach 2,688, and the scale beside them makes usual weights of that."""
+    """NVFP4 has such products: its blocks reach 2,688, and the scale beside them brings the weights back to normal."""
 
     def weights(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         usual = np.random.default_rng(0).normal(0, shape[-1] ** -0.5, shape)
@@ -260,12 +260,12 @@ def test_files_without_scales_have_no_node_for_them(tmp_path: Path, ops: str) ->
         export(gguf, tmp_path / name, ops=ops)
         nodes = onnx.load(tmp_path / name / "model.onnx", load_external_data=False).graph.node
         counts.append(sum(node.op_type == "Mul" for node in nodes))
-    assert counts[1] - counts[0] == 14  # one for each linear of both layers
+    assert counts[1] - counts[0] == 14  # one per linear in both layers
 
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
 def test_a_matrix_of_zeros_is_a_matrix(tmp_path: Path, ops: str) -> None:
-    """Pruned and freshly extended models have some."""
+    """Pruned and freshly extended models have such matrices."""
     types = {"blk.0.ffn_down.weight": T.Q8_0, "*": T.Q4_K}
     gguf = write_llama_gguf(tmp_path / "model.gguf", types=types)
     blank_tensors(gguf, "blk.0.ffn_down.weight", "blk.1.attn_output.weight")
@@ -293,7 +293,7 @@ def test_a_split_gguf_is_the_same_from_any_part(tmp_path: Path, ops: str) -> Non
 
 
 def test_the_contract_of_inputs_and_outputs(tmp_path: Path) -> None:
-    """Names, types and shapes that Optimum and onnxruntime-genai rely on."""
+    """Optimum and onnxruntime-genai rely on these names, types and shapes."""
     _, folder = exported(tmp_path, num_layers=2, num_heads=4, num_kv_heads=2, hidden_size=256)
     session = Graph(folder).session
     cache = ["past_key_values.0.key", "past_key_values.0.value", "past_key_values.1.key", "past_key_values.1.value"]

@@ -1,4 +1,4 @@
-"""docs/graph-contract.md tells the truth: its tables are compared with real exports, loaded by onnx and onnxruntime."""
+"""docs/graph-contract.md is true: its tables are compared with real exports, loaded by onnx and onnxruntime."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Row = tuple[str, ...]
 
 @cache
 def section(title: str) -> str:
-    """What stands under a heading of the page."""
+    """Return the text under a heading of the page."""
     parts = re.split(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))[title]
 
 
 def table(title: str) -> list[Row]:
-    """The cells of the table under a heading, without its two lines of head and without backquotes."""
+    """Return the cells of the table under a heading, without its two header lines and without backquotes."""
     lines = [line for line in section(title).splitlines() if line.startswith("|")]
     rows = [tuple(cell.strip().replace("`", "") for cell in line.strip("|").split("|")) for line in lines[2:]]
     assert rows, title
@@ -44,13 +44,13 @@ def table(title: str) -> list[Row]:
 
 
 def shape_of(cell: str) -> list[int | str]:
-    """`[batch_size, 1, vocab_size]`, with numbers for the names that are numbers in the graph."""
+    """Parse `[batch_size, 1, vocab_size]`, with numbers for the names that are numbers in the graph."""
     names = cell.strip("[]").split(", ")
     return [NUMBERS.get(name, name) for name in names]
 
 
 def values_of(title: str) -> dict[str, tuple[str, list[int | str]]]:
-    """Name to type and shape, a row of every layer for those with {i}."""
+    """Return the type and shape of each name, once per layer for names with {i}."""
     values = {}
     for name, dtype, shape in table(title):
         for i in range(NUM_LAYERS):
@@ -64,7 +64,7 @@ def found(nodes: list[object]) -> dict[str, tuple[str, list[int | str]]]:
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tied model with a minimum in its blocks, so that every operator of the page is needed."""
+    """Write a tied model whose blocks have a minimum, which needs every operator on the page."""
     path = tmp_path_factory.mktemp("contract") / "model.gguf"
     return write_llama_gguf(
         path, num_layers=NUM_LAYERS, num_kv_heads=NUM_KV_HEADS, vocab_size=VOCAB_SIZE, tied=True, types=T.Q4_K
@@ -140,7 +140,7 @@ def test_files_and_facts(folder: Path) -> None:
 
 
 def test_a_prompt_may_go_in_whole_in_chunks_or_token_by_token(folder: Path) -> None:
-    """The ways of the section on the mask, with one buffer of more positions than are needed as past and present."""
+    """All ways in the section on the mask are equal, with one oversized buffer as both past and present."""
     ids = np.random.default_rng(0).integers(0, VOCAB_SIZE, 20)
     graph = Graph(folder)
     expected, _ = graph(ids)
@@ -149,10 +149,10 @@ def test_a_prompt_may_go_in_whole_in_chunks_or_token_by_token(folder: Path) -> N
 
 
 def with_shared_buffer(graph: Graph, ids: np.ndarray, lengths: list[int]) -> np.ndarray:
-    """The last logits of `ids`, given in chunks of these lengths."""
+    """Return the last logits of `ids`, run in chunks of these lengths."""
     binding = graph.session.io_binding()
     past = graph.session.get_inputs()[2:]
-    # What is in the buffers before plays no part. The list keeps them alive: a binding of onnxruntime 1.23 does not.
+    # Their first content does not matter. The list keeps them alive: a binding of onnxruntime 1.23 does not.
     shape = [1, NUM_KV_HEADS, 50, HEAD_DIM]
     buffers = [ort.OrtValue.ortvalue_from_numpy(np.full(shape, 7, dtype=np.float32)) for _ in past]
     for node, buffer in zip(past, buffers, strict=True):

@@ -1,4 +1,4 @@
-"""A model with Llama 3.1's vocabulary, RoPE factors, grouping and mix of Q4_K and Q6_K, in few layers."""
+"""A model with Llama 3.1's vocabulary, RoPE factors, grouping and mix of Q4_K and Q6_K, with few layers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_verifies(gguf: Path, folder: Path) -> None:
 
 
 def test_positions_past_8192(gguf: Path, folder: Path) -> None:
-    """Where Llama 3.1's RoPE factors matter most: without them, or with angles in float32, nothing agrees there."""
+    """Llama 3.1's RoPE factors matter most here: without them, or with float32 angles, nothing would agree."""
     ids = np.random.default_rng(1).integers(0, 128_000, 8_400)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids, last_only=True)

@@ -1,4 +1,4 @@
-"""Each line of the table in docs/graph-contract.md that says which masks and ids are right, refused or not checked."""
+"""Each line of the table in docs/graph-contract.md about masks and ids is true: right, refused or not checked."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ SHAPE = {
     "types": {"token_embd.weight": T.Q4_1, "*": T.F32},
 }
 TEXTS = [np.random.default_rng(row).integers(0, VOCAB_SIZE, 40) for row in range(3)]
-# What io binding raises is a RuntimeError, and so are these.
+# Io binding raises a plain RuntimeError.
 REFUSALS = (state.Fail, state.InvalidArgument, state.RuntimeException, RuntimeError)
 
 
 class WrongLogitsError(Exception):
-    """Logits that are not the row's own, without an error."""
+    """The logits are not the row's own, and there was no error."""
 
 
 class RefusedError(Exception):
-    """Every attempt was an error; `args` are their messages."""
+    """Every attempt failed; `args` are the messages."""
 
 
 class CheckedBatch(Batch):
-    """One row or several, whose logits are compared after every step."""
+    """One row or several, whose logits are checked after every step."""
 
     tolerance = 1e-5  # of the largest logit
 
@@ -52,7 +52,7 @@ class CheckedBatch(Batch):
         self.next = [0] * num_rows
 
     def take(self, *masks: str, whole_mask: np.ndarray | None = None) -> None:
-        """A step: for each row a text like "0110", a token of its text where there is a 1."""
+        """Run a step. Each row has a mask such as "0110", and each 1 is the next token of the row's text."""
         mask = np.array([[int(character) for character in row] for row in masks])
         ids = np.zeros_like(mask)
         for row, text in enumerate(TEXTS[: len(masks)]):
@@ -140,7 +140,7 @@ def a_fixed_width_in_chunks_of_several_rows(graph: Graph) -> None:
 
 
 def old_padding_is_dropped(graph: Graph) -> None:
-    """Before the chunk only the number of ones counts."""
+    """Before the chunk, only the number of ones matters."""
     batch = CheckedBatch(graph, 2, positions=16)
     batch.take("0000001111", "0000011111")
     batch.mask = batch.mask[:, 5:]
@@ -167,7 +167,7 @@ def refused_in_all(attempts: list[Callable[[], object]]) -> None:
 
 
 def run(graph: Graph, mask: list[int], ids: list[int] | None = None, past: int = 0) -> Callable[[], object]:
-    """One row with so many tokens in the cache."""
+    """Return an attempt to run one row with `past` tokens in the cache."""
 
     def attempt() -> None:
         cache = graph(TEXTS[0][:past])[1] if past else None
@@ -188,7 +188,7 @@ def a_mask_that_is_too_wide(graph: Graph) -> None:
 
 
 def a_mask_that_is_too_narrow(graph: Graph) -> None:
-    # A chunk of several tokens too, though there onnxruntime's op sees that the width is neither of its two.
+    # With several tokens, onnxruntime's op itself refuses a width that is neither of the two that it accepts.
     refused_in_all([run(graph, [1] * 5, [5, 6], past=4), *(run(graph, [1] * width, past=4) for width in (1, 3, 4))])
 
 
@@ -250,7 +250,7 @@ SITUATIONS = {
     "a cache of another number of rows": a_cache_of_other_rows,
 }
 
-# What each message of a refusal says.
+# A part of each refusal's message.
 REASONS = {
     "contrib": {
         "a later chunk of several tokens, several rows of any length": "batch_size must be 1",
@@ -276,7 +276,7 @@ REASONS = {
 
 
 def outcome(situation: Callable[[Graph], None], graph: Graph) -> tuple[str, list[str]]:
-    """What the table says, and the messages of errors."""
+    """Return the answer as the table has it, and the error messages."""
     try:
         situation(graph)
     except REFUSALS as error:
@@ -289,7 +289,7 @@ def outcome(situation: Callable[[Graph], None], graph: Graph) -> tuple[str, list
 
 
 def table() -> dict[str, dict[str, str]]:
-    """The page's lines: situation -> how each kind of operators answers."""
+    """Return the page's lines: situation -> the answer of each kind of operators."""
     page = PAGE.read_text(encoding="utf-8")
     (head, lines) = re.findall(r"^\| (mask or ids \|.*) \|\n\|[- |]+\n((?:\|.*\n)+)", page, re.MULTILINE)[0]
     kinds = [cell.strip("` ") for cell in head.split("|")[1:]]
@@ -337,7 +337,7 @@ def test_ids_of_a_float_embedding(tmp_path: Path, situation: str) -> None:
 
 
 def test_a_float16_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its cache and tables are float16; what the table calls right is so up to float16's rounding."""
+    """Its cache and tables are float16: what the table calls right is right up to float16's rounding."""
     monkeypatch.setattr(CheckedBatch, "tolerance", 1e-2)
     export(write_llama_gguf(tmp_path / "model.gguf", **SHAPE), tmp_path / "out", ops="contrib", precision="fp16")
     graph = Graph(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Exports of a small Qwen2 and a small Qwen3 write what llama.cpp writes with the same float32 weights."""
+"""Exports of a small Qwen2 and a small Qwen3 generate what llama.cpp generates with the same float32 weights."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_the_text_ends_where_llama_cpp_s_ends(ops: Ops, sane_qwen: SaneQwen) -> 
 
 
 def test_the_ids_depend_on_tokens_before_the_last(sane_qwen: SaneQwen) -> None:
-    """So that a lost cache, a wrong position or a wrong head would show."""
+    """Otherwise a lost cache, a wrong position or a wrong head would not show."""
     for prompt, ids in sane_qwen.prompts.items():
         assert llama_cpp_oracle.greedy(sane_qwen.gguf, ids[-1:], 4) != sane_qwen.new[prompt][:4]

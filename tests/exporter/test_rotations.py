@@ -1,4 +1,4 @@
-"""Rotations that no type holds are refused alike for both kinds of export; odd ones that can be computed are not."""
+"""Both kinds of export refuse rotations that cannot be computed, with the same error, and accept odd ones that can."""
 
 from __future__ import annotations
 

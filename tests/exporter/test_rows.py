@@ -1,6 +1,6 @@
-"""Rows of a batch know nothing of each other: each gets the logits that its own tokens have alone.
+"""The rows of a batch are independent: each gets the logits that its own tokens get alone.
 
-Whatever its neighbours' lengths are, on whichever side its padding is, and in steps in which it rests.
+This holds for any length of the other rows, for padding on either side, and if a row rests in some steps.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEEDS = range(20)
 
 
 class Exports:
-    """Graphs of one model, and what its tokens give alone."""
+    """Graphs of one model, and the logits of a text alone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Exports:
         return self._graphs[ops, logits]
 
     def alone(self, ops: str, ids: list[int]) -> np.ndarray:
-        """Logits [seq, vocab] of one text in one chunk."""
+        """Return the logits [seq, vocab] of one text in one chunk."""
         logits, _ = self.graph(ops, "all")(np.array(ids))
         return logits[0]
 
@@ -69,7 +69,7 @@ def assert_equal_logits(found: np.ndarray, expected: np.ndarray, tolerance: floa
 
 
 def random_chunk(rng: np.random.Generator, num_rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask [rows, length]: each row's real tokens at its right, at its left, all, none or anywhere."""
+    """Draw ids and mask [rows, length]. A row has its real tokens on the right, on the left, or anywhere, or none."""
     ids = rng.integers(0, VOCAB_SIZE, (num_rows, length))
     mask = np.zeros((num_rows, length), np.int64)
     for row in range(num_rows):
@@ -81,7 +81,7 @@ def random_chunk(rng: np.random.Generator, num_rows: int, length: int) -> tuple[
 
 
 def check_step(exports: Exports, ops: str, batch: Batch, logits: np.ndarray, mask: np.ndarray) -> None:
-    """The last token's logits of each row that had one in this step."""
+    """Check the last token's logits of each row that had one in this step."""
     for row, given in enumerate(batch.given):
         if mask[row].any():
             assert_equal_logits(logits[row, -1], exports.alone(ops, given)[-1])
@@ -90,7 +90,7 @@ def check_step(exports: Exports, ops: str, batch: Batch, logits: np.ndarray, mas
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("buffer", ["shared", "growing"])
 def test_any_mix_of_lengths_is_right_in_native(exports: Exports, seed: int, buffer: str) -> None:
-    """Chunks of one to 150 tokens in which each row has any number of new ones, none among them."""
+    """Chunks have 1 to 150 tokens, and each row has any number of new ones, including none."""
     rng = np.random.default_rng(seed)
     num_rows = int(rng.integers(1, 6))
     batch = Batch(exports.graph("native"), num_rows, positions=1024 if buffer == "shared" else None)
@@ -110,7 +110,7 @@ def test_any_mix_of_lengths_is_right_in_native(exports: Exports, seed: int, buff
 def test_a_prompt_of_any_mix_and_steps_of_one_token_are_right_in_contrib(
     exports: Exports, seed: int, buffer: str
 ) -> None:
-    """In the steps any rows rest; several tokens after a past, onnxruntime's op accepts of one row only."""
+    """Any rows may rest in a step. After a past, onnxruntime's op accepts several tokens only for a single row."""
     rng = np.random.default_rng(seed)
     num_rows = int(rng.integers(1, 6))
     batch = Batch(exports.graph("contrib"), num_rows, positions=1024 if buffer == "shared" else None)
@@ -137,7 +137,7 @@ def test_logits_of_every_token_stand_where_the_token_stood(exports: Exports, ops
             expected = exports.alone(ops, ids[row, mask[row] == 1].tolist()) if mask[row].any() else np.zeros((0, 1))
             if logits == "all":
                 kept = found[row, mask[row] == 1]
-            elif len(expected):  # of a row with fewer tokens than are kept, the first fills in
+            elif len(expected):  # if a row has fewer tokens than are kept, the first is repeated
                 expected = expected[np.maximum(np.arange(-5, 0) + len(expected), 0)]
                 kept = found[row]
             if len(expected):
@@ -146,7 +146,7 @@ def test_logits_of_every_token_stand_where_the_token_stood(exports: Exports, ops
 
 @pytest.mark.parametrize("ops", ["contrib", "native"])
 def test_steps_with_a_mask_of_fixed_width(exports: Exports, ops: str) -> None:
-    """Zeros between the past and the last column; rows of different lengths."""
+    """The mask has zeros between the past and the last column, and the rows have different lengths."""
     rng = np.random.default_rng(6)
     batch = Batch(exports.graph(ops), 3, positions=64)
     ids, mask = random_chunk(rng, 3, 12)

@@ -1,4 +1,4 @@
-"""A real model, SmolLM2, against the numpy reference and beside llama.cpp on the same tokens."""
+"""A real model, SmolLM2, compared with the numpy reference and with llama.cpp on the same tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def passages() -> list[tuple[list[int], np.ndarray]]:
-    """200 tokens of each English text, and the reference's logits."""
+    """Return 200 tokens of each English text, and the reference's logits."""
     with GGUFFile.open(smollm2_gguf()) as file:
         ids = [ids[:200] for ids in llama_cpp_oracle.tokenize(smollm2_gguf(), ENGLISH)]
         return [(passage, forward(file, passage)) for passage in ids]
@@ -61,7 +61,7 @@ def test_float32_activations_are_exact(exports: dict[str, Path], passages: list[
 def test_int8_activations_lose_less_than_llama_cpp_s(
     exports: dict[str, Path], passages: list[tuple[list[int], np.ndarray]]
 ) -> None:
-    """Both round to int8 in blocks of 32; ours keeps more bits where rounding is felt most."""
+    """Both round to int8 in blocks of 32; ours keeps more bits where rounding matters most."""
     graph = Graph(exports["int8"])
     ours = [kl_divergence(expected, graph(ids)[0][0]) for ids, expected in passages]
     theirs = [kl_divergence(expected, llama_cpp_oracle.logits(smollm2_gguf(), ids)) for ids, expected in passages]
@@ -70,7 +70,7 @@ def test_int8_activations_lose_less_than_llama_cpp_s(
 
 
 def test_greedy_text_is_llama_cpp_s(exports: dict[str, Path]) -> None:
-    """For 64 tokens, or up to a token whose two candidates lie closer than llama.cpp's rounding there."""
+    """It is the same for 64 tokens, or up to a token whose two candidates are closer than llama.cpp's rounding."""
     generator = Generator.from_folder(exports["int8"], max_length=128)
     params = SamplingParams(temperature=0, max_new_tokens=64, ignore_eos=True)
     same = 0

@@ -1,4 +1,4 @@
-"""`--verify` passes a right export and fails one whose weights are wrong in ways that look plausible."""
+"""`--verify` passes a correct export and fails one whose weights are wrong in plausible ways."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shift_scales_by_a_block(tensors: Tensors) -> None:
 
 
 def permute_rows_of_q_and_k(tensors: Tensors) -> None:
-    """The order of Hugging Face's checkpoints, in which halves of a head rotate and not neighbours."""
+    """Use the order of Hugging Face's checkpoints, which rotate the halves of a head, not neighbors."""
     for name, tensor in tensors.items():
         if name.startswith((Q, K, Q.replace("parts.0", "remainder"), K.replace("parts.0", "remainder"))):
             heads = tensor.reshape(-1, 32, 2, *tensor.shape[1:])  # heads of 64
@@ -133,7 +133,7 @@ def test_an_export_without_its_weights_is_one_line(right_export: Path, sane_llam
 
 
 def take_for_its_own_weights(folder: Path) -> None:
-    """As an exporter that packs wrongly would say of what it wrote."""
+    """Record the changed weights in the manifest, as an exporter that packs wrongly would."""
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     (entry,) = (entry for entry in model.metadata_props if entry.key == "llama3")
     manifest = json.loads(entry.value)
@@ -144,7 +144,7 @@ def take_for_its_own_weights(folder: Path) -> None:
 
 
 def writable_tensors(folder: Path) -> Tensors:
-    """Every external tensor of the graph as an array over the weights file: writing to it changes the file."""
+    """Map every external tensor of the graph as an array: writing to it changes the weights file."""
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     tensors = {}
     for tensor in model.graph.initializer:

@@ -1,4 +1,4 @@
-"""A batch in an exported graph, a step at a time, beside the tokens that each row has been given."""
+"""A batch that an exported graph runs step by step, and the tokens that each row has had so far."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Batch:
     Args:
         graph: The graph.
         num_rows: Rows of the batch.
-        positions: Of one buffer that is past and present; None for arrays that grow with each step.
+        positions: Size of one buffer that is both past and present; None for arrays that grow with each step.
     """
 
     def __init__(self, graph: Graph, num_rows: int, positions: int | None = None) -> None:
@@ -24,13 +24,13 @@ class Batch:
         self._cache = graph.empty_cache(num_rows)
         self._buffers: dict[str, ort.OrtValue] | None = None
         if positions is not None:
-            # What is in the buffers before plays no part.
+            # The first content of the buffers does not matter.
             shapes = {name: (*past.shape[:2], positions, past.shape[3]) for name, past in self._cache.items()}
             self._arrays = {name: np.full(shapes[name], 7, past.dtype) for name, past in self._cache.items()}
             self._buffers = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._arrays.items()}
 
     def step(self, ids: np.ndarray, mask: np.ndarray, whole_mask: np.ndarray | None = None) -> np.ndarray:
-        """A chunk, both [rows, seq] -> logits. `whole_mask` is what the graph gets for the mask of all steps."""
+        """Run a chunk, both [rows, seq], and return logits. `whole_mask` replaces the mask of all steps."""
         ids, mask = np.asarray(ids, np.int64), np.asarray(mask, np.int64)
         self.mask = np.concatenate([self.mask, mask], axis=1)
         whole = self.mask if whole_mask is None else np.asarray(whole_mask, np.int64)

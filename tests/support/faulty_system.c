@@ -1,7 +1,8 @@
-// System calls that fail: loaded before the C library, it makes chosen calls on paths below one folder return an error.
+// A library that makes system calls fail. It is loaded before the C library, and chosen calls on paths below one folder
+// return an error.
 //
 // `fault_set` chooses a call by its name, the errno, and which one fails: 1 for the first, or 0 for all of them.
-// `fault_counts` tells how often each was called since.
+// `fault_counts` returns how often each has been called since.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

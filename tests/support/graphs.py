@@ -1,4 +1,4 @@
-"""Runs an exported graph as a stranger would: plain ONNX Runtime and the library of ops, none of our runtime."""
+"""An exported graph as any app would run it: with ONNX Runtime and the library of ops, without our runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Graph:
         self._past = [node for node in self.session.get_inputs() if node.name.startswith("past_key_values.")]
 
     def empty_cache(self, batch: int = 1) -> dict[str, np.ndarray]:
-        """A past of no positions."""
+        """Return a past without positions."""
         return {node.name: np.zeros((batch, node.shape[1], 0, node.shape[3]), _TYPES[node.type]) for node in self._past}
 
     def __call__(
@@ -36,7 +36,7 @@ class Graph:
         cache: dict[str, np.ndarray] | None = None,
         keep: int | None = None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Ids [batch, seq] -> logits [batch, rows, vocab] and the cache with them."""
+        """Run ids [batch, seq] and return logits [batch, rows, vocab] and the cache that includes them."""
         ids = np.atleast_2d(np.asarray(ids, dtype=np.int64))
         cache = self.empty_cache(len(ids)) if cache is None else cache
         if mask is None:
@@ -51,7 +51,7 @@ class Graph:
 
 
 def kl_divergence(expected: np.ndarray, found: np.ndarray) -> float:
-    """Mean over rows of the divergence from `expected` to `found`, logits [rows, vocab], in nats."""
+    """Return the mean divergence per row from `expected` to `found`, logits [rows, vocab], in nats."""
     p, q = (_log_softmax(np.asarray(logits, dtype=np.float64)) for logits in (expected, found))
     return float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1)))
 

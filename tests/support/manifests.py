@@ -1,4 +1,4 @@
-"""llama3.json of an export that there is not."""
+"""A llama3.json without an export."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def described(**changes: Any) -> str:
-    """A manifest as JSON, of native ops; `changes` replace keys."""
+    """Return the manifest of a native export as JSON; `changes` replace keys."""
     manifest = {
         "producer": "llama3-onnx",
         "version": "0.1.0",

@@ -1,1 +1,1 @@
-"""The backend of ONNX Runtime's own ops over repacked weights."""
+"""The backend that uses ONNX Runtime's own ops on repacked weights."""

@@ -1,6 +1,6 @@
 """Weights as stock ONNX Runtime ops: MatMulNBits and GatherBlockQuantized for blocks, MatMul and Gather for floats.
 
-The graph computes exactly the GGUF's weights. Where a block has a minimum, its integer zero point is rounded, and one
+The graph computes with exactly the GGUF's weights. If a block has a minimum, its integer zero point is rounded, and one
 correction per block makes up for that: a linear adds blocksum(x) @ correction^T (docs/quantization.md).
 """
 
@@ -59,16 +59,16 @@ from llama3_exporter.modules import CONTRIB_HEADS, FLOAT, NATIVE_HEADS, HeadRMSN
 
 FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 
-# MatMulNBits's attribute: 4 quantizes its input to int8 by blocks, 1 computes in float32.
+# MatMulNBits's attribute: 4 quantizes its input to int8 per block, 1 computes in float32.
 ACCURACY_LEVEL = {"int8": 4, "float32": 1}
 
-# Two million positions of Llama 3, whose own context takes 67 MB. ONNX Runtime takes several times as much meanwhile.
+# Two million positions of Llama 3, whose own context needs 67 MB. At load, ONNX Runtime needs several times as much.
 _MAX_ROTARY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A quantized weight in the weights file: one part or the sum of two, and the correction of their zero points."""
+    """A quantized weight in the weights file: one part or the sum of two, and a correction for the zero points."""
 
     parts: tuple[QuantizedPart, ...]
     correction: ir.ExternalTensor | None  # float32 [N, blocks]
@@ -79,16 +79,16 @@ class ContribBackend:
 
     Args:
         file: The GGUF.
-        config: Its numbers.
+        config: Its hyperparameters.
         weights: Where the packed weights go.
-        adapters: LoRA adapters, whose matrices go into the weights file, too.
-        options: The activations (MatMulNBits quantizes its input, or not), the precision (where the file's scale is a
-            float16, `fp16` multiplies in float16) and how many positions the rotary tables reach.
+        options: The activations (whether MatMulNBits quantizes its input), the precision (`fp16` multiplies in float16
+            if the file's scales are float16) and the number of positions in the rotary tables.
+        adapters: LoRA adapters, whose matrices also go into the weights file.
 
     Attributes:
-        placed: By the name of a tensor, the arrays that the weights file holds of it, without zero points that weights
+        placed: The arrays of each tensor in the weights file, by the tensor's name, without zero points that weights
             share.
-        quantized: How each quantized one of them is represented, by the type of its scales.
+        quantized: The form of each quantized tensor, by its name and the type of its scales.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class ContribBackend:
 
     @property
     def memory_bytes(self) -> int:
-        """What ONNX Runtime holds of the weights on a CPU.
+        """Bytes that ONNX Runtime needs for the weights on a CPU.
 
-        It multiplies by a copy of a float weight, in the type and the order of its kernel.
+        It copies each float weight into the type and layout of its kernel.
         """
         return self._weights.size + self._float_copies_bytes
 
@@ -135,14 +135,14 @@ class ContribBackend:
         return adapted_linears(linears, names, self._adapters, self)
 
     def embedding(self, name: str) -> Embedding:
-        """See `Backend`. A tied head and the embedding point at the same bytes."""
+        """See `Backend`. A tied head and the embedding share the same bytes."""
         return adapted(self._embedding(name), name, self._adapters, self)
 
     def _embedding(self, name: str) -> FloatEmbedding | QuantizedEmbedding:
         tensor = self._tensors[f"{name}.weight"]
         if tensor.type in FLOAT_TYPES:
             return FloatEmbedding(self._place_floats(tensor))
-        # Float16 scales would round the rows that are gathered. A head that multiplies by the same codes may want them.
+        # Float16 scales would round the gathered rows. But a tied head may need them beside the same codes.
         head = [self._linear_scale_type(tensor)] if self._config.tie_word_embeddings else []
         weight = self._place_quantized(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
         parts = []
@@ -176,13 +176,13 @@ class ContribBackend:
         """See `Backend`.
 
         Raises:
-            Llama3Error: the tables of so many positions would not fit into any memory.
+            Llama3Error: the rotary tables would be too large.
         """
         n_bytes = self._max_length * self._config.rotary_dim * int(self.kv_type.itemsize)
         if n_bytes > _MAX_ROTARY_BYTES:
             raise Llama3Error(
-                f"{self._file.path}: the rotary tables of {self._max_length:,} positions would take "
-                f"{format_bytes(n_bytes)}; export it with a smaller --max-length, or with --ops native, which has none"
+                f"{self._file.path}: the rotary tables of {self._max_length:,} positions would need "
+                f"{format_bytes(n_bytes)}; use a smaller --max-length, or --ops native, which does not store them"
             )
         return LengthsAndTables(self._config, self._max_length, self.kv_type)
 
@@ -190,14 +190,14 @@ class ContribBackend:
         """See `Backend`.
 
         Raises:
-            Llama3Error: the heads have a length that ONNX Runtime's op refuses.
+            Llama3Error: ONNX Runtime's op does not support the size of the heads.
         """
         for what, count in (("heads have", self._config.head_dim), ("heads rotate", self._config.rotary_dim)):
             if count not in CONTRIB_HEADS:
                 native_can = self._config.head_dim in NATIVE_HEADS
                 raise Llama3Error(
-                    f"{self._file.path}: its {what} {count} elements, and ONNX Runtime's attention takes only "
-                    f"multiples of 16; {'--ops native takes it' if native_can else 'give another model'}"
+                    f"{self._file.path}: its {what} {count} elements, but ONNX Runtime's attention supports only "
+                    f"multiples of 16; {'use --ops native' if native_can else 'use another model'}"
                 )
         return GroupedQueryAttention(self._config, self.kv_type, rotary_interleaved=rotary_interleaved)
 
@@ -212,17 +212,17 @@ class ContribBackend:
         scale_type = self._linear_scale_type(tensor)
         weight = self._place_quantized(tensor, [scale_type])[scale_type]
         level = ACCURACY_LEVEL[self._activations]
-        # What fp16 is for, CUDA, rounds no activations to int8.
+        # fp16 is for CUDA, which does not round activations to int8.
         twice = high_precision and self._activations == "int8" and self._precision == "fp32"
         parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
         return QuantizedLinear(parts, weight.correction, scale, bias, self._block_sums)
 
     def _vector(self, name: str) -> nn.Parameter | None:
-        """A scale or a bias, where the file has it."""
+        """Return a scale or a bias, if the file has it."""
         return self._float32(name) if name in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
-        """A vector (a norm, a bias) of any type, dequantized."""
+        """Place a vector (a norm, a bias) of any type as float32."""
         tensor = self._tensors[name]
         self.placed[name] = [self._weights.add_array(name, FLOAT, tensor.shape, partial(checked, tensor))]
         return parameter(self.placed[name][0])
@@ -233,14 +233,14 @@ class ContribBackend:
         return self.placed[tensor.name][0]
 
     def _adapter_matrix(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        """Adapters call their matrices alike, and one adapter may be given twice."""
+        """Place a matrix once per file: adapters use the same tensor names, and one adapter may be used twice."""
         key = tensor.part, tensor.name
         if key not in self._adapter_matrices:
             self._adapter_matrices[key] = self._as_floats(tensor)
         return self._adapter_matrices[key]
 
     def _as_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        """A place for floats of the tensor's own type, or of one in blocks (an adapter's in Q8_0) for float32."""
+        """Place a tensor as floats of its own type, or as float32 if it is quantized (an adapter's, in Q8_0)."""
 
         def floats(rows: npt.NDArray[np.uint8]) -> list[Array]:
             return [rows if tensor.type in FLOAT_TYPES else quants.dequantize(rows, tensor.type)]
@@ -253,25 +253,26 @@ class ContribBackend:
         return FLOAT16 if in_float16 else FLOAT
 
     def _multiplies_in_float16(self, tensor: GGUFTensor) -> bool:
-        """Whether a product with this weight may be float16, where its numbers are.
+        """Return whether a product with this weight may be float16, if float16 holds its numbers.
 
-        Those of a weight with a scale may be far from 1 (NVFP4's go up to 2,688), and the product past float16's range.
+        If there is a scale beside the weight, its numbers may be far from 1 (NVFP4's go up to 2,688), and the product
+        may exceed float16's range.
         """
         return self._precision == "fp16" and f"{tensor.name.removesuffix('weight')}scale" not in self._tensors
 
     def _place_quantized(
         self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]
     ) -> dict[ir.DataType, QuantizedWeight]:
-        """Places for the arrays that `pack` makes of a quantized tensor, by the type of the scales.
+        """Place the arrays that `pack` returns for a quantized tensor, and return them by the type of the scales.
 
-        Codes are placed once. Of a tensor that is used twice, the first call has to name the types for both.
+        Codes are placed once. If a tensor is used twice, the first call must name the types for both uses.
         """
         if tensor.name in self.quantized:
             return self.quantized[tensor.name]
         form = FORMATS[tensor.type]
         num_rows, row_size = tensor.shape
         num_blocks = row_size // form.block_size
-        # In 8 bits, ONNX Runtime's float32 kernel rebuilds the matrix at every call; two of 4 bits are 20 times faster.
+        # In 8 bits, ONNX Runtime's float32 kernel unpacks the matrix at every call; two of 4 bits are 20 times faster.
         split = form.bits == 8 and self._activations == "float32"
         bits = 4 if split else form.bits
         zero_point_shape = (num_rows, packed_size(num_blocks, bits))
@@ -313,7 +314,7 @@ class ContribBackend:
 
 
 def _constant_zero_points(zero_point: int | None, bits: int, *, split: bool) -> tuple[int | None, ...]:
-    """For each part of a weight the byte that fills its zero points, or None where every block has its own."""
+    """Return the byte that fills the zero points of each part of a weight, or None if every block has its own."""
     if zero_point is None:
         return (None, None) if split else (None,)
     if split:

@@ -1,7 +1,7 @@
-"""The modules of the contrib backend: what is multiplied, gathered and attended with which stock op.
+"""The modules of the contrib backend: which stock ops multiply, gather and attend.
 
-Every module takes and gives float32 hidden states; a float16 graph casts at the borders of the ops that compute in
-float16. Weights are parameters whose bytes lie in the weights file (`backend.py` places them).
+All modules accept and return float32 hidden states; a float16 graph casts before and after the ops that compute in
+float16. Weights are parameters whose bytes are in the weights file (`backend.py` places them).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llama3_exporter.modules import FLOAT, RMSNorm, cast, checked, parameter, sc
 CONTRIB = "com.microsoft"
 
 CORRECTION = "remainder"
-"""The name of a correction in the graph, which exports have had from the first."""
+"""The name of a correction in the graph, the same in every version."""
 
 
 class BlockSums:
@@ -40,9 +40,9 @@ class BlockSums:
 
 @dataclass(frozen=True)
 class QuantizedPart:
-    """A block-quantized matrix [N, K], or one of the two whose sum it is, placed in the weights file."""
+    """A block-quantized matrix [N, K] in the weights file, or one of the two that add up to it."""
 
-    weight: ir.ExternalTensor  # uint8 [N, blocks, bytes a block]
+    weight: ir.ExternalTensor  # uint8 [N, blocks, bytes per block]
     scales: ir.ExternalTensor  # [N, blocks], float32 or float16
     zero_points: ir.ExternalTensor  # uint8 [N, bytes]
     num_rows: int  # N
@@ -65,8 +65,8 @@ class BlockQuantized(nn.Module):
 class BlockQuantizedLinear(BlockQuantized):
     """x @ W^T, computed in the type of the scales.
 
-    With accuracy level 4, MatMulNBits rounds each block of x to int8. If `twice`, what that leaves of x is rounded and
-    multiplied too, as more rows of the batch: 15 bits, and the weights are still read once.
+    With accuracy level 4, MatMulNBits rounds each block of x to int8. If `twice`, the rounding error is also rounded
+    and multiplied, as more rows of the batch. So 15 bits of x count, and the weights are still read once.
     """
 
     def __init__(self, part: QuantizedPart, accuracy_level: int, *, twice: bool) -> None:
@@ -101,7 +101,7 @@ class BlockQuantizedLinear(BlockQuantized):
 
 
 class BlockQuantizedRows(BlockQuantized):
-    """Rows of W by number; weight is uint8 [N, bytes]."""
+    """Rows of W by index; the weight is uint8 [N, bytes]."""
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, K], float32."""
@@ -121,16 +121,16 @@ class BlockQuantizedRows(BlockQuantized):
 
 
 def round_to_int8(op: OpBuilder, x: ir.Value, block_size: int) -> ir.Value:
-    """[batch, seq, K] -> the same, each block rounded to the multiples of its largest magnitude / 127."""
+    """Round each block of x [batch, seq, K] to multiples of its largest magnitude / 127."""
     blocks = op.Reshape(x, [0, 0, -1, block_size])
     scales = op.Div(op.ReduceMax(op.Abs(blocks), [-1], keepdims=1), 127.0)
-    scales = op.Max(scales, 1e-30)  # a block of zeros
+    scales = op.Max(scales, 1e-30)  # for a block of zeros
     rounded = op.Mul(op.Round(op.Div(blocks, scales)), scales)
     return op.Reshape(rounded, op.Shape(x))
 
 
 class QuantizedLinear(nn.Module):
-    """The sum of all the parts of a weight, one or two quantized ones and their correction; then scale and bias."""
+    """The sum of a weight's one or two quantized parts and their correction; then scale and bias."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class QuantizedLinear(nn.Module):
 
 
 class SeparateLinears(nn.Module):
-    """Several linears of one input, each by its own name; the module itself adds nothing to their names."""
+    """Several linears that share their input. They keep their own names: this module's name is empty."""
 
     def __init__(self, linears: dict[str, nn.Module]) -> None:
         super().__init__("")
@@ -194,7 +194,7 @@ class FloatLinear(nn.Module):
 
 
 class SkipRMSNorm(RMSNorm):
-    """With the fusion that ONNX Runtime would make of it."""
+    """Addition and norm as one op, the fusion that ONNX Runtime would choose itself."""
 
     def add_and_norm(self, op: OpBuilder, x: ir.Value, branch: ir.Value) -> tuple[ir.Value, ir.Value]:
         """See `RMSNorm`."""
@@ -204,7 +204,7 @@ class SkipRMSNorm(RMSNorm):
             self.weight,
             epsilon=self.epsilon,
             _domain=CONTRIB,
-            # The two outputs between are for training; an empty name leaves them out.
+            # The two outputs in the middle are for training; an empty name omits them.
             _outputs=["normed", ir.Value(name=""), ir.Value(name=""), "sum"],
         )
         return normed, total
@@ -214,12 +214,12 @@ class SwiGLU(nn.Module):
     """silu(gate) * up."""
 
     def forward(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
-        """Each [batch, seq, n]."""
+        """[batch, seq, n] for each -> [batch, seq, n]."""
         return op.Mul(op.Mul(gate, op.Sigmoid(gate)), up)
 
 
 def add_all(op: OpBuilder, terms: list[ir.Value]) -> ir.Value:
-    """The sum of one or more values."""
+    """Return the sum of one or more values."""
     total = terms[0]
     for term in terms[1:]:
         total = op.Add(total, term)
@@ -227,20 +227,20 @@ def add_all(op: OpBuilder, terms: list[ir.Value]) -> ir.Value:
 
 
 def matmul_transposed(op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
-    """X [batch, seq, K] @ weight [N, K]^T."""
+    """Return x [batch, seq, K] @ weight [N, K]^T."""
     assert weight.shape is not None
     y = op.FusedMatMul(x, weight, transB=1, _domain=CONTRIB)
     return typed(y, x, weight.shape[0], weight.dtype or FLOAT)
 
 
 def in_vocabulary(op: OpBuilder, ids: ir.Value, vocab_size: int) -> ir.Value:
-    """`ids`, checked: to GatherBlockQuantized an id that is too large is a row of zeros, and -1 the last row."""
+    """Return `ids`, checked: GatherBlockQuantized has zeros for an id that is too large, and the last row for -1."""
     remainders = op.Mod(ids, vocab_size)
     return op.Add(remainders, checked(op, [0], op.Sub(ids, remainders), "input_ids_must_be_in_the_vocabulary"))
 
 
 class QuantizedEmbedding(nn.Module):
-    """Rows of a block-quantized weight, and their correction, repeated over each block."""
+    """Rows of a block-quantized weight, plus their correction, repeated over each block."""
 
     def __init__(self, parts: Sequence[BlockQuantizedRows], correction: ir.TensorProtocol | None) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class QuantizedEmbedding(nn.Module):
 
 
 class FloatRows(nn.Module):
-    """Rows of a weight [N, K] in the file's own type, by numbers that are checked elsewhere."""
+    """Rows of a weight [N, K] in the file's own type, by indices that are checked elsewhere."""
 
     def __init__(self, weight: ir.TensorProtocol) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ class FloatRows(nn.Module):
 
 
 class FloatEmbedding(FloatRows):
-    """The same by ids of tokens."""
+    """Rows of a weight [N, K] in the file's own type, by token id."""
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
@@ -286,8 +286,8 @@ class FloatEmbedding(FloatRows):
 class LengthsAndTables(nn.Module):
     """The lengths of the rows, and cosines and sines of every position, from nodes that ONNX Runtime folds at load.
 
-    So the file holds only the frequencies. An angle of position 100,000 needs double precision, and since ONNX
-    Runtime 1.23 has no double Cos on the CPU, cos(a) is sin(a + pi / 2).
+    So the file contains only the frequencies. An angle of position 100,000 needs double precision. ONNX Runtime 1.23
+    has no double Cos on the CPU, so cos(a) is computed as sin(a + pi / 2).
     """
 
     def __init__(self, config: Hyperparameters, max_length: int, dtype: ir.DataType) -> None:
@@ -300,14 +300,14 @@ class LengthsAndTables(nn.Module):
         self.dtype = dtype
 
     def forward(self, op: OpBuilder, chunk: Chunk) -> Positions:
-        """The last four inputs of GroupQueryAttention.
+        """Return the last four inputs of GroupQueryAttention.
 
         The op finds a row's past by subtracting the chunk's length from the row's, so every row counts as full. Padding
-        is computed, too, but as positions after the row's real tokens: none of those sees it, and the next chunk
+        is also computed, but as positions after the row's real tokens: none of these sees it, and the next chunk
         overwrites it in the cache.
 
-        A mask that is wider than past and chunk, or narrower than the chunk, is an error here, because old versions of
-        ONNX Runtime read outside the cache then.
+        A mask that is wider than past and chunk, or narrower than the chunk, is an error here: old versions of ONNX
+        Runtime would read outside the cache.
         """
         int32 = ir.DataType.INT32
         tokens_before = op.Sub(chunk.tokens, chunk.real)
@@ -319,7 +319,7 @@ class LengthsAndTables(nn.Module):
         return seqlens_k, op.Cast(total_length, to=int32), *self.tables(op)
 
     def tables(self, op: OpBuilder) -> tuple[ir.Value, ir.Value]:
-        """Cosines and sines, both [max_length, rotary_dim / 2], times the attention factor."""
+        """Return cosines and sines, both [max_length, rotary_dim / 2], times the attention factor."""
         positions = op.Cast(op.Range(0, self.max_length, 1), to=ir.DataType.DOUBLE)
         angles = op.Mul(op.Unsqueeze(positions, [1]), self.inverse_frequencies)
         quarter_turn = ir.tensor(np.array(math.pi / 2), name="quarter_turn")
@@ -341,7 +341,7 @@ class GroupedQueryAttention(nn.Module):
     def forward(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, past: LayerCache, positions: Positions
     ) -> tuple[ir.Value, LayerCache]:
-        """Q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim] -> y as q, float32."""
+        """Q [batch, seq, heads * head_dim], k and v [batch, seq, kv_heads * head_dim] -> y like q, float32."""
         y, key, value = op.GroupQueryAttention(
             cast(op, q, self.kv_type),
             cast(op, k, self.kv_type),

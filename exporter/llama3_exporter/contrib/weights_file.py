@@ -1,8 +1,8 @@
-"""The files of weights beside a graph: every tensor gets its place first, its bytes are written later.
+"""The weights files beside a graph: every tensor gets its place first, and its bytes are written later.
 
-The graph only ever sees `onnx_ir.ExternalTensor`s, so that building it costs no memory. Writing then goes through the
-weights once, in slices of rows, on all cores: each slice is read from the GGUF (never mapped: mapped pages would
-count as resident memory), packed, and written to its place in all of the tensors that hold a part of it.
+The graph contains only `onnx_ir.ExternalTensor`s, so building it needs little memory. Writing then goes through the
+weights once, in slices of rows, on all cores: each slice is read from the GGUF, packed, and written to its place in
+every tensor that has a part of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llama3_models.gguf.file import GGUFTensor
 from llama3_exporter.finite import refuse_rows
 from llama3_exporter.slices import num_rows, read_rows, slices
 
-# Pages are what the host maps; tensors that start on one cost no unaligned edge.
+# The host maps whole pages, so tensors start at one.
 _ALIGNMENT = 4096
 _DIGEST_BYTES = 1 << 20
 
@@ -38,7 +38,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class _Packing:
-    """One GGUF tensor and where the arrays go that `pack` makes of its rows: a row of each per row of the GGUF."""
+    """One GGUF tensor, and the destinations of the arrays that `pack` returns: one row of each per row of the GGUF."""
 
     source: GGUFTensor
     pack: Pack
@@ -49,9 +49,9 @@ class _Packing:
 class WeightsFile:
     """The plan of the external data: one file, or several of up to `shard_size` bytes.
 
-    A tensor lies in one file, so that the file of a tensor that is larger than `shard_size` is larger, too.
+    A tensor is never split, so the file of a tensor larger than `shard_size` is also larger.
 
-    `sizes` are the bytes of each file by its name, `source_bytes` those that are read from the GGUF to fill them all.
+    `sizes` are the bytes of each file by its name. `source_bytes` are the bytes of the GGUF that are read to fill them.
     """
 
     shard_size: int | None = None
@@ -69,7 +69,7 @@ class WeightsFile:
     def add_array(
         self, name: str, dtype: ir.DataType, shape: Sequence[int], make: Callable[[], Array]
     ) -> ir.ExternalTensor:
-        """Place a small array (a norm, a bias), which `make` returns when it is written."""
+        """Place a small array (a norm, a bias). `make` returns it when it is written."""
         tensor = self._place(name, dtype, shape)
         self._arrays.append((tensor, make))
         return tensor
@@ -77,11 +77,11 @@ class WeightsFile:
     def add_packing(
         self, source: GGUFTensor, pack: Pack, destinations: Sequence[tuple[str, ir.DataType, Sequence[int]]]
     ) -> list[ir.ExternalTensor]:
-        """Place what `pack` makes of the rows of `source`.
+        """Place the arrays that `pack` returns for the rows of `source`.
 
         Args:
             source: A tensor [..., rows, K] of the GGUF.
-            pack: Takes raw rows, uint8 [n, bytes a row], and returns an array [n, ...] for each destination.
+            pack: Turns raw rows, uint8 [n, bytes per row], into an array [n, ...] for each destination.
             destinations: Name, type and shape [rows, ...] of each array.
         """
         tensors = [self._place(*destination) for destination in destinations]
@@ -90,7 +90,7 @@ class WeightsFile:
         return tensors
 
     def add_fill(self, name: str, byte: int, shape: Sequence[int]) -> ir.ExternalTensor:
-        """Place a uint8 tensor of one repeated byte; those of the same byte share a place where one is long enough."""
+        """Place a uint8 tensor of one repeated byte. Tensors of the same byte share a place if it is long enough."""
         length = int(math.prod(shape))
         known = self._fills.get(byte)
         if known is None or (known.length or 0) < length:
@@ -101,7 +101,7 @@ class WeightsFile:
         )
 
     def same_bytes(self, tensor: ir.ExternalTensor, shape: Sequence[int]) -> ir.ExternalTensor:
-        """The bytes of `tensor` once more, in another shape."""
+        """Return a tensor with the bytes of `tensor` and another shape."""
         return ir.ExternalTensor(
             tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=ir.Shape(shape), name=tensor.name
         )
@@ -119,15 +119,15 @@ class WeightsFile:
         """Fill the open files.
 
         Args:
-            descriptors: Of each file by its name, open for reading and writing; written at absolute offsets, so that
-                positions do not matter.
-            progress: Called with the number of bytes of the GGUF that were packed since the last call.
+            descriptors: The descriptor of each file by its name, open for reading and writing. Writes are at absolute
+                offsets, so positions do not matter.
+            progress: Called with the bytes of the GGUF that were packed since the last call.
 
         Returns:
             The SHA-256 of each file by its name.
 
         Raises:
-            Llama3Error: the GGUF cannot be read, got shorter since it was opened, or a weight is NaN or infinite.
+            Llama3Error: the GGUF cannot be read or has become shorter, or a weight is NaN or infinite.
             OSError: a file cannot be written (a full disk).
         """
         for name, size in self.sizes.items():
@@ -151,7 +151,7 @@ class WeightsFile:
                 for start, stop in ranges:
                     last = packing if (start, stop) == ranges[-1] else None
                     pending.append((pool.submit(_pack_slice, descriptors, packing, start, stop), last))
-                    # Two slices a worker keep all busy; more would only take memory.
+                    # Two slices per worker keep all busy; more would only use memory.
                     while len(pending) > 2 * workers:
                         finish_one()
             while pending:
@@ -163,10 +163,10 @@ class WeightsFile:
 
 
 class _Digests:
-    """The SHA-256 of the files while they are written, of bytes that the system still has in memory.
+    """The SHA-256 of the files, computed while they are written and the system still has the bytes in memory.
 
-    Tensors have their places one after the other, and are finished in that order: up to the end of one that is, there
-    is nothing left to write.
+    Tensors are placed one after another and finished in that order: when one is finished, everything up to its end has
+    been written.
     """
 
     def __init__(self, descriptors: Mapping[str, int], sizes: Mapping[str, int]) -> None:
@@ -177,11 +177,11 @@ class _Digests:
         self._pool = ThreadPoolExecutor(1)
 
     def follow(self, tensor: ir.ExternalTensor) -> None:
-        """Take all up to the end of a tensor into account, in a thread."""
+        """Hash everything up to the end of a tensor, in a thread."""
         self._pool.submit(self._read, str(tensor.location), (tensor.offset or 0) + (tensor.length or 0))
 
     def result(self) -> dict[str, str]:
-        """The digests of the whole files, in hexadecimal digits."""
+        """Return the digests of the whole files, in hexadecimal."""
         name, size = list(self._sizes.items())[-1]
         self._pool.submit(self._read, name, size).result()
         return {name: digest.hexdigest() for name, digest in self._digests.items()}
@@ -196,7 +196,7 @@ class _Digests:
             while self._done[name] < stop:
                 block = os.pread(self._descriptors[name], min(_DIGEST_BYTES, stop - self._done[name]), self._done[name])
                 if not block:
-                    raise OSError(errno.EIO, "the file got shorter while it was written", name)
+                    raise OSError(errno.EIO, "the file became shorter while it was written", name)
                 self._digests[name].update(block)
                 self._done[name] += len(block)
             if name == location:

@@ -1,4 +1,4 @@
-"""`llama3-export` at the command line: what a person sees, and one line with the right status for what is wrong."""
+"""`llama3-export` at the command line: its output, and one line with the right status for each error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def unwrapped(text: str) -> str:
 def test_without_a_tokenizer_the_command_asks_for_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gguf: Path, tmp_path: Path, ops: str
 ) -> None:
-    """And it runs as it is printed, with a tokenizer in the place of FILE."""
+    """The command runs as it is printed, with a tokenizer in place of FILE."""
     bare = write_llama_gguf(tmp_path / "bare.gguf", tokenizer=None)
     assert run(monkeypatch, bare, "--output", tmp_path / "out", "--ops", ops) == 0
     text = capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_without_the_native_library_nothing_says_that_it_runs(
     assert run(monkeypatch, gguf, "--ops", "native", *where) == 0
     text = capsys.readouterr().out
     assert RUNS not in text
-    note = "note the library of the native ops was not built: to run the graph, install"
+    note = "note the library of native ops was not built"
     assert unwrapped(text).count(note) == 1
 
 
@@ -84,7 +84,7 @@ def test_a_context_that_is_too_short_for_the_example(
     assert run(monkeypatch, gguf, "--output", tmp_path / "out", "--max-length", 4) == 0
     text = capsys.readouterr().out
     assert RUNS not in text
-    assert "give a prompt of fewer than 4 tokens:  llama3-run --model-path" in text
+    assert "fewer than 4 tokens:  llama3-run --model-path" in text
 
 
 @pytest.mark.parametrize("options", [(), ("--logits", "selected"), ("--precision", "fp16"), ("--max-length", 11)])
@@ -117,7 +117,7 @@ def test_help_fits_a_terminal_and_shows_defaults(
 
 
 def test_exporting_loads_no_runtime() -> None:
-    """Only --verify does."""
+    """Only --verify loads it."""
     code = (
         "import sys; from llama3_exporter import export;"
         "sys.exit(any(name in sys.modules for name in ('onnxruntime', 'llama3_runtime')))"
@@ -138,7 +138,7 @@ def test_help_does_not_wait_for_onnx() -> None:
 def test_a_pipe_as_the_model_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, output: bool
 ) -> None:
-    """Opening one would wait for its writer."""
+    """Opening a pipe would wait for a writer."""
     pipe = tmp_path / "pipe.gguf"
     os.mkfifo(pipe)
     where = ["--output", tmp_path / "out"] if output else ["--ops", "native"]
@@ -157,7 +157,7 @@ def float_at(path: Path, key: bytes, value: float) -> None:
 
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "not a GGUF": (lambda path: path.write_bytes(b"PK\x03\x04 not a model" * 100), "a zip archive; unpack it"),
+    "not a GGUF": (lambda path: path.write_bytes(b"PK\x03\x04 not a model" * 100), "zip archive"),
     "empty": (lambda path: path.write_bytes(b""), "empty"),
     "cut in its header": (lambda path: path.write_bytes(path.read_bytes()[:200]), "download"),
     "cut in its tensors": (lambda path: path.write_bytes(path.read_bytes()[:-5000]), "download"),
@@ -213,24 +213,24 @@ def test_a_bad_file_is_one_line(
         (["model.gguf", "--output", "out", "--max-length", "many"], "--max-length"),
         (["model.gguf", "--output", "out", "--output", "out2"], "--output"),
         (["model.gguf", "other.gguf", "--output", "out"], "other.gguf"),
-        (["llama-3.1-8b-instruct", "--ops", "native", "--copy"], "--copy is about"),
+        (["llama-3.1-8b-instruct", "--ops", "native", "--copy"], "--copy needs a folder"),
         (["llama-3.1-8b-instruct", "--ops", "native", "--tokenizer-graph"], "--tokenizer-graph needs a folder"),
         (
             ["llama-3.1-8b-instruct", "--ops", "native", "--pre-tokenizer", "gpt-2"],
-            "--pre-tokenizer is for the tokenizer's",
+            "--pre-tokenizer is for the tokenizer",
         ),
         (["llama-3.1-8b-instruct", "--output", "out", "--pre-tokenizer", "gpt2"], "did you mean gpt-2"),
-        (["llama-3.1-8b-instruct", "--output", "out", "--copy"], "--copy is for"),
-        (["llama-3.1-8b-instruct", "--ops", "native", "--shard-size", "1MB"], "--shard-size is for"),
-        (["llama-3.1-8b-instruct", "--ops", "native", "--precision", "fp16"], "--precision fp16 is for"),
-        (["llama-3.1-8b-instruct", "--output", "out", "--shard-size", "0MB"], "--shard-size of 0 bytes holds nothing"),
+        (["llama-3.1-8b-instruct", "--output", "out", "--copy"], "--copy is only for"),
+        (["llama-3.1-8b-instruct", "--ops", "native", "--shard-size", "1MB"], "--shard-size is only for"),
+        (["llama-3.1-8b-instruct", "--ops", "native", "--precision", "fp16"], "--precision fp16 is only for"),
+        (["llama-3.1-8b-instruct", "--output", "out", "--shard-size", "0MB"], "--shard-size of 0 bytes"),
         (["llama-3.1-8b-instruct", "--output", "out", "--max-length", "0"], "--max-length must be 1 or more"),
     ],
 )
 def test_a_wrong_command_line_is_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    """Before anything is downloaded."""
+    """The error comes before any download."""
     monkeypatch.setattr(download, "fetch", lambda *_: pytest.fail("fetched"))
     assert run(monkeypatch, *arguments) == 2
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`--shard-size`: the weights in several files, none larger than asked for, and the same graph over them."""
+"""`--shard-size` splits the weights into files of at most that size, and the graph computes the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARD_SIZE = 100_000
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tied model, whose embedding is larger than a shard and is read by two nodes."""
+    """Write a tied model, whose embedding is larger than a shard and is read by two nodes."""
     return write_llama_gguf(tmp_path_factory.mktemp("shards") / "model.gguf", vocab_size=1024, tied=True, types=T.Q4_K)
 
 
@@ -33,7 +33,7 @@ def sharded(gguf: Path) -> Path:
 
 
 def external_data(folder: Path) -> dict[str, list[tuple[int, int]]]:
-    """Of each file that the graph reads, where its tensors lie: offset and length."""
+    """Return the offset and length of each tensor, by the file that it is in."""
     places: dict[str, list[tuple[int, int]]] = {}
     for tensor in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -52,7 +52,7 @@ def test_files_are_as_large_as_asked_but_for_one_tensor(sharded: Path) -> None:
 
 
 def test_llama3_json_lists_the_files_with_their_sizes(sharded: Path) -> None:
-    """A page that loads them cannot look into a folder."""
+    """A web page that loads them cannot list a folder."""
     weights = json.loads((sharded / "llama3.json").read_text(encoding="utf-8"))["weights"]
     assert {entry["name"]: entry["size"] for entry in weights} == {
         path.name: path.stat().st_size for path in sharded.glob("model.onnx.data*")
@@ -69,7 +69,7 @@ def test_logits_are_the_single_file_s(gguf: Path, sharded: Path, tmp_path: Path)
 
 
 def test_an_export_of_several_files_can_be_replaced(gguf: Path, tmp_path: Path) -> None:
-    """With force its files count as the exporter's own, and none of them stays behind."""
+    """With force, its files count as the exporter's own, and none is left over."""
     output = export(gguf, tmp_path / "out", shard_size=SHARD_SIZE).output
     export(gguf, output, force=True)
     assert [path.name for path in output.glob("model.onnx.data*")] == ["model.onnx.data"]
@@ -77,16 +77,16 @@ def test_an_export_of_several_files_can_be_replaced(gguf: Path, tmp_path: Path) 
 
 def test_the_summary_names_a_file_that_is_larger(gguf: Path, tmp_path: Path) -> None:
     text = " ".join(" ".join(export(gguf, tmp_path / "out", shard_size=SHARD_SIZE).lines()).split())
-    assert "more than --shard-size asks for" in text
+    assert "more than --shard-size" in text
     assert "more than --shard-size" not in "".join(export(gguf, tmp_path / "large", shard_size=10**9).lines())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shard_size": 0}, "holds nothing"),
-        ({"shard_size": 10**6, "ops": "native"}, "for contrib ops"),
-        ({"shard_size": 1}, "files; give one that makes 500 or fewer"),
+        ({"shard_size": 0}, "0 bytes is too small"),
+        ({"shard_size": 10**6, "ops": "native"}, "only for --ops contrib"),
+        ({"shard_size": 1}, "for at most 500 files"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(

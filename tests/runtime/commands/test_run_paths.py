@@ -78,7 +78,7 @@ def test_paths_that_are_not_utf8(tmp_path: Path) -> None:
     ):
         result = command(tmp_path, *words)
         assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-        assert "a name that is not UTF-8, which a native graph cannot refer to; rename the file, or" in result.stderr
+        assert "not UTF-8, so a native graph cannot refer to it; rename the file, or" in result.stderr
     assert not (tmp_path / "native").exists()
     for option in ([], ["--json"], ["--plot", inside / "plot.svg"]):
         result = command(tmp_path, "llama3-inspect", named, *option)
