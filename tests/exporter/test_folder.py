@@ -118,7 +118,6 @@ def test_merges_that_other_apps_cannot_follow_are_a_warning(tmp_path: Path) -> N
     gguf.write_bytes(data.replace(merge, b"i ng"))  # no merge forms "ng"
     (warning,) = export(gguf, tmp_path / "out").warnings
     assert "merge 'i ng' contains 'ng', which is not a token" in warning
-    assert "'i ng'" in warning
     assert "Hugging Face's tokenizers" in warning
     assert export(gguf, None, ops="native").warnings == ()
     with pytest.raises(Exception, match="ng"):
