@@ -1,1 +1,1 @@
-"""Where weights come from: the catalogue of models and the GGUF files themselves."""
+"""Where weights come from: the catalog of models and the GGUF files themselves."""
