@@ -55,7 +55,7 @@ def byte_level_rewrites(pre_tokenizer: PreTokenizer, special: Iterable[str]) -> 
 
 
 def can_cut(pre_tokenizer: PreTokenizer) -> bool:
-    """Tell whether `byte_level_rewrites` can replace the lookaheads in the expressions of a pre-tokenizer."""
+    """Return whether `byte_level_rewrites` can replace the lookaheads in the expressions of a pre-tokenizer."""
     steps = pre_tokenizer.steps if pre_tokenizer.pattern is None else (pre_tokenizer.pattern,)
     return not any(re.search(r"\(\?[=!<]|\\b", _without_lookahead(step)) for step in steps)
 

@@ -81,7 +81,7 @@ def formed_products(products: Sequence[str]) -> list[str]:
 
 
 def _comes_down_to_one(parts: list[int], pairs: Mapping[tuple[int, int], int]) -> bool:
-    """Tell whether merging neighbors, the lowest rank first and the leftmost of equal ones, leaves one part."""
+    """Return whether merging neighbors, the lowest rank first and the leftmost of equal ones, leaves one part."""
     after = [*range(1, len(parts)), -1]  # the place of each part's neighbor
     before = [*range(-1, len(parts) - 1)]
     waiting = [(pairs[pair], place) for place, pair in enumerate(pairwise(parts)) if pair in pairs]
@@ -130,7 +130,7 @@ def reached_products(merges: Sequence[str]) -> list[str] | None:
 
 
 def _stays_apart(left: str, right: str, rank: dict[str, int], halves: dict[str, tuple[str, str]]) -> bool:
-    """Tell whether `left` and `right` become whole, side by side, before anything merges across their border."""
+    """Return whether `left` and `right` become whole, side by side, before anything merges across their border."""
     limit = sys.maxsize
     while True:
         if rank.get(left + right, limit) < limit:
