@@ -73,7 +73,7 @@ def _cuts(expression: str) -> Iterator[Rewrite]:
 
 
 def sentencepiece_rewrites(special: Iterable[str], *, add_space_prefix: bool) -> Iterator[Rewrite]:
-    """Yield the rewrites that isolate special tokens and, if asked, put a space before the text and after each."""
+    """Yield the rewrites that isolate special tokens and, if asked, put a space before each text between them."""
     yield from _set_apart(special)
     if add_space_prefix:
         yield Rewrite(r"\A", CLOSE)
