@@ -55,9 +55,9 @@ class RopeScaling:
     Attributes:
         factor: How many times longer the context becomes (1.0: unchanged). Linear scaling divides every frequency by
             it, YaRN only the slow ones.
-        frequency_factors: Divisors of each frequency, as in Llama 3.1 (the tensor `rope_freqs.weight`), or None.
+        frequency_factors: A divisor for each frequency, as in Llama 3.1 (the tensor `rope_freqs.weight`), or None.
         original_context: With YaRN, the number of positions before scaling; None for linear scaling.
-        attention_factor: Factor of cosines and sines. It includes YaRN's own part, 1 + 0.1 ln(factor).
+        attention_factor: Multiplies cosines and sines. It includes YaRN's own part, 1 + 0.1 ln(factor).
     """
 
     factor: float = 1.0
@@ -136,7 +136,7 @@ class Hyperparameters:
         return hyperparameters
 
     def weights(self, file: GGUFFile) -> Mapping[str, GGUFTensor]:
-        """Return the tensors of `file` by the names of `architecture`, and in place of a fused one its parts.
+        """Return the tensors of `file` by the names of `architecture`, with each fused one replaced by its parts.
 
         The parts are views of its rows, so nothing is copied.
 
@@ -178,7 +178,7 @@ class Hyperparameters:
 
     @property
     def rotary_pairs(self) -> int:
-        """Rotating pairs of a head."""
+        """The number of pairs of a head that rotate."""
         return self.rotary_dim // 2
 
     @property
@@ -199,7 +199,7 @@ class Hyperparameters:
 
     @property
     def attention_factor(self) -> float:
-        """The factor of every cosine and sine."""
+        """The number that multiplies every cosine and sine."""
         return 1.0 if self.rope_scaling is None else self.rope_scaling.attention_factor
 
 
@@ -274,7 +274,7 @@ def _of_all_layers(file: GGUFFile, key: str, num_layers: int, *, default: int | 
 
 
 def _head_dim(file: GGUFFile, name: str, hidden_size: int, num_attention_heads: int) -> int:
-    """Return the length of a head: that of its keys, or if the file has none, the hidden size divided by the heads."""
+    """Return the length of a head: the file's key_length, by default the hidden size divided by the number of heads."""
     if hidden_size < num_attention_heads and f"{name}.attention.key_length" not in file.metadata:
         raise Llama3Error(
             f"{file.path}: {name}.embedding_length is {hidden_size}, too small for the {num_attention_heads} heads of "
@@ -520,7 +520,7 @@ def _check_tensor(file: GGUFFile, tensor: GGUFTensor, expected: tuple[int, ...])
 
 @cache
 def holds_weights(tensor_type: gguf.GGMLQuantizationType) -> bool:
-    """Check whether gguf can dequantize this type. It cannot for integers and for ggml's internal types."""
+    """Return whether gguf can dequantize this type. It cannot for integers and for ggml's internal types."""
     _, block_bytes = gguf.GGML_QUANT_SIZES[tensor_type]
     try:
         gguf.quants.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), tensor_type)

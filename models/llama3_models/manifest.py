@@ -179,7 +179,7 @@ class Manifest:
         """Read the manifest in a graph's metadata.
 
         Raises:
-            NotAnExportError: there is none, or a damaged one.
+            NotAnExportError: the manifest is missing or damaged.
             NewerExportError: a later version of this package wrote it.
         """
         if METADATA_KEY not in metadata:
@@ -193,7 +193,7 @@ class Manifest:
         """Read the manifest of an export folder, without its graph.
 
         Raises:
-            NotAnExportError: there is none, or a damaged one.
+            NotAnExportError: the manifest is missing or damaged.
             NewerExportError: a later version of this package wrote it.
         """
         path = folder / MANIFEST

@@ -33,7 +33,7 @@ def read_regular(path: Path) -> bytes:
     """Return all bytes of a file.
 
     Raises:
-        OSError: As for `open_regular`, or it has more than 2 GiB, which none of our graphs and JSON files needs.
+        OSError: As for `open_regular`, or it has more than 2 GiB; our graphs and JSON files are smaller.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > _MOST_BYTES:

@@ -83,9 +83,8 @@ def opened(
 
 
 def _set_adapters(model: Any, context: Any, adapters: Sequence[tuple[Path, float]]) -> None:
-    handles = [
-        llama_cpp.llama_adapter_lora_init(model, str(path).encode()) for path, _ in adapters
-    ]  # freed with the model
+    # llama.cpp frees them with the model.
+    handles = [llama_cpp.llama_adapter_lora_init(model, str(path).encode()) for path, _ in adapters]
     assert all(handles), f"llama.cpp cannot load one of {adapters}"
     if handles:
         array = (llama_cpp.llama_adapter_lora_p_ctypes * len(handles))(*handles)
@@ -152,7 +151,7 @@ def tokenize(path: Path, texts: Sequence[str], *, special: bool = False) -> list
 
 
 def adds_bos(path: Path) -> bool:
-    """Check whether a prompt begins with the beginning-of-sequence token."""
+    """Return whether a prompt begins with the beginning-of-sequence token."""
     with _vocabulary(path) as vocabulary:
         return bool(llama_cpp.llama_vocab_get_add_bos(vocabulary))
 

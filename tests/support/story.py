@@ -1,4 +1,4 @@
-"""A small model that tells one story, whatever the prompt: each token of it is by far the most likely.
+"""A small model that tells one story, whatever the prompt: each token of it is by far the most probable.
 
 The residual stream only carries the last token's embedding, and the head maps each token to its successor. So the
 correct output is known without running anything.

@@ -31,7 +31,7 @@ _TEXTS: Final = (
 
 def why_unusable(vocabulary: Vocabulary) -> str | None:
     """Return why llama3-run cannot use a tokenizer, or None if it can."""
-    from llama3_runtime.text.tokenizer import Tokenizer  # the exporter's import must not load the runtime
+    from llama3_runtime.text.tokenizer import Tokenizer  # importing the exporter must not load the runtime
 
     try:
         Tokenizer(vocabulary, quiet=True).encode(_TEXTS[0])

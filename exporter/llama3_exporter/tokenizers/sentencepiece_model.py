@@ -45,7 +45,7 @@ def sentencepiece_model(vocabulary: Vocabulary, special: Mapping[str, int]) -> S
 
     Args:
         vocabulary: The tokens. If it is byte-level, texts must be spelled in `byte_alphabet`.
-        special: The ids of special tokens, by their text.
+        special: The ids of all tokens that are recognized in a text, by their text.
 
     Raises:
         Llama3Error: No such model returns the vocabulary's ids.

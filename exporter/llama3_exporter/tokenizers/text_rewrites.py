@@ -55,7 +55,7 @@ def byte_level_rewrites(pre_tokenizer: PreTokenizer, special: Iterable[str]) -> 
 
 
 def can_cut(pre_tokenizer: PreTokenizer) -> bool:
-    """Tell whether `byte_level_rewrites` can replace the lookaheads in the expressions of a pre-tokenizer."""
+    """Return whether `byte_level_rewrites` can replace the lookaheads in the expressions of a pre-tokenizer."""
     steps = pre_tokenizer.steps if pre_tokenizer.pattern is None else (pre_tokenizer.pattern,)
     return not any(re.search(r"\(\?[=!<]|\\b", _without_lookahead(step)) for step in steps)
 
@@ -73,7 +73,7 @@ def _cuts(expression: str) -> Iterator[Rewrite]:
 
 
 def sentencepiece_rewrites(special: Iterable[str], *, add_space_prefix: bool) -> Iterator[Rewrite]:
-    """Yield the rewrites that isolate special tokens and, if asked, put a space before the text and after each."""
+    """Yield the rewrites that isolate special tokens and, if asked, put a space before each text between them."""
     yield from _set_apart(special)
     if add_space_prefix:
         yield Rewrite(r"\A", CLOSE)

@@ -99,8 +99,8 @@ def described(head: bytes) -> str:
         return f"a safetensors file, not a GGUF; {_CONVERT}"
     if _is_onnx(head):
         return (
-            "an ONNX graph, not a GGUF; use its folder with llama3-run or llama3-inspect, or the GGUF it was made from "
-            "with llama3-export"
+            "an ONNX graph, not a GGUF; use its folder with llama3-run or llama3-inspect; llama3-export needs the GGUF "
+            "that it was made from"
         )
     if _is_old_imatrix(head):
         return "an importance matrix (imatrix), not a model; it is for llama-quantize: use the model's own GGUF"

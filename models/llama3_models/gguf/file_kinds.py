@@ -45,8 +45,8 @@ def not_a_file(path: Path) -> str:
         return f"a folder; use one of the files in it, such as {inside[0]}"
     if (path / MANIFEST).exists() or (path / GRAPH).exists():
         return (
-            "an export, not a GGUF; use it with llama3-run or llama3-inspect, or the GGUF it was made from with "
-            "llama3-export"
+            "an export, not a GGUF; use it with llama3-run or llama3-inspect; llama3-export needs the GGUF that it was "
+            "made from"
         )
     if any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin")):
         return (

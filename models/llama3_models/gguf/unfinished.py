@@ -50,7 +50,7 @@ def refuse_unfinished(file: GGUFFile) -> None:
 
 
 def _is_blank(data: npt.NDArray[np.uint8]) -> bool:
-    """Check whether all [n] bytes are zero."""
+    """Return whether all [n] bytes are zero."""
     start, step = 0, _FIRST_BYTES
     while start < data.size:
         if data[start : start + step].any():

@@ -38,7 +38,7 @@ def names_a_model(text: str) -> bool:
 def read_name(model: str) -> Path | repository.Repository | catalogue.Model:
     """Return what `model` means, without a network.
 
-    Anything that exists is a path. So is a text that ends in .gguf or .onnx or begins with an existing folder. Of the
+    Anything that exists is a path. So is a text that ends in .gguf or .onnx, or whose folder exists. Of the
     rest, ORG/REPO[:TAG] is a repository of the Hugging Face Hub, and a text without a slash is a name of the catalog.
 
     Raises:

@@ -102,5 +102,5 @@ def _possible_products(merges: Sequence[str], ids: Mapping[str, int]) -> list[st
 
 
 def _is_spelled(token: str) -> bool:
-    """Tell whether a token is spelled in `byte_alphabet`, one character per byte."""
+    """Return whether a token is spelled in `byte_alphabet`, one character per byte."""
     return len(read_bytes(token)) == len(token)

@@ -185,7 +185,7 @@ def _usual_bos(ids: Mapping[str, int], types: list[int]) -> int | None:
 
 
 def _is_nfc(normalizer: object, path: Path) -> bool:
-    """Tell whether a byte-level vocabulary's normalizer is NFC (true) or does nothing (false)."""
+    """Return whether a byte-level vocabulary's normalizer is NFC (true) or does nothing (false)."""
     match normalizer:
         case None:
             return False
@@ -281,7 +281,7 @@ _SPACE_RULES: Final[tuple[tuple[object, object, bool], ...]] = (
 
 
 def _space_rule(described: _Json) -> bool | None:
-    """Tell whether a space is put before text; None if the file does not treat spaces as SentencePiece does."""
+    """Return whether a space is put before text; None if the file does not treat spaces as SentencePiece does."""
     found = described.get("normalizer"), described.get("pre_tokenizer")
     return next((adds for normalizer, pre, adds in _SPACE_RULES if found == (normalizer, pre)), None)
 

@@ -12,8 +12,8 @@ every text if
 The second is decided without trying texts. As long as no merge has crossed the borders of a stretch of text, the merges
 inside it depend on that stretch alone. So if the bytes of a token t ever come down to two parts, they do so as they
 would with nothing around them, and the two parts are always the same. A pair (l, r) is that pair if no merge across its
-middle comes before l and r are whole. To check this, take l and r apart again, the latest merge first, and look at each
-step whether the two parts that meet in the middle form a token of a lower rank. (The backtracking encoder of
+middle comes before l and r are whole. To check this, take l and r apart again, the latest merge first, and check at
+each step whether the two parts that meet in the middle form a token of a lower rank. (The backtracking encoder of
 github/rust-gems' `bpe` uses the same argument.)
 
 Tokens are strings here, in whatever alphabet their vocabulary spells them; a merge is "left right".
@@ -49,7 +49,7 @@ def complete_products(merges: Sequence[str], parts: Set[str] | Mapping[str, obje
     products = [token for token, _ in groupby(merge.replace(" ", "", 1) for merge in merges)]
     if len(products) != len(set(products)) or len(set(merges)) != len(merges):
         return None
-    # Counting is enough, because no pair is in the list twice, and half the work of comparing.
+    # Counting is enough, because no pair is in the list twice, and it is half the work of comparing.
     pairs = 0
     for _, middles in splits(products, parts):
         pairs += len(middles)
@@ -81,7 +81,7 @@ def formed_products(products: Sequence[str]) -> list[str]:
 
 
 def _comes_down_to_one(parts: list[int], pairs: Mapping[tuple[int, int], int]) -> bool:
-    """Tell whether merging neighbors, the lowest rank first and the leftmost of equal ones, leaves one part."""
+    """Return whether merging neighbors, the lowest rank first and the leftmost of equal ones, leaves one part."""
     after = [*range(1, len(parts)), -1]  # the place of each part's neighbor
     before = [*range(-1, len(parts) - 1)]
     waiting = [(pairs[pair], place) for place, pair in enumerate(pairwise(parts)) if pair in pairs]
@@ -130,7 +130,7 @@ def reached_products(merges: Sequence[str]) -> list[str] | None:
 
 
 def _stays_apart(left: str, right: str, rank: dict[str, int], halves: dict[str, tuple[str, str]]) -> bool:
-    """Tell whether `left` and `right` become whole, side by side, before anything merges across their border."""
+    """Return whether `left` and `right` become whole, side by side, before anything merges across their border."""
     limit = sys.maxsize
     while True:
         if rank.get(left + right, limit) < limit:

@@ -378,7 +378,7 @@ def pre_tokenizer_of(hugging_face: object, *, ignore_merges: bool, nfc: bool, so
 
 
 def _cuts_alike(described: object, known: object) -> bool:
-    """Tell whether two pre-tokenizers of a tokenizer.json split alike, ignoring offsets."""
+    """Return whether two pre-tokenizers of a tokenizer.json split alike, ignoring offsets."""
     if isinstance(described, Mapping) and isinstance(known, Mapping):
         defaults = {"use_regex": True, "invert": False}
         return all(

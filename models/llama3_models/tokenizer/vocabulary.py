@@ -215,8 +215,8 @@ class Vocabulary:
                 name = UNNAMED
                 warnings.append(
                     "its pre-tokenizer is not named (tokenizer.ggml.pre), as in files converted before May 2024; using "
-                    "llama.cpp's default, which splits some texts differently; if you know the right name, pass it as "
-                    "--pre-tokenizer"
+                    "llama.cpp's default, which splits some texts differently from the model's own; if you know its "
+                    "name, pass it as --pre-tokenizer"
                 )
             named_one = pre_tokenizer_named(name, file.path)
             model = ByteLevelBPE(named_one, _strings(file.get_strings("tokenizer.ggml.merges")))

@@ -91,7 +91,7 @@ class ByteLevelEncoder:
         return MergeList(self._token_ids, self._model, self._missing_byte_id)
 
     def _has_missing_bytes(self, text: str) -> bool:
-        """Tell whether `text` has bytes without a token; SmolLM2 lacks some control characters."""
+        """Return whether `text` has bytes without a token; SmolLM2 lacks some control characters."""
         if not self._missing_bytes:
             return False
         data = text.encode()

@@ -29,7 +29,7 @@ def test_the_promised_models_are_there() -> None:
 
 @pytest.mark.parametrize("version", ["3.0", "3.1"])
 def test_each_version_offers_the_encodings_of_the_command_line(version: str) -> None:
-    """Each Llama version is published in all of these encodings."""
+    """--version names a file with every encoding, because each Llama version is published in all of these."""
     model = catalogue.for_version(version)
     assert model.encodings == ("q4_0", "q4_k", "q6_k", "bf16", "float32")
 

@@ -163,4 +163,4 @@ def test_ranks_of_long_tokens_take_linear_time() -> None:
     merges = ["a b", "ab ab", f"ab {tail}"]
     assert complete_products(merges, ids) == ["ab", "abab", long]
     assert formed_products(["ab", "abab", tail, long]) == ["ab", "abab"]
-    assert time.process_time() - started < 20  # usually 1
+    assert time.process_time() - started < 20  # usually 1 second

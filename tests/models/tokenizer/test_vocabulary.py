@@ -342,9 +342,9 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ("tokenizer.model", b"IQ== 0\nIg== 2\n", "line 2 is not a token in base64 and the rank 1"),
         ("tokenizer.model", b"IQ== 0\nIg== 1\n", "not every byte is one of its 2 tokens"),
         ("tokenizer.model", b"\n\xff\xff\xff", "damaged, or not a GGUF"),
-        ("tokenizer.model", b"\n\x04\n\x02\xff\xff\x12\x02\x18\x02", "damaged"),  # a token that is not UTF-8
-        ("tokenizer.model", b"", "not a GGUF, tokenizer.json or tokenizer.model"),
-        ("tokenizer.bin", bytes(100), "not a GGUF, tokenizer.json or tokenizer.model"),
+        ("tokenizer.model", b"\n\x04\n\x02\xff\xff\x12\x02\x18\x02", "damaged, or not a"),  # a token that is not UTF-8
+        ("tokenizer.model", b"", ": not a GGUF, tokenizer.json or tokenizer.model"),
+        ("tokenizer.bin", bytes(100), ": not a GGUF, tokenizer.json or tokenizer.model"),
         ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer, not the"),
         ("tokenizer.model", b"<!DOCTYPE html><html>", "a web page, not a model"),
         ("tokenizer.json", b"Entry not found", "a server's answer"),
