@@ -1,4 +1,4 @@
-"""Each line of the table in docs/graph-contract.md about masks and ids is true: right, refused or not checked."""
+"""Each line of the table in docs/graph-contract.md about masks and ids is true: correct, refused or not checked."""
 
 from __future__ import annotations
 
@@ -242,12 +242,12 @@ SITUATIONS = {
     "wider than past plus chunk": a_mask_that_is_too_wide,
     "narrower than past plus chunk, without a shared buffer": a_mask_that_is_too_narrow,
     "narrower than the chunk": a_mask_narrower_than_the_chunk,
-    "another number of rows than `input_ids` has": a_mask_of_other_rows,
+    "not as many rows as `input_ids`": a_mask_of_other_rows,
     "a token outside of the vocabulary": an_id_outside_of_the_vocabulary,
     "any id at padding": any_id_at_padding,
     "columns of old padding dropped, with a shared buffer": old_padding_is_dropped,
     "wider than `--max-length`, each row's tokens within it": a_mask_wider_than_the_tables,
-    "a cache of another number of rows": a_cache_of_other_rows,
+    "a cache with a different number of rows": a_cache_of_other_rows,
 }
 
 # A part of each refusal's message.
@@ -257,8 +257,8 @@ REASONS = {
         "a fixed width, chunks of several rows": "batch_size must be 1",
         "a value other than 0 and 1": "attention_mask_must_be_0_or_1",
         "a token outside of the vocabulary": "input_ids_must_be_in_the_vocabulary",
-        "another number of rows than `input_ids` has": "attention_mask_must_cover_input_ids",
-        "a cache of another number of rows": "dimension 0 should be",
+        "not as many rows as `input_ids`": "attention_mask_must_cover_input_ids",
+        "a cache with a different number of rows": "dimension 0 should be",
         "narrower than the chunk": "attention_mask_must_cover_input_ids",
         "wider than past plus chunk": "attention_mask_must_be_as_wide_as_past_plus_chunk",
         "wider than `--max-length`, each row's tokens within it": "cos_cache dimension 0",
@@ -266,8 +266,8 @@ REASONS = {
     "native": {
         "a value other than 0 and 1": "attention_mask_must_be_0_or_1",
         "a token outside of the vocabulary": "id -?[0-9]+ is .* rows 0 to 319",
-        "another number of rows than `input_ids` has": "attention_mask_must_cover_input_ids",
-        "a cache of another number of rows": "past_key is",
+        "not as many rows as `input_ids`": "attention_mask_must_cover_input_ids",
+        "a cache with a different number of rows": "past_key is",
         "narrower than the chunk": "attention_mask_must_cover_input_ids",
         "wider than past plus chunk": "total_length is .* 1 new tokens and room for 4",
         "narrower than past plus chunk, without a shared buffer": "total_length is .* attention mask may be too narrow",
@@ -285,7 +285,7 @@ def outcome(situation: Callable[[Graph], None], graph: Graph) -> tuple[str, list
         return "refused", list(error.args)
     except WrongLogitsError:
         return "not checked", []
-    return "right", []
+    return "correct", []
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -313,7 +313,7 @@ def graph(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Graph:
 def test_the_table_has_each_situation() -> None:
     assert set(table()) == set(SITUATIONS)
     assert {answer for answers in table().values() for answer in answers.values()} == {
-        "right",
+        "correct",
         "refused",
         "not checked",
     }
@@ -337,10 +337,10 @@ def test_ids_of_a_float_embedding(tmp_path: Path, situation: str) -> None:
 
 
 def test_a_float16_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its cache and tables are float16: what the table calls right is right up to float16's rounding."""
+    """Its cache and tables are float16: what the table calls correct is correct up to float16's rounding."""
     monkeypatch.setattr(CheckedBatch, "tolerance", 1e-2)
     export(write_llama_gguf(tmp_path / "model.gguf", **SHAPE), tmp_path / "out", ops="contrib", precision="fp16")
     graph = Graph(tmp_path / "out")
     for situation, answers in table().items():
-        if answers["contrib"] == "right":
-            assert outcome(SITUATIONS[situation], graph)[0] == "right", situation
+        if answers["contrib"] == "correct":
+            assert outcome(SITUATIONS[situation], graph)[0] == "correct", situation

@@ -46,7 +46,7 @@ def llama3_export(
     Args:
         model: A .gguf file (any part of a split one), a name from --list-models such as smollm2-135m, or a Hugging Face
             Hub repository as ORG/REPO or ORG/REPO:Q4_K_M.
-        output: Folder to create; optional with --ops native. (default: a single file, NAME.onnx beside NAME.gguf)
+        output: Folder to create; required with --ops contrib. (default with native: only NAME.onnx, beside NAME.gguf)
         ops: contrib uses ONNX Runtime's own operators and repacked weights, and runs in any app. native uses our
             operators and the GGUF's own bytes: faster, nothing is copied, CPU only.
         activations: int8 is fast and rounds like llama.cpp; float32 is exact and slower.

@@ -36,8 +36,8 @@ def llama3_inspect(
     """Show what is in a GGUF or an export.
 
     The page shows the architecture, the weights by type and layer, what each type becomes in a graph, the memory needed
-    to run, and the tokenizer. If a GGUF cannot be exported, it shows the reason. Only the header is read, whatever the
-    model's size, but a model that is not on this machine is downloaded first.
+    to run, and the tokenizer. If a GGUF cannot be exported, it shows the reason. Without --check only headers
+    are read, whatever the model's size, but a model that is not on this machine is downloaded first.
 
     Args:
         model: A .gguf file (any part of a split one), an export folder or its graph, a name from --list-models, or a

@@ -104,7 +104,7 @@ def bench(
             --output-size tokens, 64 at most.
         perplexity: Instead of speeds, measure the perplexity of this text file. As in llama-perplexity, windows do not
             overlap, and the second half of each is predicted. (default: none)
-        kl: Also compute the text in float32 and show the divergence from it. Slow; needs the GGUF.
+        kl: Also evaluate the text with a float32 reference of the GGUF and show the divergence from it. Slow.
         window: Size of a window in tokens.
         max_windows: Maximum number of windows. (default: no limit)
         provider: Where to compute.

@@ -125,7 +125,7 @@ def run_model(
         threads: Number of CPU threads. (default: one per CPU available to this process)
         chunk_size: Number of prompt tokens to evaluate at a time.
         warmup_pipeline: Run the model once before timing starts.
-        stream: Print the text as it is generated, not all at the end.
+        stream: Print the text as it is generated, not all at once at the end.
         json: Print only a JSON object with text, token ids, finish_reason and metrics.
         quiet: Print only the text, warnings and errors, without figures, progress or notices.
 
