@@ -61,9 +61,9 @@ def run(
         meant: Returns the parameter that a word without an option was probably meant for, for the error line.
 
     Returns:
-        The exit status: 0; 1 for a `Llama3Error`, a file that cannot be opened or too little memory; 2 for a wrong
-        command line; 130 after Ctrl-C; 141 if the reader of the output has gone away. Any other exception is a bug
-        and is raised.
+        The exit status: 0; 1 for a `Llama3Error`, a file that cannot be read or written, or too little memory; 2 for a
+        wrong command line; 130 after Ctrl-C; 141 if the reader of the output has gone away. Any other exception is a
+        bug and is raised.
     """
     if argv is None:
         _restart_in_utf8()
@@ -130,7 +130,7 @@ def _execute(
 
 
 class _WarningFormatter(logging.Formatter):
-    """Log lines that are safe on a terminal, even if names in them contain control codes."""
+    """Log records as single lines that are safe on a terminal, even if names in them contain control codes."""
 
     def format(self, record: logging.LogRecord) -> str:
         return terminal.visible(super().format(record))
