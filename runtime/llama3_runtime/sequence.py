@@ -32,7 +32,7 @@ class Piece:
     """The text that one token added; `str` returns only the text.
 
     Attributes:
-        text: Whole characters; empty while the token's bytes may still become a character or a stop text.
+        text: Whole characters, without a stop text; empty while the bytes may still become a character or a stop text.
         ids: The token; empty if the text ended without one.
         finish_reason: Why the text ended, on the last piece; None on the others.
         stop: The stop text that ended it, on the last piece; otherwise None.

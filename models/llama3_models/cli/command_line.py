@@ -130,7 +130,7 @@ def _execute(
 
 
 class _WarningFormatter(logging.Formatter):
-    """Log lines that are safe on a terminal, even if names in them contain control codes."""
+    """Log records as single lines that are safe on a terminal, even if names in them contain control codes."""
 
     def format(self, record: logging.LogRecord) -> str:
         return terminal.visible(super().format(record))

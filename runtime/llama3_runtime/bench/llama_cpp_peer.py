@@ -105,7 +105,7 @@ class LlamaCpp:
         return last
 
     def forward(self, ids: Sequence[int] | Ids, *, keep: int | None = None) -> Logits:
-        """Append up to `chunk_size` ids; return the last `keep` logits, [keep, vocab], valid until the next call."""
+        """Append up to `chunk_size` ids; return logits of the last `keep`, [keep, vocab], valid until the next call."""
         count, keep = len(ids), keep or 1
         self._batch.n_tokens = count
         self._tokens[:count] = ids

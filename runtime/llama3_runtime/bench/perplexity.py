@@ -69,8 +69,8 @@ def evaluate(
     Args:
         engines: Engines by name, each with room for a window.
         windows: Windows from `cut_windows`.
-        gguf: The file whose weights the engines run, to also evaluate its float32 reference. This comes first in the
-            results, and the KL divergences are from it.
+        gguf: The file whose weights the engines run. With it, its float32 reference is also evaluated, comes first in
+            the results, and is what the KL divergences are computed from.
         adapters: LoRA adapters that the engines run with.
 
     Raises:

@@ -25,7 +25,7 @@ from llama3_runtime.model import Model
 _LAYER = re.compile(r"\blayers\.\d+")
 _UNIQUE = re.compile(r"_node_\d+|(_\d+)*_kernel_time$")
 
-# The profile needs 500 bytes per node and token, and ONNX Runtime keeps at most this many events.
+# The profile needs 500 bytes per node and token, and ONNX Runtime keeps at most a million events.
 _MOST_TOKENS = 64
 _MOST_EVENTS = 1_000_000
 

@@ -218,8 +218,8 @@ def bench(
 
         if file is not None and is_export(path) and ours.adapters:
             raise Llama3Error(
-                f"{path}: --kl and --compare do not support an export with LoRA adapters; omit them, or use --kl with "
-                "the GGUF as --model and the adapters as --lora"
+                f"{path}: --kl and --compare do not support an export with LoRA adapters; omit both options, or use "
+                "--kl with the GGUF as --model and the adapters as --lora"
             )
         engines[OURS] = ours
         versions[OURS] = f"onnxruntime {onnxruntime.__version__}, {ours.device}"

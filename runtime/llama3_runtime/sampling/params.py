@@ -17,8 +17,8 @@ class SamplingParams:
         min_p: Drop tokens less probable than this fraction of the most probable one; 0 is off.
         top_k: Keep the k most probable tokens; 0 is off.
         top_p: Keep the most probable tokens that together reach this probability; 1 is off.
-        repeat_penalty: Make the last 64 tokens less probable; 1 is off.
-        seed: Random seed; None uses a new one for each text.
+        repeat_penalty: Above 1, make the last 64 tokens less probable; 1 is off.
+        seed: The same seed repeats the draws; None uses a new one for each text.
         max_new_tokens: Generate at most this many tokens; -1 fills the KV cache.
         stop: Texts before which the text ends.
         ignore_eos: Continue after an end-of-generation token.

@@ -74,7 +74,7 @@ class Sampler:
         if params.temperature == 0:
             return int(logits.argmax())
         probabilities = softmax(logits, params.temperature)
-        ids: Positions | None = None  # of the tokens in `probabilities`; None while these are all tokens
+        ids: Positions | None = None  # of the tokens in `probabilities`; None while it has all tokens
         for kept in self._filters:
             positions = kept(probabilities)
             ids = positions if ids is None else ids[positions]

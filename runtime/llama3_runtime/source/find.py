@@ -93,8 +93,8 @@ def find_export(
     Args:
         path: From `find_model`.
         encoding: The encoding that the weights must have; None accepts any.
-        ops: The ops to export a GGUF with, which an export must already have; None uses native ops if they were built,
-            and an export as it is.
+        ops: For a GGUF, the ops to export it with (None: native, if they were built). For an export, the ops that it
+            must have (None: any).
         precision: The precision to export a GGUF with.
         logits: The logits to export a GGUF with.
         lora: LoRA adapters for a GGUF: one path or `FILE:SCALE`, or several.

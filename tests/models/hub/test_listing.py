@@ -28,7 +28,7 @@ def test_every_model_is_listed_with_its_sizes() -> None:
 
 
 def test_what_is_on_this_machine_is_marked() -> None:
-    """The package with the small model is installed with the tests."""
+    """The embedded model's package is installed with the tests."""
     assert "q4_1*" in list_models()
 
 

@@ -1,4 +1,4 @@
-"""The commands on a pseudo-terminal: control codes in files and texts are escaped, and progress is drawn."""
+"""The commands on a pseudo-terminal: control codes are escaped and progress is drawn, only there."""
 
 from __future__ import annotations
 

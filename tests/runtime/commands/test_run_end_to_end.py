@@ -1,4 +1,4 @@
-"""`llama3-run` as a user runs it, on the GGUF from the package, compared with llama.cpp."""
+"""`llama3-run` as a user runs it, on the embedded model, compared with llama.cpp."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_a_download_that_is_not_what_was_asked_for(downloads):
 
 
 def test_the_default_encoding_contradicts_no_model_and_an_explicit_one_does():
-    """The small model from the package is Q4_1."""
+    """The embedded model is Q4_1."""
     assert find_export(find_model(model="smollm2-135m")).path == Path("exported")
     with pytest.raises(Llama3Error, match=r"smollm2-135m .* q4_1, not q4_k"):
         find_model(model="smollm2-135m", encoding="q4_k")
