@@ -91,7 +91,7 @@ bench-types: $(VENV)/.tests $(LINT)/.installed
 	$(LINT)/bin/cmake -S custom_ops -B build/bench -DLLAMA3_CUSTOM_OPS_BENCHES=ON --log-level=ERROR >/dev/null
 	$(LINT)/bin/cmake --build build/bench --target llama3_matmul_bench
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" python custom_ops/bench/formats.py --page=docs/speed-by-type.md --folder=build/bench/models \
-		--matmul=build/bench/llama3_matmul_bench --peers=$(PEERS) --cpu="$(CPU)"
+		--matmul=build/bench/llama3_matmul_bench --peers=$(PEERS) $(if $(CPU),--cpu="$(CPU)")
 
 $(VENV)/.installed: pyproject.toml
 	@echo "Installing into $(VENV) and building the native ops (a minute or two)"

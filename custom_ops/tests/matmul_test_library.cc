@@ -14,7 +14,7 @@ using namespace llama3;
 
 EXPORT int has_instruction_set(const char* name) { return matmul_kernels_by_name(name) != nullptr; }
 
-// Multiply A [M, K] with `count` weights [rows[i], K]. Return 0, or 1 for an unknown name.
+// Multiply A [M, K] by `count` weights [rows[i], K]. Return 0, or 1 for an unknown name.
 EXPORT int multiply(const char* instruction_set, int float32, int64_t threads, int64_t K, int64_t M, const float* A,
                     int count, const char* const* formats, const int64_t* rows, const uint8_t* const* weights,
                     const float* const* biases, float* const* outputs) {

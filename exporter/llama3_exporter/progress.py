@@ -19,7 +19,7 @@ def byte_progress(title: str) -> Iterator[Progress]:
     if not shows_progress():
         yield _unseen
         return
-    tqdm.monitor_interval = 0  # in older versions, its thread may fail to start with a traceback
+    tqdm.monitor_interval = 0  # if its thread cannot start, older versions end with a traceback
     with tqdm(desc=title, unit="B", unit_scale=True, leave=False, dynamic_ncols=True) as bar:
 
         def show(done: int, total: int) -> None:

@@ -30,7 +30,7 @@ SHAPE = {
     "types": {"token_embd.weight": T.Q4_1, "*": T.F32},
 }
 TEXTS = [np.random.default_rng(row).integers(0, VOCAB_SIZE, 40) for row in range(3)]
-# Io binding raises a plain RuntimeError.
+# I/O binding raises a plain RuntimeError.
 REFUSALS = (state.Fail, state.InvalidArgument, state.RuntimeException, RuntimeError)
 
 

@@ -1,4 +1,4 @@
-// Code books of 16 values, indexed by a weight's four bits.
+// Codebooks of 16 values, indexed by a weight's four bits.
 #pragma once
 
 #include <cstdint>

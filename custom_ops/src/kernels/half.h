@@ -32,12 +32,12 @@ inline float half_at(const uint8_t* address) { return half_to_float(load<uint16_
 
 inline float bfloat_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
-// Return half of a power-of-two scale of the OCP microscaling formats (MXFP4's code book has doubled values).
+// Return half of a power-of-two scale of the OCP microscaling formats (MXFP4's codebook has doubled values).
 inline float half_of_e8m0(uint8_t exponent) {
   return std::bit_cast<float>(exponent < 2 ? 0x00200000u << exponent : static_cast<uint32_t>(exponent - 1) << 23);
 }
 
-// Return half of an unsigned E4M3 scale (NVFP4's code book has doubled values). 0x7f, NaN in the standard, is 0 in
+// Return half of an unsigned E4M3 scale (NVFP4's codebook has doubled values). 0x7f, NaN in the standard, is 0 in
 // ggml.
 inline float half_of_ue4m3(uint8_t code) {
   if (code == 0x7f) return 0.0f;

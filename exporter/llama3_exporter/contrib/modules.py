@@ -234,7 +234,7 @@ def matmul_transposed(op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
 
 
 def in_vocabulary(op: OpBuilder, ids: ir.Value, vocab_size: int) -> ir.Value:
-    """Return `ids`, checked: GatherBlockQuantized has zeros for an id that is too large, and the last row for -1."""
+    """Return `ids`, checked: GatherBlockQuantized returns zeros for too large an id, and the last row for -1."""
     remainders = op.Mod(ids, vocab_size)
     return op.Add(remainders, checked(op, [0], op.Sub(ids, remainders), "input_ids_must_be_in_the_vocabulary"))
 

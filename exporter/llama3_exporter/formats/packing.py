@@ -56,7 +56,7 @@ def pack(fmt: Format, rows: UInt8) -> PackedWeight:
     scales = np.empty((n_rows, n_blocks), np.float32)
     # ONNX Runtime 1.23's GatherBlockQuantized does not expect padding at the end of a row of 4-bit zero points, and
     # reads the next rows shifted by a nibble (onnxruntime#26506). With an odd number of blocks, all values must
-    # therefore be the same, including the padding: Q4_1 and Q5_1 use 0 instead of the nearest zero point.
+    # therefore be the same, including the padding: Q4_1 and Q5_1 use 0, not the nearest zero point, and stay exact.
     constant = repeated(fmt.zero_point or 0, fmt.bits)
     zero_points = np.full((n_rows, packed_size(n_blocks, fmt.bits)), constant, np.uint8)
     nearest = n_blocks % 2 == 0

@@ -158,7 +158,7 @@ def _about(path: Path, graph: onnx.GraphProto, manifest: Manifest, weight_bytes:
     sizes = f"a graph of {format_bytes(path.stat().st_size)}, {format_bytes(weight_bytes)} of weights"
     return {
         "format": f"export with {options.pop('ops')} ops: {sizes}",
-        "made from": f"{source.name}, {format_bytes(source.size)} of {', '.join(manifest.types)}",
+        "made of": f"{source.name}, {format_bytes(source.size)} of {', '.join(manifest.types)}",
         "made by": f"{PRODUCER} {manifest.version}",
         "options": ", ".join(f"{name} {value}" for name, value in options.items()),
         **({"adapters": adapters} if adapters else {}),

@@ -96,7 +96,11 @@ def _form(form: tuple[str, str | None], own: Total) -> dict[str, Any]:
 
 def _about(about: Mapping[str, str]) -> dict[str, str]:
     longest = {"name": _LONGEST_NAME}
-    return {heading: _cut(text, longest.get(heading, _LONGEST_ENTRY)) for heading, text in about.items()}
+    titles = {"made of": "made from"}  # scripts may read the older key from --json
+    return {
+        titles.get(heading, heading): _cut(text, longest.get(heading, _LONGEST_ENTRY))
+        for heading, text in about.items()
+    }
 
 
 def _cut(text: str, longest: int) -> str:

@@ -47,7 +47,7 @@ class NativeBackend:
 
     Args:
         file: The GGUF.
-        config: Its numbers.
+        config: Its hyperparameters.
         activations: `int8` quantizes the input of a linear, as in llama.cpp, and keeps a float16 KV cache; with
             `float32` both are float32.
         adapters: LoRA adapters. Their matrices are in the graph, as ONNX Runtime loads weights from one folder only.

@@ -111,7 +111,7 @@ BAD_EXPORTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "without attributes": (graph_without("attributes"), "damaged graph"),
     "without options": (graph_without("options"), "damaged metadata"),
     "not ours": (graph_without("producer"), "not written by llama3-export"),
-    "not ONNX": (lambda path: (path / "model.onnx").write_bytes(b"GGUF\xff"), "ONNX"),
+    "not ONNX": (lambda path: (path / "model.onnx").write_bytes(b"GGUF\xff"), "not an ONNX graph"),
     "without a graph": (lambda path: (path / "model.onnx").unlink(), "model.onnx: cannot be read (No such file"),
     "with a pipe for a graph": (lambda path: replaced(path / "model.onnx", os.mkfifo), "cannot be read (Not a regular"),
     "with a folder for a graph": (lambda path: replaced(path / "model.onnx", os.mkdir), "cannot be read (Is a dir"),

@@ -81,7 +81,7 @@ def test_a_weight_of_a_gguf_that_is_not_a_number(capsys: pytest.CaptureFixture[s
 
 
 def test_files_that_cannot_be_exported_are_checked_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """An adapter, half of whose matrices may be zeros; an unsupported type; no tensors at all."""
+    """The check accepts an adapter whose matrices are zeros, an unsupported type and a file without tensors."""
     metadata: list[tuple[str | bytes, int, bytes]] = [
         ("general.architecture", STRING, string("llama")),
         ("general.type", STRING, string("adapter")),

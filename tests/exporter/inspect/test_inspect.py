@@ -263,6 +263,15 @@ def test_a_native_export_is_the_gguf(source: str, tmp_path: Path, request: pytes
         assert after.memory[0].kv_cache_type == "float16"
 
 
+def test_the_source_of_an_export_keeps_its_json_key(
+    capsys: pytest.CaptureFixture[str], mixed: Path, tmp_path: Path
+) -> None:
+    """The page may call it something else."""
+    export(mixed, tmp_path / "out", ops="native")
+    assert json.loads(run(capsys, tmp_path / "out", "--json")[1])["about"]["made of"].startswith("mixed.gguf, ")
+    assert re.search(r"^  made from +mixed\.gguf, ", run(capsys, tmp_path / "out")[1], re.MULTILINE)
+
+
 def test_ops_are_all_counted(mixed: Path, tmp_path: Path) -> None:
     for ops in get_args(Ops):
         summary = export(mixed, tmp_path / ops, ops=ops)

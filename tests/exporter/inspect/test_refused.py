@@ -98,14 +98,14 @@ def other_rope(path: Path) -> Path:
 REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "adapter": (adapter, "LoRA adapter", r"base model +Llama 3\.1 8B"),
     "vocabulary": (vocabulary, "a vocabulary without weights", r"tokens +320, 3 of them special"),
-    "imatrix": (imatrix, "imatrix", r"type +imatrix"),
+    "imatrix": (imatrix, "importance matrix", r"type +imatrix"),
     "mmproj": (mmproj, "vision or audio part", r"model +clip"),
     "experts": (experts, "mixture of 128 experts", r"model +qwen3moe, 48 layers, 128 experts, 40,960 positions"),
     "removed type": (removed_type, "Q4_0_4_4, which llama.cpp removed", r"Q4_0_4_4 +1 +128 +0\.1 kB"),
-    "newer type": (newer_type, "number 99", r"number 99 +1 +128"),
-    "integers": (integers, "missing", r"I32 +1 +64"),
+    "newer type": (newer_type, "type number 99", r"number 99 +1 +128"),
+    "integers": (integers, "is missing", r"I32 +1 +64"),
     "unfinished": (unfinished, "only zero bytes", r"Q4_K +16 "),
-    "RoPE": (other_rope, "longrope", r"F32 +21 "),
+    "RoPE": (other_rope, "RoPE scaling 'longrope'", r"F32 +21 "),
 }
 
 
@@ -141,7 +141,7 @@ def test_what_has_weights_has_a_picture(capsys: pytest.CaptureFixture[str], tmp_
     status, out, err = run(capsys, path, "--plot", tmp_path / "out.svg")
     if kind == "vocabulary":
         assert (status, out) == (1, "")
-        assert "no weights" in err
+        assert "no weights to draw" in err
     else:
         assert (status, err) == (0, f"Wrote {tmp_path}/out.svg\n")
 

@@ -1,4 +1,4 @@
-// Weights of four bits that index a code book.
+// Weights of four bits that index a codebook.
 #pragma once
 
 #include "kernels/codebooks.h"

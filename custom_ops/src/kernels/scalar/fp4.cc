@@ -1,4 +1,4 @@
-// mxfp4 and nvfp4: four bits that index the code book of E2M1, with small floating-point scales.
+// mxfp4 and nvfp4: four bits that index the codebook of E2M1, with small floating-point scales.
 #include "kernels/half.h"
 #include "kernels/scalar/codebooks.h"
 #include "kernels/scalar/unpack.h"

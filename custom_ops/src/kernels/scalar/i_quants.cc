@@ -1,5 +1,5 @@
 // iq1_s to iq3_s: indices into a grid of four or eight small integers, with separate signs. iq4_xs: four bits that
-// index a code book.
+// index a codebook.
 #include <cstring>
 
 #include "kernels/half.h"
