@@ -52,7 +52,8 @@ def read_tokenizer(file: GGUFFile, pre_tokenizer: str | None = None) -> tuple[Vo
     except UsageError:
         raise
     except Llama3Error as error:
-        return None, f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})"
+        reason = str(error).removeprefix(f"{file.path}: ")
+        return None, f"llama3-run cannot use its tokenizer: {reason}"
 
 
 def host_files(

@@ -36,7 +36,8 @@ def why_unusable(vocabulary: Vocabulary) -> str | None:
     try:
         Tokenizer(vocabulary, quiet=True).encode(_TEXTS[0])
     except Llama3Error as error:
-        return f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})"
+        reason = str(error).removeprefix(f"{vocabulary.source}: ")
+        return f"llama3-run cannot use its tokenizer: {reason}"
     return None
 
 

@@ -41,9 +41,9 @@ def _read(file: BinaryIO, name: str) -> str:
     """Read a prompt, without the byte order mark and the final newline that editors add."""
     data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
-        raise Llama3Error(f"{name} has more than {_MAX_BYTES:,} bytes; use a shorter prompt")
+        raise Llama3Error(f"{name}: has more than {_MAX_BYTES:,} bytes; use a shorter prompt")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Llama3Error(f"{name} is not UTF-8 (byte {error.start}); convert it, for example with iconv") from None
+        raise Llama3Error(f"{name}: not UTF-8 (byte {error.start}); convert it, for example with iconv") from None
     return text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")

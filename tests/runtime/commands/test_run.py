@@ -356,7 +356,7 @@ def test_endless_standard_input_is_refused(call, capsys, monkeypatch):
     """Input like that of `yes |` would fill all memory before anything could say that it does not fit."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
     assert call("--prompt", "-") == 1
-    assert "standard input has more than 16,777,216 bytes" in capsys.readouterr().err
+    assert "standard input: has more than 16,777,216 bytes" in capsys.readouterr().err
 
 
 class Endless(io.RawIOBase):
@@ -407,7 +407,7 @@ def test_prompt_files_that_cannot_be_read(call, capsys, tmp_path):
     for name, message in (
         ("gone.txt", f"{tmp_path}/gone.txt: No such file or directory"),
         ("", f"{tmp_path}: Is a directory"),
-        ("latin.txt", f"{tmp_path}/latin.txt is not UTF-8 (byte 3); "),
+        ("latin.txt", f"{tmp_path}/latin.txt: not UTF-8 (byte 3); "),
     ):
         assert call("--prompt-file", str(tmp_path / name)) == 1
         out, err = capsys.readouterr()
