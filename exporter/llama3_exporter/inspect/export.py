@@ -146,7 +146,7 @@ def _warnings(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
     """Yield a warning for each file of weights that is missing or too short for the graph."""
     for name, needed in files.items():
         if not (folder / name).is_file():
-            yield f"{name}, which contains weights, is not beside the graph"
+            yield f"{name}, which contains weights, is not beside the graph; put it back, or export the GGUF again"
         elif (size := (folder / name).stat().st_size) < needed:
             yield f"{name} has {size:,} of the {needed:,} bytes of weights that the graph needs; export the GGUF again"
 
