@@ -18,7 +18,7 @@ from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Pre
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.lora import Adapter, Lora, Loras, parse_loras, read_adapters
 from llama3_models.manifest import AdapterUse, ExportOptions, Manifest, Part, types_of
-from llama3_models.tokenizer.vocabulary import Vocabulary
+from llama3_models.tokenizer.vocabulary import NoTokenizerError, Vocabulary
 from llama3_models.units import format_bytes
 
 from llama3_exporter.contrib.backend import ContribBackend
@@ -369,6 +369,8 @@ def _tokenizer_graphs(
 ) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Return the graphs by file name, and warnings about them."""
     if vocabulary is None:
+        if no_tokenizer == str(NoTokenizerError(file.path)):
+            raise Llama3Error(f"{file.path}: has no tokenizer; omit --tokenizer-graph")
         raise Llama3Error(f"{file.path}: cannot create a tokenizer graph ({no_tokenizer}); omit --tokenizer-graph")
     return tokenizer_graphs(vocabulary), what_differs(vocabulary)
 
@@ -379,7 +381,7 @@ def _positions(file: GGUFFile, config: Hyperparameters, max_length: int | None) 
         if max_length > _MAX_POSITIONS:
             raise Llama3Error(
                 f"{file.path}: {config.architecture.name}.context_length is {max_length:,}, but a graph supports at "
-                f"most {_MAX_POSITIONS:,} positions; set a smaller --max-length"
+                f"most {_MAX_POSITIONS:,} positions; use a smaller --max-length"
             )
     limit = min(config.max_position_embeddings, _MAX_POSITIONS)
     if not 1 <= max_length <= limit:

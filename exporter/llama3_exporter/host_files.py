@@ -18,6 +18,7 @@ from llama3_models.gguf.file import GGUFFile
 from llama3_models.tokenizer.vocabulary import NoTokenizerError, Vocabulary
 
 from llama3_exporter.tokenizers.json_files import tokenizer_config, tokenizer_json
+from llama3_exporter.tokenizers.read_back import cannot_use
 
 # genai allocates the whole KV cache of `search.max_length` at once, so the default is far below a long context.
 _GENAI_MAX_LENGTH = 4096
@@ -52,7 +53,7 @@ def read_tokenizer(file: GGUFFile, pre_tokenizer: str | None = None) -> tuple[Vo
     except UsageError:
         raise
     except Llama3Error as error:
-        return None, f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})"
+        return None, cannot_use(file.path, error)
 
 
 def host_files(

@@ -44,7 +44,7 @@ class Lora:
         """
         text = str(text)
         if text in ("", "."):  # Path turns the first into the second
-            raise UsageError("lora: expected FILE or FILE:SCALE, not ''")
+            raise UsageError("--lora: expected FILE or FILE:SCALE, not ''")
         match = _SCALED.fullmatch(text)
         if match is None or exists(text):
             return cls(Path(text))
@@ -52,10 +52,10 @@ class Lora:
             scale = float(match["scale"].replace("_", "?"))  # float() would accept 1_0
         except ValueError:
             if exists(match["path"]):
-                raise UsageError(f"lora: {text}: the scale {match['scale']!r} is not a number") from None
+                raise UsageError(f"--lora: {text}: the scale {match['scale']!r} is not a number") from None
             return cls(Path(text))
         if not abs(scale) <= float(np.finfo(np.float32).max):
-            raise UsageError(f"lora: {text}: the scale is {scale}; use a number within the range of float32")
+            raise UsageError(f"--lora: {text}: the scale is {scale}; use a number within the range of float32")
         return cls(Path(match["path"]), scale)
 
 
@@ -144,11 +144,11 @@ def read_adapter(lora: Lora, base: GGUFFile) -> Adapter:
         blank = sum(not (a.data.any() or b.data.any()) for a, b in pairs.values())
         if blank:
             warnings.append(
-                f"{lora.path.name}: {blank} of its {len(pairs)} pairs of matrices contain only zeros and change "
+                f"{lora.path.name}: the matrices in {blank} of its {len(pairs)} pairs contain only zeros and change "
                 "nothing, as in an unfinished download"
             )
         if ignored:
-            warnings.append(f"{lora.path.name}: its {ignored} norms are ignored, as in llama.cpp")
+            warnings.append(f"{lora.path.name}: its norms ({ignored} in total) are ignored, as in llama.cpp")
         return Adapter(lora.path, file.size, lora.scale, weights if np.float32(lora.scale) else {}, tuple(warnings))
 
 

@@ -171,7 +171,8 @@ class Manifest:
         except Llama3Error:
             raise
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            problem = " ".join(repr(error)[:200].split())
+            shown = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
+            problem = " ".join(shown[:200].split())
             raise NotAnExportError(f"{where}: damaged metadata ({problem}); export the GGUF again") from error
 
     @classmethod
@@ -200,7 +201,7 @@ class Manifest:
         try:
             text = read_regular(path)
         except FileNotFoundError:
-            raise NotAnExportError(f"{folder}: has no {MANIFEST}; use a folder that llama3-export made") from None
+            raise NotAnExportError(f"{folder}: has no {MANIFEST}; use a folder made by llama3-export") from None
         except OSError as error:
             raise NotAnExportError(f"{path}: cannot be read ({error.strerror})") from error
         return cls.from_json(text, path)

@@ -67,7 +67,7 @@ class Model:
         if not 1 <= max_length <= context_length:
             raise ContextExceededError(max_length, context_length)
         if chunk_size < 1:
-            raise Llama3Error(f"chunk-size must be 1 or more, not {chunk_size}")
+            raise Llama3Error(f"--chunk-size must be 1 or more, not {chunk_size}")
         self.path = path
         self.context_length = context_length
         self.max_length = max_length

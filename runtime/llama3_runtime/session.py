@@ -97,7 +97,7 @@ def open_session(
     if threads is None:
         threads = usable_cpus()  # ONNX Runtime's own default ignores the limits of a container
     if not 1 <= threads <= _MAX_THREADS:
-        raise Llama3Error(f"threads must be in 1 .. {_MAX_THREADS}, not {threads}")
+        raise Llama3Error(f"--threads must be in 1 .. {_MAX_THREADS}, not {threads}")
     if threads > usable_cpus():
         logger.warning("%d threads are more than the %d available CPUs; fewer are faster", threads, usable_cpus())
     options = ort.SessionOptions()
@@ -155,7 +155,7 @@ def _missing_cuda() -> str | None:
 
 def _register(options: Any, library: Path) -> None:
     if not library.is_file():
-        raise Llama3Error(f"{library}: no such library of custom ops")
+        raise Llama3Error(f"{library}: no such library of custom ops; correct or omit --custom-ops-path")
     if not _is_utf8(library.resolve()):
         raise Llama3Error(f"{library}: ONNX Runtime opens a library only if its path is UTF-8; rename or move the file")
     path = str(library.resolve())
@@ -192,8 +192,8 @@ def _load_on_cpu(graph: Path, source: str | bytes, options: Any) -> Any:
         if (problem := shortage(error)) is not None:
             raise Llama3Error(f"{graph}: ONNX Runtime cannot load this graph: {problem}") from error
         raise Llama3Error(
-            f"{graph}: ONNX Runtime {ort.__version__} cannot load this graph; export it again if it or its weights "
-            f"were moved or damaged ({error})"
+            f"{graph}: ONNX Runtime {ort.__version__} cannot load this graph; export the GGUF again if the graph "
+            f"or its weights were moved or damaged ({error})"
         ) from error
 
 

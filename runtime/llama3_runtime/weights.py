@@ -29,4 +29,4 @@ def check_weights(manifest: Manifest, folder: Path) -> None:
         if fingerprint(path) != part.fingerprint:
             if part in manifest.weights:
                 raise Llama3Error(f"{path}: not the weights of this graph; put its own back, or export the GGUF again")
-            raise Llama3Error(f"{path}: changed since this graph was made from it; export it again")
+            raise Llama3Error(f"{path}: has changed since the export; export the GGUF again")

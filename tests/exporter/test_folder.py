@@ -129,7 +129,7 @@ def test_a_gguf_without_a_tokenizer_is_a_warning(tmp_path: Path) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", tokenizer=None)
     for output, ops in ((tmp_path / "out", "contrib"), (tmp_path / "native", "native"), (None, "native")):
         (warning,) = export(gguf, output, ops=ops).warnings
-        assert warning.startswith(f"{gguf}: has no tokenizer; llama3-run needs --tokenizer-path")
+        assert warning.startswith(f"{gguf}: has no tokenizer; ")
 
 
 def test_a_context_that_no_table_can_hold(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_what_is_no_export_is_one_line(sane_llama: SaneLlama, tmp_path: Path, co
 
 def test_an_export_without_its_weights_is_one_line(right_export: Path, sane_llama: SaneLlama, tmp_path: Path) -> None:
     shutil.copy(right_export / "model.onnx", tmp_path)
-    with pytest.raises(Llama3Error, match=r"model\.onnx: ONNX Runtime .* cannot load this graph; export it again"):
+    with pytest.raises(Llama3Error, match=r"model\.onnx: ONNX Runtime .* cannot load this graph; export the GGUF"):
         verify(tmp_path, sane_llama("Q4_K_M"))
 
 

@@ -130,7 +130,7 @@ def test_norms_are_ignored_with_a_warning(tmp_path, base):
     norms = {"blk.0.attn_norm.weight": np.full(256, 3.0)}
     adapter = read(write_lora(tmp_path / "lora.gguf", base, tensors=norms), base)
     (warning,) = adapter.warnings
-    assert warning.startswith("lora.gguf: its 1 norms are ignored")
+    assert warning.startswith("lora.gguf: its norms (1 in total) are ignored")
     assert read(write_lora(tmp_path / "plain.gguf", base), base).warnings == ()
 
 
@@ -145,7 +145,7 @@ def test_matrices_of_zeros_are_a_warning(tmp_path, base):
         file.seek(offset)
         file.write(bytes(path.stat().st_size - offset))
     (warning,) = read(path, base).warnings
-    assert warning.startswith("lora.gguf: 1 of its 16 pairs of matrices contain only zeros")
+    assert warning.startswith("lora.gguf: the matrices in 1 of its 16 pairs contain only zeros")
 
 
 # Paths and scales

@@ -111,7 +111,7 @@ def test_cuda_that_fails_with_an_error(monkeypatch: pytest.MonkeyPatch, folder: 
 def test_a_damaged_graph_is_no_fault_of_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     WithCuda(monkeypatch, error=ort_state.InvalidProtobuf("no graph"))
     (tmp_path / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(Llama3Error, match="cannot load this graph; export it again"):
+    with pytest.raises(Llama3Error, match="cannot load this graph; export the GGUF again"):
         open_session(tmp_path / "model.onnx", provider="auto")
 
 

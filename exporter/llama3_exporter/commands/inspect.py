@@ -67,7 +67,10 @@ def llama3_inspect(
         raise UsageError("missing MODEL")
     command_line.check_ranges({"context": (context, 1)})
     if plot is not None and plot.suffix.lower() not in _PLOT_FORMATS:
-        raise UsageError(f"--plot: expected a name that ends in {', '.join(_PLOT_FORMATS)}, not {str(plot)!r}")
+        raise UsageError(
+            f"--plot: expected a name that ends in {', '.join(_PLOT_FORMATS[:-1])} or {_PLOT_FORMATS[-1]}, "
+            f"not {str(plot)!r}"
+        )
     # Heavy imports come after the command line has been checked, a download after the check that plotting works.
     from llama3_exporter.inspect import plot as picture
     from llama3_exporter.inspect import report

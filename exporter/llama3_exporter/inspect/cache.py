@@ -76,8 +76,8 @@ def select(cached: Sequence[CachedExport], what: str) -> list[CachedExport]:
     ]
     if not found:
         raise Llama3Error(
-            f"{entries_folder()}: no entry has the name, model or adapter {what}; use one that llama3-inspect --cache "
-            f"lists, or {OLD}, or {ALL}"
+            f"{entries_folder()}: no entry has the name, model or adapter {what!r}; use one that llama3-inspect "
+            f"--cache lists, or {OLD}, or {ALL}"
         )
     return found
 

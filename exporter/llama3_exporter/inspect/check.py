@@ -69,7 +69,7 @@ def _check_export(path: Path, graph_path: Path, progress: Progress | None) -> st
     if path.is_dir() and (path / MANIFEST).exists() and Manifest.of_folder(path) != manifest:
         raise Llama3Error(
             f"{path / MANIFEST}: belongs to a different export than {GRAPH}; put the files of one export together, or "
-            "export again"
+            "export the GGUF again"
         )
     if manifest.options.ops == "native":
         # The graph points to bytes of exactly this file, so compare it before trusting its header.

@@ -88,7 +88,8 @@ def inspect_export(path: Path) -> Inspection:
     except Llama3Error:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
-        raise Llama3Error(f"{graph_path}: damaged graph ({repr(error)[:200]}); export the GGUF again") from error
+        problem = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
+        raise Llama3Error(f"{graph_path}: damaged graph ({problem[:200]}); export the GGUF again") from error
 
 
 def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, manifest: Manifest) -> Inspection:
@@ -126,7 +127,7 @@ def _check(architecture: ModelNumbers, weights: Sequence[Weight]) -> None:
                 raise ValueError(f"{weight.name} has {len(weight.shape)} dimensions")
             _check_shape(weight.name, weight.shape)
     if {weight.layer for weight in weights} - {None} != set(range(architecture.num_hidden_layers)):
-        raise ValueError(f"it does not have the weights of {architecture.num_hidden_layers} layers")
+        raise ValueError(f"its weights do not match the number of layers, {architecture.num_hidden_layers}")
 
 
 def _check_count(name: str, number: object) -> None:
@@ -145,7 +146,7 @@ def _warnings(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
     """Yield a warning for each file of weights that is missing or too short for the graph."""
     for name, needed in files.items():
         if not (folder / name).is_file():
-            yield f"{name}, which contains weights, is not beside the graph"
+            yield f"{name}, which contains weights, is not beside the graph; put it back, or export the GGUF again"
         elif (size := (folder / name).stat().st_size) < needed:
             yield f"{name} has {size:,} of the {needed:,} bytes of weights that the graph needs; export the GGUF again"
 
@@ -300,4 +301,4 @@ def _tokenizer(folder: Path, manifest: Manifest) -> tuple[TokenizerFacts | None,
         with GGUFFile.open(source) as file:
             return tokenizer_facts(*read_tokenizer(file))
     except Llama3Error as error:
-        return None, (f"its tokenizer is not supported; llama3-run needs --tokenizer-path ({error})",)
+        return None, (f"llama3-run cannot use this export's tokenizer and needs --tokenizer-path ({error})",)

@@ -262,5 +262,5 @@ class Inspection:
         if self.architecture is not None and context > self.architecture.max_position_embeddings:
             raise Llama3Error(
                 f"{self.path}: has {self.architecture.max_position_embeddings:,} positions, fewer than --context "
-                f"{context:,}; use a smaller one"
+                f"{context}; lower it"
             )

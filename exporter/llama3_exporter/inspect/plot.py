@@ -73,7 +73,7 @@ def _target(path: Path) -> Path:
     if os.path.lexists(target) and not target.is_file():
         raise Llama3Error(f"{path}: not a plain file, so it is not replaced; use another path for --plot")
     if not target.parent.is_dir():
-        raise Llama3Error(f"{path}: no such folder {target.parent}; create it, or use another path for --plot")
+        raise Llama3Error(f"{path}: there is no folder {target.parent}; create it, or use another path for --plot")
     return target
 
 

@@ -113,6 +113,7 @@ def _entries(entries: Mapping[str, str]) -> Iterator[str]:
 
 
 def _architecture(numbers: ModelNumbers) -> dict[str, str]:
+    heads = "head" if numbers.num_attention_heads == 1 else "heads"
     tied = "shared with the head" if numbers.tie_word_embeddings else "separate from the head"
     rotation = "" if numbers.rope_theta is None else f", RoPE with base {numbers.rope_theta:,.0f}"
     scaled = "" if numbers.rope_scaling in (None, "none") else f", scaled: {numbers.rope_scaling}"
@@ -120,7 +121,7 @@ def _architecture(numbers: ModelNumbers) -> dict[str, str]:
         "name": numbers.name,
         "layers": f"{numbers.num_hidden_layers} of {numbers.hidden_size:,} elements, "
         f"MLP of {numbers.intermediate_size:,}",
-        "attention": f"{numbers.num_attention_heads} heads of {numbers.head_dim} elements, "
+        "attention": f"{numbers.num_attention_heads} {heads} of {numbers.head_dim} elements, "
         f"{numbers.num_key_value_heads} for keys and values",
         "positions": f"{numbers.max_position_embeddings:,}{rotation}{scaled}",
         "embedding": f"{numbers.vocab_size:,} tokens, {tied}",

@@ -36,8 +36,16 @@ def why_unusable(vocabulary: Vocabulary) -> str | None:
     try:
         Tokenizer(vocabulary, quiet=True).encode(_TEXTS[0])
     except Llama3Error as error:
-        return f"llama3-run cannot use this tokenizer and needs --tokenizer-path ({error})"
+        return cannot_use(vocabulary.source, error)
     return None
+
+
+def cannot_use(source: Path, error: Llama3Error) -> str:
+    """Return the warning for a tokenizer that llama3-run refuses, without the path that begins the error."""
+    reason = str(error).removeprefix(f"{source}: ")
+    if "--tokenizer-path" in reason:
+        return f"llama3-run cannot use its tokenizer: {reason}"
+    return f"llama3-run cannot use its tokenizer and needs --tokenizer-path ({reason})"
 
 
 def check_tokenizer(folder: Path, vocabulary: Vocabulary) -> tuple[str | None, str | None]:

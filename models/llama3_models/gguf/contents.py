@@ -14,7 +14,7 @@ from typing import Final
 HEAD_BYTES: Final = 1024
 """How many of a file's first bytes `described` needs."""
 
-NO_MODEL: Final = "use a .gguf file"
+NO_MODEL: Final = "use a GGUF"
 """The advice for a file that is not a model in any format."""
 
 _CONVERT: Final = "convert the model with llama.cpp's convert_hf_to_gguf.py, or download a GGUF of it"
@@ -105,7 +105,7 @@ def described(head: bytes) -> str:
     if _is_old_imatrix(head):
         return "an importance matrix (imatrix), not a model; it is for llama-quantize: use the model's own GGUF"
     text = _text(head)
-    return f"not a GGUF file; {NO_MODEL}" if text is None else _described_text(text)
+    return "not a GGUF file; download it again, or use another file" if text is None else _described_text(text)
 
 
 def _zip(head: bytes) -> str:

@@ -117,7 +117,7 @@ class GGUFFile:
             return float(self.get_int(key))
         value = self._get(key, default, float, "a number")
         if isinstance(value, float) and not math.isfinite(value):
-            raise Llama3Error(f"{self.path}: metadata key {quoted(key)} is {value}; convert the model again")
+            raise Llama3Error(f"{self.path}: metadata key {quoted(key)} is {value}; download or convert the file again")
         return value
 
     def get_bool(self, key: str, default: D = _REQUIRED) -> bool | D:
@@ -139,14 +139,17 @@ class GGUFFile:
     def _get(self, key: str, default: D, kind: type[T], expected: str) -> T | D:
         if key not in self.metadata:
             if default is _REQUIRED:
-                raise Llama3Error(f"{self.path}: metadata key {quoted(key)} is missing; convert the model again")
+                raise Llama3Error(
+                    f"{self.path}: metadata key {quoted(key)} is missing; download or convert the file again"
+                )
             return default
         value = self.metadata[key]
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
         found = f"{value}" if isinstance(value, (bool, int, float)) else _KINDS[type(value)]
         raise Llama3Error(
-            f"{self.path}: metadata key {quoted(key)} should be {expected}, not {found}; convert the model again"
+            f"{self.path}: metadata key {quoted(key)} should be {expected}, not {found}; "
+            "download or convert the file again"
         )
 
 
@@ -178,7 +181,7 @@ def _map(path: Path) -> mmap | str:
         return nothing_there(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path, or a file just emptied
         reason = shortage(error) or (error.strerror if isinstance(error, OSError) else None) or error
-        return f"cannot be read: {reason}"
+        return f"cannot be read ({reason})"
 
 
 # Split models: NAME-00001-of-0000N.gguf, as llama.cpp's gguf-split writes them. Each part is a GGUF with some of the

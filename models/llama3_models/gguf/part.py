@@ -247,8 +247,11 @@ class _Parser:
         raise Llama3Error(f"{self.path}: {what}; the file is damaged: download or convert it again")
 
     def cut_short(self, what: str, needed: str) -> NoReturn:
+        known = unfinished(self.path)
         advice = (
-            unfinished(self.path) or "if it is being downloaded, wait for it to finish, otherwise download it again"
+            "if it is being downloaded, wait for it to finish, otherwise download it again"
+            if known is None
+            else f"it is {known}"
         )
         raise Llama3Error(
             f"{self.path}: truncated: {what} needs {needed} bytes, but the file has {self.size:,}; {advice}"

@@ -98,7 +98,7 @@ def list_files(repository: str) -> list[str]:
     """
     if constants.HF_HUB_OFFLINE:
         raise HubUnreachableError(
-            f"{repository}: the file is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE prevents asking "
+            f"{repository}: not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE prevents asking "
             f"the hub; unset it, or use {INSTEAD}"
         )
     with _in_one_line(repository):

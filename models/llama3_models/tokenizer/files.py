@@ -81,7 +81,7 @@ def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
             if reader is not None:
                 return reader(head + file.read(), path, pre_tokenizer)
     except OSError as error:
-        raise Llama3Error(f"{path}: the tokenizer cannot be read: {error.strerror}") from None
+        raise Llama3Error(f"{path}: the tokenizer cannot be read ({error.strerror})") from None
     except RecursionError:
         raise Llama3Error(f"{path}: nested too deeply; use the model's own tokenizer.json") from None
     if head.startswith(b"GGUF"):
@@ -326,7 +326,7 @@ def _json_beside(path: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise Llama3Error(f"{other}: cannot be read: {error.strerror}") from None
+        raise Llama3Error(f"{other}: cannot be read ({error.strerror})") from None
 
 
 def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
@@ -356,7 +356,9 @@ def _from_tiktoken(content: bytes, path: Path, pre_tokenizer: str | None) -> Voc
             )
         tokens.append(spell_bytes(token))
     if not set(map(spell_bytes, (bytes([byte]) for byte in range(256)))) <= set(tokens):
-        raise Llama3Error(f"{path}: not every byte is one of its {len(tokens)} tokens; download the file again")
+        raise Llama3Error(
+            f"{path}: does not have a token for every byte ({len(tokens)} in total); download the file again"
+        )
     types = [int(TokenType.NORMAL)] * len(tokens) + [int(TokenType.CONTROL)] * _META_SPECIAL_COUNT
     first = len(tokens)
     reserved = iter(range(_META_SPECIAL_COUNT))

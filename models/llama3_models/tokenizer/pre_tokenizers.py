@@ -340,7 +340,8 @@ def check_pre_tokenizer(name: str | None) -> None:
     if name is None or name in PRE_TOKENIZERS:
         return
     near = difflib.get_close_matches(name.lower(), PRE_TOKENIZERS, n=4, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else "docs/pre-tokenizers.md lists the names"
+    choices = " or ".join([", ".join(near[:-1]), *near[-1:]] if near[1:] else near)
+    advice = f"did you mean {choices}?" if near else "docs/pre-tokenizers.md lists the names"
     raise UsageError(f"--pre-tokenizer: unknown name {name!r:.80}; {advice}")
 
 

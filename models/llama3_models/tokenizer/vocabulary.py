@@ -58,8 +58,8 @@ class NoTokenizerError(Llama3Error):
     def __init__(self, path: Path) -> None:
         """Build the message about `path`, a GGUF or a folder."""
         super().__init__(
-            f"{path}: has no tokenizer; llama3-run needs --tokenizer-path with a .gguf, tokenizer.json or "
-            "tokenizer.model"
+            f"{path}: has no tokenizer; llama3-run and llama3-bench need --tokenizer-path with a .gguf, "
+            "tokenizer.json or tokenizer.model"
         )
 
 
@@ -337,7 +337,8 @@ def _numbers(file: GGUFFile, key: str, count: int, missing: float) -> list[float
         return [missing] * count
     if array.shape != (count,):
         raise Llama3Error(
-            f"{file.path}: {key} has {array.size} entries for {count} tokens; pass a tokenizer as --tokenizer-path"
+            f"{file.path}: {key} has length {array.size}, expected {count} (one entry per token); pass a tokenizer "
+            "as --tokenizer-path"
         )
     numbers: list[float] = array.tolist()
     return numbers

