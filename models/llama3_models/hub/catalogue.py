@@ -63,8 +63,8 @@ class Model:
 
     name: str
     description: str
-    licence: str
-    licence_url: str
+    license: str
+    license_url: str
     version: str | None
     hub_files: Mapping[str, HubFile]
     package: PackageFile | None
@@ -135,8 +135,8 @@ def _catalogue() -> dict[str, Model]:
         models[entry["name"]] = Model(
             name=entry["name"],
             description=entry["description"],
-            licence=entry["licence"],
-            licence_url=entry["licence_url"],
+            license=entry["license"],
+            license_url=entry["license_url"],
             version=entry.get("version"),
             hub_files=hub_files,
             package=package,

@@ -58,7 +58,7 @@ def fetch(model: Model, encoding: str | None = None) -> Path:
     advice = f"use {INSTEAD}"
     if any(refusal.needs_token for refusal in refusals):
         advice = (
-            f"accept the license ({model.licence_url}) on the repository's page and set HF_TOKEN to a read token of "
+            f"accept the license ({model.license_url}) on the repository's page and set HF_TOKEN to a read token of "
             f"that account ({constants.ENDPOINT}/settings/tokens), or {advice}"
         )
     raise Llama3Error(f"cannot download {what}: {'; '.join(map(str, refusals))}; {advice}")

@@ -30,7 +30,7 @@ def _entry(model: catalogue.Model) -> str:
         size = "" if model.package else f" {model.hub_files[encoding].gigabytes:g}"
         default = " (default)" if encoding == model.encoding_or_default(None) and len(model.encodings) > 1 else ""
         sizes.append(f"{encoding}{size}{here}{default}")
-    lines = [f"{model.description}.", ", ".join(sizes), f"License: {model.licence}, {model.licence_url}"]
+    lines = [f"{model.description}.", ", ".join(sizes), f"License: {model.license}, {model.license_url}"]
     return "\n".join([model.name, *(line for text in lines for line in _wrapped(text))])
 
 

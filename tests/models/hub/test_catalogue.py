@@ -48,8 +48,8 @@ def test_entries_are_complete_and_plausible(name: str) -> None:
     """A typo in the data fails here, not in a user's download."""
     model = catalogue.find(name)
     assert model.description
-    assert model.licence
-    assert model.licence_url.startswith("https://")
+    assert model.license
+    assert model.license_url.startswith("https://")
     assert (model.package is None) == bool(model.hub_files)
     sizes = [file.gigabytes for file in model.hub_files.values()]
     assert sizes == sorted(sizes)
@@ -112,6 +112,6 @@ def test_the_documentation_lists_every_file() -> None:
     rows = (DOCS / "models.md").read_text(encoding="utf-8").splitlines()
     for model in map(catalogue.find, NAMES):
         (row,) = (row for row in rows if row.startswith(f"| `{model.name}`"))
-        assert f"[{model.licence}]({model.licence_url})" in row
+        assert f"[{model.license}]({model.license_url})" in row
         for encoding, file in model.hub_files.items():
             assert f"{encoding} ({file.gigabytes})" in row

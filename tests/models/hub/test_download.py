@@ -41,7 +41,7 @@ constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}
 hub_transfer.RETRY_DELAYS = (0.01,) * len(hub_transfer.RETRY_DELAYS)
 sources = tuple(catalogue.Source(owner + "/tiny-gguf", "tiny.gguf") for owner in ("first", "second"))
 model = catalogue.Model(
-    name="tiny", description="", licence="", licence_url="https://license.example/", version=None,
+    name="tiny", description="", license="", license_url="https://license.example/", version=None,
     hub_files=dict(q4_k=catalogue.HubFile(sources, 0.003)), package=None,
 )
 try:

@@ -21,7 +21,7 @@ def test_every_model_is_listed_with_its_sizes() -> None:
     page = list_models()
     for model in catalogue.all_models():
         assert f"\n{model.name}\n" in page
-        assert model.licence_url in page
+        assert model.license_url in page
         for encoding, file in model.hub_files.items():
             assert f"{encoding} {file.gigabytes:g}" in page
     assert max(map(len, page.splitlines())) <= 80
