@@ -14,8 +14,8 @@ from typing import Final
 HEAD_BYTES: Final = 1024
 """How many of a file's first bytes `described` needs."""
 
-NO_MODEL: Final = "use a GGUF"
-"""The advice for a file that is not a model in any format."""
+_UNKNOWN: Final = "not a GGUF file; download it again, or use another file"
+_USE_A_GGUF: Final = "use a GGUF"  # for a file that is not a model in any format
 
 _CONVERT: Final = "convert the model with llama.cpp's convert_hf_to_gguf.py, or download a GGUF of it"
 _LOGIN: Final = "log in with `hf auth login` and download it again"
@@ -41,9 +41,9 @@ _OTHER: Final[Mapping[bytes, str]] = {
     **dict.fromkeys(
         (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), f"a PyTorch checkpoint, not a GGUF; {_CONVERT}"
     ),
-    b"\x93NUMPY": f"a NumPy array, not a model; {NO_MODEL}",
+    b"\x93NUMPY": f"a NumPy array, not a model; {_USE_A_GGUF}",
     b"\x89HDF\r\n": f"an HDF5 file, not a GGUF; {_CONVERT}",
-    b"\x7fELF": f"a program, not a model; {NO_MODEL}",
+    b"\x7fELF": f"a program, not a model; {_USE_A_GGUF}",
     b"MZ": "a program or a llamafile, not a GGUF; if it is a llamafile, extract the .gguf file with unzip",
 }
 
@@ -105,7 +105,12 @@ def described(head: bytes) -> str:
     if _is_old_imatrix(head):
         return "an importance matrix (imatrix), not a model; it is for llama-quantize: use the model's own GGUF"
     text = _text(head)
-    return "not a GGUF file; download it again, or use another file" if text is None else _described_text(text)
+    return _UNKNOWN if text is None else _described_text(text)
+
+
+def leads_to_a_model(description: str) -> bool:
+    """Return whether a description from `described` says how to get from the file to a model."""
+    return description != _UNKNOWN and not description.endswith(_USE_A_GGUF)
 
 
 def _zip(head: bytes) -> str:
@@ -115,7 +120,7 @@ def _zip(head: bytes) -> str:
     if name.endswith((".pkl", "/version", "/byteorder", "/.format_version")) or ".data/" in name:
         return f"a PyTorch checkpoint, not a GGUF; {_CONVERT}"
     if name.endswith(".npy"):
-        return f"NumPy arrays (.npz), not a model; {NO_MODEL}"
+        return f"NumPy arrays (.npz), not a model; {_USE_A_GGUF}"
     return "a zip archive; unpack it with `unzip` and use the .gguf file in it"
 
 
@@ -172,8 +177,8 @@ def _described_text(text: str) -> str:
     if lower.startswith(("{", "<")):
         return f"a server's answer, not a model ({shown!r}); download it again"
     if not text:
-        return f"an empty text file, not a model; {NO_MODEL}"
-    return f"a text file, not a model ({shown!r}); {NO_MODEL}"
+        return f"an empty text file, not a model; {_USE_A_GGUF}"
+    return f"a text file, not a model ({shown!r}); {_USE_A_GGUF}"
 
 
 def _described_json(lower: str) -> str:
@@ -184,4 +189,4 @@ def _described_json(lower: str) -> str:
             "an Ollama manifest, not the model itself; use the file in Ollama's blobs folder that its layer "
             "'application/vnd.ollama.image.model' names"
         )
-    return f"JSON, not a model; {NO_MODEL}"
+    return f"JSON, not a model; {_USE_A_GGUF}"

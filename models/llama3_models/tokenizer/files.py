@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from llama3_models.errors import Llama3Error
-from llama3_models.gguf.contents import HEAD_BYTES, NO_MODEL, described
+from llama3_models.gguf.contents import HEAD_BYTES, described, leads_to_a_model
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.regular_files import is_folder, open_regular, read_regular
 from llama3_models.tokenizer.byte_alphabet import spell_bytes
@@ -88,7 +88,7 @@ def read_vocabulary(path: Path, pre_tokenizer: str | None = None) -> Vocabulary:
         with GGUFFile.open(path) as model:
             return Vocabulary.from_gguf(model, pre_tokenizer)
     what = described(head[:HEAD_BYTES])
-    if not head or what.endswith(NO_MODEL):  # not recognized as anything more specific
+    if not head or not leads_to_a_model(what):
         what = "not a GGUF, tokenizer.json or tokenizer.model; use one of these"
     raise Llama3Error(f"{path}: {what}")
 
