@@ -34,7 +34,6 @@ from llama3_exporter.contrib.modules import (
     FloatLinear,
     FloatRows,
     GroupedQueryAttention,
-    LengthsAndTables,
     QuantizedEmbedding,
     QuantizedLinear,
     QuantizedPart,
@@ -42,6 +41,7 @@ from llama3_exporter.contrib.modules import (
     SkipRMSNorm,
     SwiGLU,
 )
+from llama3_exporter.contrib.positions import LengthsAndTables, table_bytes
 from llama3_exporter.contrib.weights_file import Array, WeightsFile
 from llama3_exporter.decoders.backend import (
     Attention,
@@ -62,8 +62,8 @@ FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
 # MatMulNBits's attribute: 4 quantizes its input to int8 per block, 1 computes in float32.
 ACCURACY_LEVEL = {"int8": 4, "float32": 1}
 
-# Two million positions of Llama 3, whose own context needs 67 MB. At load, ONNX Runtime needs several times as much.
-_MAX_ROTARY_BYTES = 1 << 30
+# Tables of 67 million positions with heads of 128. They are in model.onnx itself, which every host reads whole.
+_MAX_ROTARY_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ class ContribBackend:
         self._activations = options.activations
         self._precision = options.precision
         self._max_length = options.max_length
+        self._rotary_bytes = table_bytes(config, options.max_length)
         self._block_sums = BlockSums()
         self.placed: dict[str, list[ir.ExternalTensor]] = {}
         self.quantized: dict[str, dict[ir.DataType, QuantizedWeight]] = {}
@@ -119,9 +120,9 @@ class ContribBackend:
     def memory_bytes(self) -> int:
         """Bytes that ONNX Runtime needs for the weights on a CPU.
 
-        It copies each float weight into the type and layout of its kernel.
+        It copies each float weight into the type and layout of its kernel. The rotary tables count as weights.
         """
-        return self._weights.size + self._float_copies_bytes
+        return self._weights.size + self._float_copies_bytes + self._rotary_bytes
 
     def linear(self, name: str, *, high_precision: bool = False) -> Linear:
         """See `Backend`."""
@@ -178,11 +179,10 @@ class ContribBackend:
         Raises:
             Llama3Error: the rotary tables would be too large.
         """
-        n_bytes = self._max_length * self._config.rotary_dim * int(self.kv_type.itemsize)
-        if n_bytes > _MAX_ROTARY_BYTES:
+        if self._rotary_bytes > _MAX_ROTARY_BYTES:
             raise Llama3Error(
                 f"{self._file.path}: the rotary tables of {self._max_length:,} positions would need "
-                f"{format_bytes(n_bytes)}; use a smaller --max-length, or --ops native, which does not store them"
+                f"{format_bytes(self._rotary_bytes)}; use a smaller --max-length, or --ops native, which has no tables"
             )
         return LengthsAndTables(self._config, self._max_length, self.kv_type)
 
