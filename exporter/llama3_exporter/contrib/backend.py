@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
-from gguf import quants
 from gguf.constants import GGMLQuantizationType
 from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
@@ -36,13 +31,13 @@ from llama3_exporter.contrib.modules import (
     GroupedQueryAttention,
     QuantizedEmbedding,
     QuantizedLinear,
-    QuantizedPart,
     SeparateLinears,
     SkipRMSNorm,
     SwiGLU,
 )
+from llama3_exporter.contrib.placed import PlacedTensors
 from llama3_exporter.contrib.positions import LengthsAndTables, table_bytes
-from llama3_exporter.contrib.weights_file import Array, WeightsFile
+from llama3_exporter.contrib.weights_file import same_bytes
 from llama3_exporter.decoders.backend import (
     Attention,
     Embedding,
@@ -53,11 +48,10 @@ from llama3_exporter.decoders.backend import (
     Norm,
     PositionInputs,
 )
-from llama3_exporter.finite import checked
-from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
+from llama3_exporter.formats import FLOAT_TYPES, FORMATS, packed_size
 from llama3_exporter.modules import CONTRIB_HEADS, FLOAT, NATIVE_HEADS, HeadRMSNorm, parameter
 
-FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
+FLOAT16 = ir.DataType.FLOAT16
 
 # MatMulNBits's attribute: 4 quantizes its input to int8 per block, 1 computes in float32.
 ACCURACY_LEVEL = {"int8": 4, "float32": 1}
@@ -66,52 +60,36 @@ ACCURACY_LEVEL = {"int8": 4, "float32": 1}
 _MAX_ROTARY_BYTES = 1 << 26
 
 
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """A quantized weight in the weights file: one part or the sum of two, and a correction for the zero points."""
-
-    parts: tuple[QuantizedPart, ...]
-    correction: ir.ExternalTensor | None  # float32 [N, blocks]
-
-
 class ContribBackend:
-    """A `Backend` of stock ops, which places the weights in a `WeightsFile`.
+    """A `Backend` of stock ops, whose weights are in a `WeightsFile`.
 
     Args:
         file: The GGUF.
         config: Its hyperparameters.
-        weights: Where the packed weights go.
+        placed: The weights' places.
         options: The activations (whether MatMulNBits quantizes its input), the precision (`fp16` multiplies in float16
             if the file's scales are float16) and the number of positions in the rotary tables.
         adapters: LoRA adapters, whose matrices also go into the weights file.
-
-    Attributes:
-        placed: The arrays of each tensor in the weights file, by the tensor's name, without zero points that weights
-            share.
-        quantized: The form of each quantized tensor, by its name and the type of its scales.
     """
 
     def __init__(
         self,
         file: GGUFFile,
         config: Hyperparameters,
-        weights: WeightsFile,
+        placed: PlacedTensors,
         options: ExportOptions,
         adapters: Sequence[Adapter] = (),
     ) -> None:
         self._file = file
         self._tensors = config.weights(file)
         self._adapters = adapters
-        self._adapter_matrices: dict[tuple[Path, str], ir.ExternalTensor] = {}
         self._config = config
-        self._weights = weights
+        self._placed = placed
         self._activations = options.activations
         self._precision = options.precision
         self._max_length = options.max_length
         self._rotary_bytes = table_bytes(config, options.max_length)
         self._block_sums = BlockSums()
-        self.placed: dict[str, list[ir.ExternalTensor]] = {}
-        self.quantized: dict[str, dict[ir.DataType, QuantizedWeight]] = {}
         self.domains: Mapping[str, int] = {}
         self.kv_type = FLOAT16 if options.precision == "fp16" else FLOAT
         self._float_copies_bytes = 0
@@ -122,7 +100,7 @@ class ContribBackend:
 
         It copies each float weight into the type and layout of its kernel. The rotary tables count as weights.
         """
-        return self._weights.size + self._float_copies_bytes + self._rotary_bytes
+        return self._placed.size + self._float_copies_bytes + self._rotary_bytes
 
     def linear(self, name: str, *, high_precision: bool = False) -> Linear:
         """See `Backend`."""
@@ -142,24 +120,24 @@ class ContribBackend:
     def _embedding(self, name: str) -> FloatEmbedding | QuantizedEmbedding:
         tensor = self._tensors[f"{name}.weight"]
         if tensor.type in FLOAT_TYPES:
-            return FloatEmbedding(self._place_floats(tensor))
+            return FloatEmbedding(self._placed.floats(tensor))
         # Float16 scales would round the gathered rows. But a tied head may need them beside the same codes.
         head = [self._linear_scale_type(tensor)] if self._config.tie_word_embeddings else []
-        weight = self._place_quantized(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
+        weight = self._placed.blocks(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
         parts = []
         for part in weight.parts:
-            matrix = self._weights.same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
+            matrix = same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
             parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
         return QuantizedEmbedding(parts, weight.correction)
 
     def adapter_linear(self, tensor: GGUFTensor) -> FloatLinear:
         """See `MakesMatrices`."""
         self._float_copies_bytes += int(math.prod(tensor.shape) * FLOAT.itemsize)
-        return FloatLinear(self._adapter_matrix(tensor), None, None, FLOAT)
+        return FloatLinear(self._placed.adapter_matrix(tensor), None, None, FLOAT)
 
     def adapter_rows(self, tensor: GGUFTensor) -> FloatRows:
         """See `MakesMatrices`."""
-        return FloatRows(self._adapter_matrix(tensor))
+        return FloatRows(self._placed.adapter_matrix(tensor))
 
     def norm(self, name: str) -> Norm:
         """See `Backend`."""
@@ -208,9 +186,9 @@ class ContribBackend:
             in_float16 = tensor.type == GGMLQuantizationType.F16 and self._multiplies_in_float16(tensor)
             compute = FLOAT16 if in_float16 else FLOAT
             self._float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
-            return FloatLinear(self._place_floats(tensor), scale, bias, compute)
+            return FloatLinear(self._placed.floats(tensor), scale, bias, compute)
         scale_type = self._linear_scale_type(tensor)
-        weight = self._place_quantized(tensor, [scale_type])[scale_type]
+        weight = self._placed.blocks(tensor, [scale_type])[scale_type]
         level = ACCURACY_LEVEL[self._activations]
         # fp16 is for CUDA, which does not round activations to int8.
         twice = high_precision and self._activations == "int8" and self._precision == "fp32"
@@ -222,31 +200,7 @@ class ContribBackend:
         return self._float32(name) if name in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
-        """Place a vector (a norm, a bias) of any type as float32."""
-        tensor = self._tensors[name]
-        self.placed[name] = [self._weights.add_array(name, FLOAT, tensor.shape, partial(checked, tensor))]
-        return parameter(self.placed[name][0])
-
-    def _place_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        if tensor.name not in self.placed:
-            self.placed[tensor.name] = [self._as_floats(tensor)]
-        return self.placed[tensor.name][0]
-
-    def _adapter_matrix(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        """Place a matrix once per file: adapters use the same tensor names, and one adapter may be used twice."""
-        key = tensor.part, tensor.name
-        if key not in self._adapter_matrices:
-            self._adapter_matrices[key] = self._as_floats(tensor)
-        return self._adapter_matrices[key]
-
-    def _as_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        """Place a tensor as floats of its own type, or as float32 if it is quantized (an adapter's, in Q8_0)."""
-
-        def floats(rows: npt.NDArray[np.uint8]) -> list[Array]:
-            return [rows if tensor.type in FLOAT_TYPES else quants.dequantize(rows, tensor.type)]
-
-        dtype = ir.DataType.from_numpy(np.dtype(FLOAT_TYPES.get(tensor.type, np.float32)))
-        return self._weights.add_packing(tensor, floats, [(tensor.name, dtype, tensor.shape)])[0]
+        return parameter(self._placed.vector(name))
 
     def _linear_scale_type(self, tensor: GGUFTensor) -> ir.DataType:
         in_float16 = FORMATS[tensor.type].scale_is_float16 and self._multiplies_in_float16(tensor)
@@ -259,64 +213,3 @@ class ContribBackend:
         may exceed float16's range.
         """
         return self._precision == "fp16" and f"{tensor.name.removesuffix('weight')}scale" not in self._tensors
-
-    def _place_quantized(
-        self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]
-    ) -> dict[ir.DataType, QuantizedWeight]:
-        """Place the arrays that `pack` returns for a quantized tensor, and return them by the type of the scales.
-
-        Codes are placed once. If a tensor is used twice, the first call must name the types for both uses.
-        """
-        if tensor.name in self.quantized:
-            return self.quantized[tensor.name]
-        form = FORMATS[tensor.type]
-        num_rows, row_size = tensor.shape
-        num_blocks = row_size // form.block_size
-        # In 8 bits, ONNX Runtime's float32 kernel unpacks the matrix at every call; two of 4 bits are 20 times faster.
-        split = form.bits == 8 and self._activations == "float32"
-        bits = 4 if split else form.bits
-        zero_point_shape = (num_rows, packed_size(num_blocks, bits))
-        constants = _constant_zero_points(form.zero_point, form.bits, split=split)
-
-        destinations: list[tuple[str, ir.DataType, tuple[int, ...]]] = []
-        for _ in constants:
-            destinations.append((tensor.name, UINT8, (num_rows, num_blocks, packed_size(form.block_size, bits))))
-            destinations += [(tensor.name, scale_type, (num_rows, num_blocks)) for scale_type in scale_types]
-            if form.zero_point is None:
-                destinations.append((tensor.name, UINT8, zero_point_shape))
-        if form.has_minimum:
-            destinations.append((tensor.name, FLOAT, (num_rows, num_blocks)))
-
-        def arrays(rows: npt.NDArray[np.uint8]) -> list[Array]:
-            packed = pack(form, rows)
-            result: list[Array] = []
-            for part in split_nibbles(packed) if split else (packed,):
-                result.append(part.B)
-                result += [part.scales.astype(scale_type.numpy(), copy=False) for scale_type in scale_types]
-                if form.zero_point is None:
-                    result.append(part.zero_points)
-            return result if packed.correction is None else [*result, packed.correction]
-
-        self.placed[tensor.name] = self._weights.add_packing(tensor, arrays, destinations)
-        places = iter(self.placed[tensor.name])
-        parts: dict[ir.DataType, list[QuantizedPart]] = {scale_type: [] for scale_type in scale_types}
-        for byte in constants:
-            weight = next(places)
-            scales = {scale_type: next(places) for scale_type in scale_types}
-            zero_points = next(places) if byte is None else self._weights.add_fill(tensor.name, byte, zero_point_shape)
-            for scale_type, scale in scales.items():
-                part = QuantizedPart(weight, scale, zero_points, num_rows, row_size, bits, form.block_size)
-                parts[scale_type].append(part)
-        correction = next(places) if form.has_minimum else None
-        weights = {scale_type: QuantizedWeight(tuple(parts[scale_type]), correction) for scale_type in scale_types}
-        self.quantized[tensor.name] = weights
-        return weights
-
-
-def _constant_zero_points(zero_point: int | None, bits: int, *, split: bool) -> tuple[int | None, ...]:
-    """Return the byte that fills the zero points of each part of a weight, or None if every block has its own."""
-    if zero_point is None:
-        return (None, None) if split else (None,)
-    if split:
-        return repeated(zero_point >> 4, 4), repeated(zero_point & 15, 4)
-    return (repeated(zero_point, bits),)

@@ -43,6 +43,7 @@ class QuantizedPart:
     weight: ir.ExternalTensor  # uint8 [N, blocks, bytes per block]
     scales: ir.ExternalTensor  # [N, blocks], float32 or float16
     zero_points: ir.ExternalTensor  # uint8 [N, bytes]
+    zero_point: int | None  # that of all blocks, or None if they differ
     num_rows: int  # N
     row_size: int  # K
     bits: int

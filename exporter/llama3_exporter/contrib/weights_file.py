@@ -100,12 +100,6 @@ class WeightsFile:
             known.location, known.offset, length, ir.DataType.UINT8, shape=ir.Shape(shape), name=name
         )
 
-    def same_bytes(self, tensor: ir.ExternalTensor, shape: Sequence[int]) -> ir.ExternalTensor:
-        """Return a tensor with the bytes of `tensor` and another shape."""
-        return ir.ExternalTensor(
-            tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=ir.Shape(shape), name=tensor.name
-        )
-
     def _place(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.ExternalTensor:
         length = int(math.prod(shape) * dtype.itemsize)
         location = next(reversed(self.sizes))
@@ -160,6 +154,13 @@ class WeightsFile:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             digests.close()
+
+
+def same_bytes(tensor: ir.ExternalTensor, shape: Sequence[int], dtype: ir.DataType | None = None) -> ir.ExternalTensor:
+    """Return a tensor with the bytes of `tensor`, and another shape or type."""
+    return ir.ExternalTensor(
+        tensor.location, tensor.offset, tensor.length, dtype or tensor.dtype, shape=ir.Shape(shape), name=tensor.name
+    )
 
 
 class _Digests:
