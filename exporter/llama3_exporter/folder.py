@@ -268,6 +268,7 @@ def publish_folder(output: Path, files: Mapping[str, Content], *, force: bool) -
         remove_leftovers(_anchor(output))
         with _made_parents(output), _staging_folder(output.parent) as staging:
             for name, content in files.items():
+                (staging / name).parent.mkdir(exist_ok=True)
                 if isinstance(content, bytes):
                     (staging / name).write_bytes(content)
                 else:

@@ -12,6 +12,10 @@ GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
 """The weights of a contrib export; if there are several files, the names of later ones end in their numbers."""
 
+WEBGPU_GRAPH: Final = "onnx/model_q4.onnx"
+WASM_GRAPH: Final = "onnx/model.onnx"
+"""The two graphs of `--target web`, where transformers.js looks for the types q4 and fp32."""
+
 MANIFEST: Final = "llama3.json"
 """The manifest of an export, as a file in its folder."""
 
@@ -32,6 +36,10 @@ Precision: TypeAlias = Literal["fp32", "fp16"]
 
 Logits: TypeAlias = Literal["last", "all", "selected"]
 """The positions that get logits: the last real one of a row, all, or the last `logits_to_keep` ones (an input)."""
+
+
+Target: TypeAlias = Literal["any", "web"]
+"""The apps that an export is for: any ONNX Runtime app, or browsers and transformers.js."""
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

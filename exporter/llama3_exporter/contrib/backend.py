@@ -18,7 +18,7 @@ from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from llama3_models.lora import Adapter
 from llama3_models.manifest import ExportOptions
 from llama3_models.units import format_bytes
-from onnxscript import nn
+from onnxscript import OpBuilder, nn
 
 from llama3_exporter.adapters import adapted, adapted_linears
 from llama3_exporter.contrib.modules import (
@@ -31,9 +31,11 @@ from llama3_exporter.contrib.modules import (
     GroupedQueryAttention,
     QuantizedEmbedding,
     QuantizedLinear,
+    QuantizedPart,
     SeparateLinears,
     SkipRMSNorm,
     SwiGLU,
+    matmul_transposed,
 )
 from llama3_exporter.contrib.placed import PlacedTensors
 from llama3_exporter.contrib.positions import LengthsAndTables, table_bytes
@@ -124,16 +126,19 @@ class ContribBackend:
         # Float16 scales would round the gathered rows. But a tied head may need them beside the same codes.
         head = [self._linear_scale_type(tensor)] if self._config.tie_word_embeddings else []
         weight = self._placed.blocks(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
-        parts = []
-        for part in weight.parts:
-            matrix = same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
-            parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
-        return QuantizedEmbedding(parts, weight.correction)
+        first = weight.parts[0]
+        parts = [self.part_rows(part) for part in weight.parts]
+        return QuantizedEmbedding(parts, first.num_rows, first.block_size, weight.correction)
+
+    def part_rows(self, part: QuantizedPart) -> nn.Module:
+        """Make a module that looks up rows of a part of a weight, by ids that are checked elsewhere."""
+        matrix = same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
+        return BlockQuantizedRows(replace(part, weight=matrix))
 
     def adapter_linear(self, tensor: GGUFTensor) -> FloatLinear:
         """See `MakesMatrices`."""
         self._float_copies_bytes += int(math.prod(tensor.shape) * FLOAT.itemsize)
-        return FloatLinear(self._placed.adapter_matrix(tensor), None, None, FLOAT)
+        return FloatLinear(self._placed.adapter_matrix(tensor), None, None, FLOAT, self.product)
 
     def adapter_rows(self, tensor: GGUFTensor) -> FloatRows:
         """See `MakesMatrices`."""
@@ -186,14 +191,22 @@ class ContribBackend:
             in_float16 = tensor.type == GGMLQuantizationType.F16 and self._multiplies_in_float16(tensor)
             compute = FLOAT16 if in_float16 else FLOAT
             self._float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
-            return FloatLinear(self._placed.floats(tensor), scale, bias, compute)
+            return FloatLinear(self._placed.floats(tensor), scale, bias, compute, self.product)
         scale_type = self._linear_scale_type(tensor)
         weight = self._placed.blocks(tensor, [scale_type])[scale_type]
-        level = ACCURACY_LEVEL[self._activations]
+        parts = [self.part_linear(part, high_precision=high_precision) for part in weight.parts]
+        block_size = weight.parts[0].block_size
+        return QuantizedLinear(parts, block_size, weight.correction, scale, bias, self._block_sums, self.product)
+
+    def product(self, op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
+        """Multiply by a matrix of floats: see `Product`."""
+        return matmul_transposed(op, x, weight)
+
+    def part_linear(self, part: QuantizedPart, *, high_precision: bool) -> nn.Module:
+        """Make a module that multiplies by a part of a weight."""
         # fp16 is for CUDA, which does not round activations to int8.
         twice = high_precision and self._activations == "int8" and self._precision == "fp32"
-        parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
-        return QuantizedLinear(parts, weight.correction, scale, bias, self._block_sums)
+        return BlockQuantizedLinear(part, ACCURACY_LEVEL[self._activations], twice=twice)
 
     def _vector(self, name: str) -> nn.Parameter | None:
         """Return a scale or a bias, if the file has it."""

@@ -6,8 +6,9 @@ float16. Weights are parameters whose bytes are in the weights file (`backend.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx_ir as ir
 from llama3_models.config import Hyperparameters
@@ -20,6 +21,10 @@ CONTRIB = "com.microsoft"
 
 CORRECTION = "remainder"
 """The name of a correction in the graph, the same in every version."""
+
+
+Product: TypeAlias = Callable[[OpBuilder, ir.Value, ir.Value], ir.Value]
+"""(x [batch, seq, K], weight [N, K]) -> x @ weight^T [batch, seq, N]."""
 
 
 class BlockSums:
@@ -133,26 +138,29 @@ class QuantizedLinear(nn.Module):
 
     def __init__(
         self,
-        parts: Sequence[BlockQuantizedLinear],
+        parts: Sequence[nn.Module],
+        block_size: int,
         correction: ir.TensorProtocol | None,
         scale: nn.Parameter | None,
         bias: nn.Parameter | None,
         block_sums: BlockSums,
+        product: Product,
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
-        self.block_size = parts[0].part.block_size
+        self.block_size = block_size
         self.correction = parameter(correction, CORRECTION) if correction is not None else None
         self.scale = scale
         self.bias = bias
         self.block_sums = block_sums
+        self.product = product
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N], float32."""
         y = add_all(op, [part(op, x) for part in self.parts])
         if self.correction is not None:
             sums = self.block_sums(op, cast(op, x, FLOAT), self.block_size)
-            y = op.Add(y, matmul_transposed(op, sums, self.correction))
+            y = op.Add(y, self.product(op, sums, self.correction))
         return scale_and_bias(op, y, self.scale, self.bias)
 
 
@@ -179,17 +187,19 @@ class FloatLinear(nn.Module):
         scale: nn.Parameter | None,
         bias: nn.Parameter | None,
         compute: ir.DataType,
+        product: Product,
     ) -> None:
         super().__init__()
         self.weight = parameter(weight)
         self.scale = scale
         self.bias = bias
         self.compute = compute
+        self.product = product
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N], float32."""
-        y = cast(op, matmul_transposed(op, cast(op, x, self.compute), cast(op, self.weight, self.compute)), FLOAT)
-        return scale_and_bias(op, y, self.scale, self.bias)
+        y = self.product(op, cast(op, x, self.compute), cast(op, self.weight, self.compute))
+        return scale_and_bias(op, cast(op, y, FLOAT), self.scale, self.bias)
 
 
 class SkipRMSNorm(RMSNorm):
@@ -241,11 +251,13 @@ def in_vocabulary(op: OpBuilder, ids: ir.Value, vocab_size: int) -> ir.Value:
 class QuantizedEmbedding(nn.Module):
     """Rows of a block-quantized weight, plus their correction, repeated over each block."""
 
-    def __init__(self, parts: Sequence[BlockQuantizedRows], correction: ir.TensorProtocol | None) -> None:
+    def __init__(
+        self, parts: Sequence[nn.Module], vocab_size: int, block_size: int, correction: ir.TensorProtocol | None
+    ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
-        self.vocab_size = parts[0].part.num_rows
-        self.block_size = parts[0].part.block_size
+        self.vocab_size = vocab_size
+        self.block_size = block_size
         self.correction = parameter(correction, CORRECTION) if correction is not None else None
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:

@@ -51,15 +51,20 @@ class WeightsFile:
 
     A tensor is never split, so the file of a tensor larger than `shard_size` is also larger.
 
-    `sizes` are the bytes of each file by its name. `source_bytes` are the bytes of the GGUF that are read to fill them.
+    `name` is the name of the first file; that of a later one also has its number. `sizes` are the bytes of each file by
+    its name. `source_bytes` are the bytes of the GGUF that are read to fill them.
     """
 
     shard_size: int | None = None
-    sizes: dict[str, int] = field(default_factory=lambda: {WEIGHTS: 0})
+    name: str = WEIGHTS
+    sizes: dict[str, int] = field(init=False)
     source_bytes: int = 0
     _arrays: list[tuple[ir.ExternalTensor, Callable[[], Array]]] = field(default_factory=list)
     _packings: list[_Packing] = field(default_factory=list)
     _fills: dict[int, ir.ExternalTensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sizes = {self.name: 0}
 
     @property
     def size(self) -> int:
@@ -105,7 +110,7 @@ class WeightsFile:
         location = next(reversed(self.sizes))
         offset = -(-self.sizes[location] // _ALIGNMENT) * _ALIGNMENT
         if self.shard_size is not None and offset > 0 and offset + length > self.shard_size:
-            location, offset = f"{WEIGHTS}_{len(self.sizes)}", 0
+            location, offset = f"{self.name}_{len(self.sizes)}", 0
         self.sizes[location] = offset + length
         return ir.ExternalTensor(location, offset, length, dtype, shape=ir.Shape(shape), name=name)
 
