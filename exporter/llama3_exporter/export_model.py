@@ -331,7 +331,8 @@ def _export_contrib(
     weights = WeightsFile(shard_size, graphs[0].weights)
     # In 8 bits, ONNX Runtime's float32 kernel unpacks the matrix at every call; two of 4 bits are 20 times faster.
     split = options.activations == "float32" and options.target == "any"
-    placed = PlacedTensors(config.weights(file), weights, split_8_bits=split)
+    nearest = options.target == "any"
+    placed = PlacedTensors(config.weights(file), weights, split_8_bits=split, nearest_zero_points=nearest)
     backends = [graph.backend(file, config, placed, options, adapters) for graph in graphs]
     models = [build_graph(config, backend, options.logits) for backend in backends]
     most = _MAX_WEB_SHARDS if options.target == "web" else _MAX_SHARDS
