@@ -31,8 +31,8 @@ _INT64 = ir.DataType.INT64
 
 
 def unpacking_bytes(float_bytes: int) -> int:
-    """Return the memory that unpacking needs, for weights of `float_bytes` in float32."""
-    return round(float_bytes / (1 - _RATIO**NUM_PASSES))
+    """Return the memory that unpacking needs in WebAssembly, for weights of `float_bytes` in float32: measured."""
+    return float_bytes * 3 // 2
 
 
 class FoldingPasses:
