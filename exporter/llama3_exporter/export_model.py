@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from llama3_custom_ops import built_library
 from llama3_models.config import Hyperparameters
 from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH, MANIFEST, Activations, Logits, Ops, Precision, check_choice
+from llama3_models.exports import (
+    GRAPH,
+    MANIFEST,
+    WASM_GRAPH,
+    WEB_WEIGHTS,
+    WEBGPU_GRAPH,
+    WEIGHTS,
+    Activations,
+    Logits,
+    Ops,
+    Precision,
+    Target,
+    check_choice,
+)
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.lora import Adapter, Lora, Loras, parse_loras, read_adapters
 from llama3_models.manifest import AdapterUse, ExportOptions, Manifest, Part, types_of
@@ -22,6 +37,8 @@ from llama3_models.tokenizer.vocabulary import NoTokenizerError, Vocabulary
 from llama3_models.units import format_bytes
 
 from llama3_exporter.contrib.backend import ContribBackend
+from llama3_exporter.contrib.placed import PlacedTensors
+from llama3_exporter.contrib.web import WasmBackend, WebGPUBackend
 from llama3_exporter.contrib.weights_file import WeightsFile
 from llama3_exporter.folder import (
     Content,
@@ -34,7 +51,7 @@ from llama3_exporter.folder import (
 )
 from llama3_exporter.graph import build_graph
 from llama3_exporter.graph_file import serialized
-from llama3_exporter.host_files import host_files, read_tokenizer, to_json
+from llama3_exporter.host_files import host_files, read_tokenizer, to_json, web_config
 from llama3_exporter.native.backend import NativeBackend
 from llama3_exporter.native.placement import graph_beside, place_gguf
 from llama3_exporter.options import check_combination
@@ -62,6 +79,29 @@ _NO_LIBRARY = (
 _MAX_SHARDS = 500
 
 
+# transformers.js loads at most 100 files, and browsers hold at most 2 GB in one array.
+_MAX_WEB_SHARDS = 100
+_WEB_SHARD_BYTES = 1_000_000_000
+_WASM_BYTES = 1 << 32
+
+
+class _Graph(NamedTuple):
+    """A graph of a contrib export: its path in the folder, the name of its first weights file, and its ops."""
+
+    path: str
+    weights: str
+    backend: type[ContribBackend]
+
+
+_GRAPHS: Mapping[Target, Sequence[_Graph]] = {
+    "any": [_Graph(GRAPH, WEIGHTS, ContribBackend)],
+    "web": [
+        _Graph(graph, WEB_WEIGHTS[graph], backend)
+        for graph, backend in ((WEBGPU_GRAPH, WebGPUBackend), (WASM_GRAPH, WasmBackend))
+    ],
+}
+
+
 @dataclass(frozen=True)
 class _Written:
     """The result of one kind of export. `ExportSummary` explains the sizes."""
@@ -70,6 +110,8 @@ class _Written:
     memory_bytes: int
     kv_item_bytes: float
     warnings: tuple[str, ...] = ()
+    downloads: Mapping[str, int] = field(default_factory=dict)
+    wasm_memory_bytes: int | None = None
 
 
 def export(
@@ -77,7 +119,8 @@ def export(
     output: str | Path | None = None,
     *,
     ops: Ops = "contrib",
-    activations: Activations = "int8",
+    target: Target = "any",
+    activations: Activations | None = None,
     precision: Precision = "fp32",
     logits: Logits = "last",
     max_length: int | None = None,
@@ -97,7 +140,10 @@ def export(
             NAME.gguf.
         ops: `contrib`: ONNX Runtime's own ops on repacked weights. `native`: ours on the GGUF's own bytes, which are
             linked into the folder.
-        activations: `int8`: linears quantize their input per block, as in llama.cpp. `float32`: they do not.
+        target: `any`: one graph for any app. `web`: two graphs on the same weights, for WebGPU and WebAssembly, in the
+            layout of transformers.js.
+        activations: `int8`: linears quantize their input per block, as in llama.cpp. `float32`: they do not. None
+            for `int8`, or `float32` with the target `web`.
         precision: `fp16`: float16 attention, KV cache and, if it loses nothing, linears (contrib, for CUDA).
         logits: Positions that get logits: `last`, `all`, or `selected` by the input `logits_to_keep`.
         max_length: Number of positions that the graph supports; None for the model's context length.
@@ -116,25 +162,31 @@ def export(
     """
     start = time.perf_counter()
     check_choice("ops", ops, Ops)
-    check_choice("activations", activations, Activations)
+    check_choice("target", target, Target)
+    if activations is not None:
+        check_choice("activations", activations, Activations)
     check_choice("precision", precision, Precision)
     check_choice("logits", logits, Logits)
     check_combination(
         output=output,
         ops=ops,
+        target=target,
+        activations=activations,
         precision=precision,
         shard_size=shard_size,
         pre_tokenizer=pre_tokenizer,
         tokenizer_graph=tokenizer_graph,
         copy=copy,
     )
+    if activations is None:
+        activations = "float32" if target == "web" else "int8"
     loras = parse_loras(lora)
     if output is not None:
         output = Path(output)
         check_output(output, force=force)
     with GGUFFile.open(model) as file:
         config = Hyperparameters.from_gguf(file)
-        options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length))
+        options = ExportOptions(ops, activations, precision, logits, _positions(file, config, max_length), target)
         adapters = read_adapters(loras, file)
         _warn(adapters)
         vocabulary, no_tokenizer = read_tokenizer(file, pre_tokenizer)
@@ -153,9 +205,8 @@ def export(
                 file, config, options, adapters, output, others, copy=copy, force=force, progress=progress
             )
         else:
-            weights = WeightsFile(shard_size)
             written = _export_contrib(
-                file, config, options, adapters, weights, output, others, force=force, progress=progress
+                file, config, options, adapters, shard_size, output, others, force=force, progress=progress
             )
         other_tokens = None
         if vocabulary is not None and output.is_dir():
@@ -175,6 +226,8 @@ def export(
             max_length=options.max_length,
             kv_cache_bytes_per_position=int(per_position),
             memory_bytes=written.memory_bytes,
+            downloads=written.downloads,
+            wasm_memory_bytes=written.wasm_memory_bytes,
             seconds=time.perf_counter() - start,
             adapters=tuple((adapter.path.name, adapter.scale) for adapter in adapters),
             warnings=(
@@ -272,7 +325,7 @@ def _export_contrib(
     config: Hyperparameters,
     options: ExportOptions,
     adapters: Sequence[Adapter],
-    weights: WeightsFile,
+    shard_size: int | None,
     output: Path,
     others: Mapping[str, bytes],
     *,
@@ -281,12 +334,21 @@ def _export_contrib(
 ) -> _Written:
     if output.resolve() in (part.resolve().parent for part in file.parts):
         raise OutputError(f"{output}: the GGUF is in this folder, which would be replaced")
-    backend = ContribBackend(file, config, weights, options, adapters)
-    model = build_graph(config, backend, options.logits)
-    if len(weights.sizes) > _MAX_SHARDS:
+    graphs = _GRAPHS[options.target]
+    if shard_size is None and options.target == "web":
+        shard_size = _WEB_SHARD_BYTES
+    weights = WeightsFile(shard_size, graphs[0].weights)
+    # In 8 bits, ONNX Runtime's float32 kernel unpacks the matrix at every call; two of 4 bits are 20 times faster.
+    split = options.activations == "float32" and options.target == "any"
+    nearest = options.target == "any"
+    placed = PlacedTensors(config.weights(file), weights, split_8_bits=split, nearest_zero_points=nearest)
+    backends = [graph.backend(file, config, placed, options, adapters) for graph in graphs]
+    models = [build_graph(config, backend, options.logits) for backend in backends]
+    most = _MAX_WEB_SHARDS if options.target == "web" else _MAX_SHARDS
+    if len(weights.sizes) > most:
         raise Llama3Error(
             f"{output}: --shard-size splits {format_bytes(weights.size)} of weights into {len(weights.sizes)} files; "
-            f"use a larger one, for at most {_MAX_SHARDS} files"
+            f"use a larger one, for at most {most} files"
         )
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         # Each checks that all of them fit: the ones before it are still empty.
@@ -306,16 +368,53 @@ def _export_contrib(
             for name, shard in shards.items()
         ]
         manifest = Manifest.of_gguf(file, options, digests.result(), own, _uses(adapters))
-        files: dict[str, Content] = {
-            GRAPH: serialized(model, manifest),
-            **{name: shard.publish for name, shard in shards.items()},
-            MANIFEST: to_json(manifest.to_dict()),
-            **others,
-        }
+        files: dict[str, Content] = dict(others)
+        for graph, model in zip(graphs, models, strict=True):
+            names = {name: graph.weights + name.removeprefix(weights.name) for name in shards}
+            folder = Path(graph.path).parent
+            of_graph = replace(manifest, weights=tuple(replace(part, name=names[part.name]) for part in own))
+            files[graph.path] = serialized(model, of_graph, names)
+            for name, shard in shards.items():
+                own_name = str(folder / names[name])
+                files[own_name] = shard.publish if graph is graphs[0] else _same_file(name)
+        files[MANIFEST] = to_json(manifest.to_dict())
+        if options.target == "web":
+            files["config.json"] = web_config(others["config.json"], len(shards))
+            del files["genai_config.json"]
         publish_folder(output, files, force=force)
-    return _Written(
-        weights.size + _small_bytes(files), backend.memory_bytes, backend.kv_type.itemsize, tuple(_oversized(weights))
+    written = _Written(
+        weights.size + _small_bytes(files),
+        backends[0].memory_bytes,
+        backends[0].kv_type.itemsize,
+        tuple(_oversized(weights)),
     )
+    return written if options.target == "any" else _for_web(written, files, weights.size, backends[1].memory_bytes)
+
+
+def _for_web(written: _Written, files: Mapping[str, Content], weight_bytes: int, wasm_bytes: int) -> _Written:
+    """Add what visitors of a web page download, and what they need in WebAssembly."""
+    small = {name: len(content) for name, content in files.items() if isinstance(content, bytes) and name != MANIFEST}
+    graphs = {"WebGPU": small.pop(WEBGPU_GRAPH), "WebAssembly": small.pop(WASM_GRAPH)}
+    downloads = {name: size + weight_bytes + sum(small.values()) for name, size in graphs.items()}
+    warnings = written.warnings
+    if wasm_bytes > _WASM_BYTES:
+        warnings += (
+            f"this model needs WebGPU: WebAssembly can address {format_bytes(_WASM_BYTES)}, and there it would need "
+            f"about {format_bytes(wasm_bytes)}, with its weights in float32",
+        )
+    return replace(written, warnings=warnings, downloads=downloads, wasm_memory_bytes=wasm_bytes)
+
+
+def _same_file(other: str) -> Callable[[Path], None]:
+    """Create a file as another name of a file beside it, or as a copy."""
+
+    def place(target: Path) -> None:
+        try:
+            target.hardlink_to(target.with_name(other))
+        except OSError:
+            shutil.copyfile(target.with_name(other), target)
+
+    return place
 
 
 def _oversized(weights: WeightsFile) -> list[str]:

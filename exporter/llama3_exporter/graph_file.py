@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -12,13 +13,24 @@ from llama3_models.manifest import Manifest, NotAnExportError
 from llama3_models.regular_files import read_regular
 
 
-def serialized(model: ir.Model, manifest: Manifest) -> bytes:
-    """Return the graph as a file, with the manifest in its metadata."""
+def serialized(model: ir.Model, manifest: Manifest, locations: Mapping[str, str] | None = None) -> bytes:
+    """Return the graph as a file, with the manifest in its metadata.
+
+    Args:
+        model: The graph.
+        manifest: The manifest.
+        locations: New names of its files of weights, by their names in `model`.
+    """
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     for node in model.graph:
         for key in [key for key in node.metadata_props if key.startswith("pkg.onnxscript.")]:
             del node.metadata_props[key]  # the builder's own notes, half of the file
-    data: bytes = ir.to_proto(model).SerializeToString()
+    proto = ir.to_proto(model)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = (locations or {}).get(entry.value, entry.value)
+    data: bytes = proto.SerializeToString()
     return data
 
 

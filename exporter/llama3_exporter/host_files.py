@@ -7,13 +7,14 @@ Optimum read config.json and generation_config.json. All of them read the two to
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llama3_custom_ops import LIBRARY, built_library
 from llama3_models.config import YARN_BETA_FAST, YARN_BETA_SLOW, Hyperparameters, RopeScaling, yarn_range
 from llama3_models.errors import Llama3Error, UsageError
-from llama3_models.exports import GRAPH
+from llama3_models.exports import GRAPH, WASM_GRAPH, WEBGPU_GRAPH
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.tokenizer.vocabulary import NoTokenizerError, Vocabulary
 
@@ -86,6 +87,21 @@ def host_files(
         files["tokenizer.json"] = compact.encode()
         files["tokenizer_config.json"] = to_json(tokenizer_config(vocabulary))
     return files, warnings
+
+
+def web_config(config: bytes, num_shards: int) -> bytes:
+    """Add to config.json what transformers.js reads: which graph each device loads, and its number of weights files."""
+    graphs = {"q4": Path(WEBGPU_GRAPH).name, "fp32": Path(WASM_GRAPH).name}
+    num_files = dict.fromkeys(graphs.values(), num_shards)
+    own = {
+        "dtype": "q4",
+        "use_external_data_format": num_files,
+        "device_config": {
+            device: {"dtype": dtype, "use_external_data_format": num_files}
+            for device, dtype in (("webgpu", "q4"), ("wasm", "fp32"))
+        },
+    }
+    return to_json({**json.loads(config), "transformers.js_config": own})
 
 
 def _special_ids(vocabulary: Vocabulary | None) -> dict[str, Any]:

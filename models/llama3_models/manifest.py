@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, get_args
 
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import MANIFEST, METADATA_KEY, Activations, Logits, Ops, Precision
+from llama3_models.exports import MANIFEST, METADATA_KEY, Activations, Logits, Ops, Precision, Target
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.regular_files import read_regular
 
@@ -80,6 +80,14 @@ class ExportOptions:
     precision: Precision
     logits: Logits
     max_length: int
+    target: Target = "any"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as data for JSON. A target is only named if there is one."""
+        data = asdict(self)
+        if self.target == "any":
+            del data["target"]
+        return data
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class Manifest:
                 "size": self.source.size,
                 "parts": [_described(part) for part in self.source.parts],
             },
-            "options": asdict(self.options),
+            "options": self.options.to_dict(),
             "types": {name: asdict(use) for name, use in self.types.items()},
         }
         if self.weights:
@@ -231,6 +239,7 @@ class Manifest:
                 precision=_choice(options["precision"], Precision),
                 logits=_choice(options["logits"], Logits),
                 max_length=_count(options["max_length"], "max_length"),
+                target=_choice(options.get("target", "any"), Target),
             ),
             types={
                 name: TypeUse(*(_count(use[key], key, least=0) for key in ("tensors", "parameters", "bytes")))

@@ -5,10 +5,12 @@ Expected values come from the numpy reference, which tests/models/test_reference
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from gguf import GGMLQuantizationType as T
 from llama3_exporter import export
@@ -143,27 +145,40 @@ def test_late_positions_rotate_right(tmp_path: Path, architecture: str, ops: str
     assert np.abs(found[0] - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("folding", [True, False], ids=["folded", "not folded"])
-def test_rotary_tables_are_right_up_to_the_last_position(tmp_path: Path, folding: bool) -> None:
+@pytest.mark.parametrize("context_length", [131_072, 1_048_576])
+def test_rotary_tables_are_right_up_to_the_last_position(tmp_path: Path, context_length: int) -> None:
     """They are cos and sin of position * theta^(-2i / d) / factor, to the last digits of float32."""
     factors, theta = llama31_rope_factors(32), 500_000.0
     _, folder = exported(
-        tmp_path, num_layers=1, head_dim=32, context_length=131_072, rope_theta=theta, rope_factors=factors
+        tmp_path, num_layers=1, head_dim=32, context_length=context_length, rope_theta=theta, rope_factors=factors
     )
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
-    (attention,) = (node for node in model.graph.node if node.op_type == "GroupQueryAttention")
-    tables = attention.input[7:9]
-    for name in tables:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    onnx.save(model, folder / "model.onnx")
-    graph = Graph(folder, folding=folding)
-    feed = {"input_ids": np.zeros((1, 1), np.int64), "attention_mask": np.ones((1, 1), np.int64)}
-    cos, sin = graph.session.run(tables, feed | graph.empty_cache())
-    assert cos.shape == sin.shape == (131_072, 16)
+    tables = rotary_tables(folder)
     frequencies = theta ** (-np.arange(0, 32, 2) / 32) / factors.astype(np.float64)
-    for position in (0, 1, 8_192, 131_071):
-        np.testing.assert_allclose(cos[position], np.cos(position * frequencies), rtol=0, atol=1e-6)
-        np.testing.assert_allclose(sin[position], np.sin(position * frequencies), rtol=0, atol=1e-6)
+    for width in (1, 511, 512, 513, 100_001, context_length):
+        cos, sin = tables(width)
+        assert width <= len(cos) == len(sin) < width + 512
+        angles = np.outer(np.arange(width), frequencies)
+        np.testing.assert_allclose(cos[:width], np.cos(angles), rtol=0, atol=2e-7)
+        np.testing.assert_allclose(sin[:width], np.sin(angles), rtol=0, atol=2e-7)
+
+
+def rotary_tables(folder: Path) -> Callable[[int], list[np.ndarray]]:
+    """Return a function from a prompt's length to the cosines and sines that the graph's attention gets."""
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    attention = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    inputs = ["input_ids", "attention_mask", attention.input[3]]
+    part = onnx.utils.Extractor(model).extract_model(inputs, list(attention.input[7:9]))
+    session = ort.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
+    cache = np.zeros((1, 2, 0, 32), np.float32)
+    return lambda width: session.run(None, dict(zip(inputs, [*np.ones((2, 1, width), np.int64), cache], strict=True)))
+
+
+def test_the_start_of_a_long_context_is_cheap(tmp_path: Path) -> None:
+    """A graph that reaches a million positions contains no table of a million rows, and makes none at load."""
+    _, folder = exported(tmp_path, num_layers=1, head_dim=32, context_length=1_048_576)
+    assert (folder / "model.onnx").stat().st_size < 2_000_000
+    cos, _ = rotary_tables(folder)(7)
+    assert len(cos) == 512
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -261,7 +261,7 @@ REASONS = {
         "a cache with a different number of rows": "dimension 0 should be",
         "narrower than the chunk": "attention_mask_must_cover_input_ids",
         "wider than past plus chunk": "attention_mask_must_be_as_wide_as_past_plus_chunk",
-        "wider than `--max-length`, each row's tokens within it": "cos_cache dimension 0",
+        "wider than `--max-length`, each row's tokens within it": "attention_mask_must_not_be_wider_than_max_length",
     },
     "native": {
         "a value other than 0 and 1": "attention_mask_must_be_0_or_1",

@@ -12,17 +12,23 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Graph:
-    """A session, and calls with explicit past and mask."""
+    """A session, and calls with explicit past and mask.
 
-    def __init__(self, folder: Path, *, folding: bool = True) -> None:
+    Args:
+        path: An export's folder, or a graph.
+        folding: Whether ONNX Runtime optimizes the graph.
+    """
+
+    def __init__(self, path: Path, *, folding: bool = True) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 2
-        if any(folder.glob("*.gguf")):  # a native graph's weights
+        if path.is_dir() and any(path.glob("*.gguf")):  # a native graph's weights
             llama3_custom_ops.register(options)
         if not folding:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self.session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        graph = path / "model.onnx" if path.is_dir() else path
+        self.session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self._past = [node for node in self.session.get_inputs() if node.name.startswith("past_key_values.")]
 
     def empty_cache(self, batch: int = 1) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from llama3_models.cli import command_line
 from llama3_models.cli.arguments import MaybePath
 from llama3_models.cli.command_line import check_ranges
 from llama3_models.errors import Llama3Error, UsageError
-from llama3_models.exports import Activations, Logits, Ops, Precision
+from llama3_models.exports import Activations, Logits, Ops, Precision, Target
 from llama3_models.hub.catalogue import Encoding
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
@@ -26,7 +26,8 @@ def llama3_export(
     *,
     output: Path | None = None,
     ops: Ops = "contrib",
-    activations: Activations = "int8",
+    target: Target = "any",
+    activations: Activations | None = None,
     precision: Precision = "fp32",
     logits: Logits = "last",
     max_length: int | None = None,
@@ -49,7 +50,10 @@ def llama3_export(
         output: Folder to create; required with --ops contrib. (default with native: only NAME.onnx, beside NAME.gguf)
         ops: contrib uses ONNX Runtime's own operators and repacked weights, and runs in any app. native uses our
             operators and the GGUF's own bytes: faster, nothing is copied, CPU only.
-        activations: int8 is fast and rounds like llama.cpp; float32 is exact and slower.
+        target: any is one graph for any app. web is for browsers and transformers.js: two graphs on the same weights,
+            for WebGPU and WebAssembly.
+        activations: int8 is fast and rounds like llama.cpp; float32 is exact and slower. (default: int8, or float32
+            with --target web)
         precision: fp16 is for CUDA: float16 attention, KV cache and, if it loses nothing, linear layers.
         logits: Positions to compute logits for: the last one, all, or as many as the input logits_to_keep says.
         max_length: Longest sequence that the graph supports. (default: the model's context)
@@ -73,6 +77,8 @@ def llama3_export(
     check_combination(
         output=output,
         ops=ops,
+        target=target,
+        activations=activations,
         precision=precision,
         shard_size=shard_bytes,
         pre_tokenizer=pre_tokenizer,
@@ -94,6 +100,7 @@ def llama3_export(
             gguf,
             output,
             ops=ops,
+            target=target,
             activations=activations,
             precision=precision,
             logits=logits,

@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
-from gguf import quants
 from gguf.constants import GGMLQuantizationType
 from llama3_models.config import Hyperparameters
 from llama3_models.errors import Llama3Error
@@ -23,7 +18,7 @@ from llama3_models.gguf.file import GGUFFile, GGUFTensor
 from llama3_models.lora import Adapter
 from llama3_models.manifest import ExportOptions
 from llama3_models.units import format_bytes
-from onnxscript import nn
+from onnxscript import OpBuilder, nn
 
 from llama3_exporter.adapters import adapted, adapted_linears
 from llama3_exporter.contrib.modules import (
@@ -34,15 +29,17 @@ from llama3_exporter.contrib.modules import (
     FloatLinear,
     FloatRows,
     GroupedQueryAttention,
-    LengthsAndTables,
     QuantizedEmbedding,
     QuantizedLinear,
     QuantizedPart,
     SeparateLinears,
     SkipRMSNorm,
     SwiGLU,
+    matmul_transposed,
 )
-from llama3_exporter.contrib.weights_file import Array, WeightsFile
+from llama3_exporter.contrib.placed import PlacedTensors
+from llama3_exporter.contrib.positions import LengthsAndTables, table_bytes
+from llama3_exporter.contrib.weights_file import same_bytes
 from llama3_exporter.decoders.backend import (
     Attention,
     Embedding,
@@ -53,64 +50,48 @@ from llama3_exporter.decoders.backend import (
     Norm,
     PositionInputs,
 )
-from llama3_exporter.finite import checked
-from llama3_exporter.formats import FLOAT_TYPES, FORMATS, pack, packed_size, repeated, split_nibbles
+from llama3_exporter.formats import FLOAT_TYPES, FORMATS, packed_size
 from llama3_exporter.modules import CONTRIB_HEADS, FLOAT, NATIVE_HEADS, HeadRMSNorm, parameter
 
-FLOAT16, UINT8 = ir.DataType.FLOAT16, ir.DataType.UINT8
+FLOAT16 = ir.DataType.FLOAT16
 
 # MatMulNBits's attribute: 4 quantizes its input to int8 per block, 1 computes in float32.
 ACCURACY_LEVEL = {"int8": 4, "float32": 1}
 
-# Two million positions of Llama 3, whose own context needs 67 MB. At load, ONNX Runtime needs several times as much.
-_MAX_ROTARY_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """A quantized weight in the weights file: one part or the sum of two, and a correction for the zero points."""
-
-    parts: tuple[QuantizedPart, ...]
-    correction: ir.ExternalTensor | None  # float32 [N, blocks]
+# Tables of 67 million positions with heads of 128. They are in model.onnx itself, which every host reads whole.
+_MAX_ROTARY_BYTES = 1 << 26
 
 
 class ContribBackend:
-    """A `Backend` of stock ops, which places the weights in a `WeightsFile`.
+    """A `Backend` of stock ops, whose weights are in a `WeightsFile`.
 
     Args:
         file: The GGUF.
         config: Its hyperparameters.
-        weights: Where the packed weights go.
+        placed: The weights' places.
         options: The activations (whether MatMulNBits quantizes its input), the precision (`fp16` multiplies in float16
             if the file's scales are float16) and the number of positions in the rotary tables.
         adapters: LoRA adapters, whose matrices also go into the weights file.
-
-    Attributes:
-        placed: The arrays of each tensor in the weights file, by the tensor's name, without zero points that weights
-            share.
-        quantized: The form of each quantized tensor, by its name and the type of its scales.
     """
 
     def __init__(
         self,
         file: GGUFFile,
         config: Hyperparameters,
-        weights: WeightsFile,
+        placed: PlacedTensors,
         options: ExportOptions,
         adapters: Sequence[Adapter] = (),
     ) -> None:
         self._file = file
         self._tensors = config.weights(file)
         self._adapters = adapters
-        self._adapter_matrices: dict[tuple[Path, str], ir.ExternalTensor] = {}
         self._config = config
-        self._weights = weights
+        self._placed = placed
         self._activations = options.activations
         self._precision = options.precision
         self._max_length = options.max_length
+        self._rotary_bytes = table_bytes(config, options.max_length)
         self._block_sums = BlockSums()
-        self.placed: dict[str, list[ir.ExternalTensor]] = {}
-        self.quantized: dict[str, dict[ir.DataType, QuantizedWeight]] = {}
         self.domains: Mapping[str, int] = {}
         self.kv_type = FLOAT16 if options.precision == "fp16" else FLOAT
         self._float_copies_bytes = 0
@@ -119,9 +100,9 @@ class ContribBackend:
     def memory_bytes(self) -> int:
         """Bytes that ONNX Runtime needs for the weights on a CPU.
 
-        It copies each float weight into the type and layout of its kernel.
+        It copies each float weight into the type and layout of its kernel. The rotary tables count as weights.
         """
-        return self._weights.size + self._float_copies_bytes
+        return self._placed.size + self._float_copies_bytes + self._rotary_bytes
 
     def linear(self, name: str, *, high_precision: bool = False) -> Linear:
         """See `Backend`."""
@@ -141,24 +122,35 @@ class ContribBackend:
     def _embedding(self, name: str) -> FloatEmbedding | QuantizedEmbedding:
         tensor = self._tensors[f"{name}.weight"]
         if tensor.type in FLOAT_TYPES:
-            return FloatEmbedding(self._place_floats(tensor))
+            return self.float_embedding(self._placed.floats(tensor))
         # Float16 scales would round the gathered rows. But a tied head may need them beside the same codes.
         head = [self._linear_scale_type(tensor)] if self._config.tie_word_embeddings else []
-        weight = self._place_quantized(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
-        parts = []
-        for part in weight.parts:
-            matrix = self._weights.same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
-            parts.append(BlockQuantizedRows(replace(part, weight=matrix)))
-        return QuantizedEmbedding(parts, weight.correction)
+        weight = self._placed.blocks(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
+        first = weight.parts[0]
+        parts = [self.part_rows(part) for part in weight.parts]
+        return QuantizedEmbedding(parts, first.num_rows, first.block_size, weight.correction)
+
+    def float_embedding(self, weight: ir.ExternalTensor) -> FloatEmbedding:
+        """Make an embedding of a float weight."""
+        return FloatEmbedding(weight)
+
+    def part_rows(self, part: QuantizedPart) -> nn.Module:
+        """Make a module that looks up rows of a part of a weight, by ids that are checked elsewhere."""
+        matrix = same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits)))
+        return BlockQuantizedRows(replace(part, weight=matrix))
 
     def adapter_linear(self, tensor: GGUFTensor) -> FloatLinear:
         """See `MakesMatrices`."""
         self._float_copies_bytes += int(math.prod(tensor.shape) * FLOAT.itemsize)
-        return FloatLinear(self._adapter_matrix(tensor), None, None, FLOAT)
+        return FloatLinear(self.adapter_matrix(tensor), None, None, FLOAT, self.product)
 
     def adapter_rows(self, tensor: GGUFTensor) -> FloatRows:
         """See `MakesMatrices`."""
-        return FloatRows(self._adapter_matrix(tensor))
+        return FloatRows(self.adapter_matrix(tensor))
+
+    def adapter_matrix(self, tensor: GGUFTensor) -> ir.ExternalTensor:
+        """Return the place of an adapter's matrix."""
+        return self._placed.adapter_matrix(tensor)
 
     def norm(self, name: str) -> Norm:
         """See `Backend`."""
@@ -178,11 +170,10 @@ class ContribBackend:
         Raises:
             Llama3Error: the rotary tables would be too large.
         """
-        n_bytes = self._max_length * self._config.rotary_dim * int(self.kv_type.itemsize)
-        if n_bytes > _MAX_ROTARY_BYTES:
+        if self._rotary_bytes > _MAX_ROTARY_BYTES:
             raise Llama3Error(
                 f"{self._file.path}: the rotary tables of {self._max_length:,} positions would need "
-                f"{format_bytes(n_bytes)}; use a smaller --max-length, or --ops native, which does not store them"
+                f"{format_bytes(self._rotary_bytes)}; use a smaller --max-length, or --ops native, which has no tables"
             )
         return LengthsAndTables(self._config, self._max_length, self.kv_type)
 
@@ -208,45 +199,29 @@ class ContribBackend:
             in_float16 = tensor.type == GGMLQuantizationType.F16 and self._multiplies_in_float16(tensor)
             compute = FLOAT16 if in_float16 else FLOAT
             self._float_copies_bytes += int(math.prod(tensor.shape) * compute.itemsize)
-            return FloatLinear(self._place_floats(tensor), scale, bias, compute)
+            return FloatLinear(self._placed.floats(tensor), scale, bias, compute, self.product)
         scale_type = self._linear_scale_type(tensor)
-        weight = self._place_quantized(tensor, [scale_type])[scale_type]
-        level = ACCURACY_LEVEL[self._activations]
+        weight = self._placed.blocks(tensor, [scale_type])[scale_type]
+        parts = [self.part_linear(part, high_precision=high_precision) for part in weight.parts]
+        block_size = weight.parts[0].block_size
+        return QuantizedLinear(parts, block_size, weight.correction, scale, bias, self._block_sums, self.product)
+
+    def product(self, op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
+        """Multiply by a matrix of floats: see `Product`."""
+        return matmul_transposed(op, x, weight)
+
+    def part_linear(self, part: QuantizedPart, *, high_precision: bool) -> nn.Module:
+        """Make a module that multiplies by a part of a weight."""
         # fp16 is for CUDA, which does not round activations to int8.
         twice = high_precision and self._activations == "int8" and self._precision == "fp32"
-        parts = [BlockQuantizedLinear(part, level, twice=twice) for part in weight.parts]
-        return QuantizedLinear(parts, weight.correction, scale, bias, self._block_sums)
+        return BlockQuantizedLinear(part, ACCURACY_LEVEL[self._activations], twice=twice)
 
     def _vector(self, name: str) -> nn.Parameter | None:
         """Return a scale or a bias, if the file has it."""
         return self._float32(name) if name in self._tensors else None
 
     def _float32(self, name: str) -> nn.Parameter:
-        """Place a vector (a norm, a bias) of any type as float32."""
-        tensor = self._tensors[name]
-        self.placed[name] = [self._weights.add_array(name, FLOAT, tensor.shape, partial(checked, tensor))]
-        return parameter(self.placed[name][0])
-
-    def _place_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        if tensor.name not in self.placed:
-            self.placed[tensor.name] = [self._as_floats(tensor)]
-        return self.placed[tensor.name][0]
-
-    def _adapter_matrix(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        """Place a matrix once per file: adapters use the same tensor names, and one adapter may be used twice."""
-        key = tensor.part, tensor.name
-        if key not in self._adapter_matrices:
-            self._adapter_matrices[key] = self._as_floats(tensor)
-        return self._adapter_matrices[key]
-
-    def _as_floats(self, tensor: GGUFTensor) -> ir.ExternalTensor:
-        """Place a tensor as floats of its own type, or as float32 if it is quantized (an adapter's, in Q8_0)."""
-
-        def floats(rows: npt.NDArray[np.uint8]) -> list[Array]:
-            return [rows if tensor.type in FLOAT_TYPES else quants.dequantize(rows, tensor.type)]
-
-        dtype = ir.DataType.from_numpy(np.dtype(FLOAT_TYPES.get(tensor.type, np.float32)))
-        return self._weights.add_packing(tensor, floats, [(tensor.name, dtype, tensor.shape)])[0]
+        return parameter(self._placed.vector(name))
 
     def _linear_scale_type(self, tensor: GGUFTensor) -> ir.DataType:
         in_float16 = FORMATS[tensor.type].scale_is_float16 and self._multiplies_in_float16(tensor)
@@ -259,64 +234,3 @@ class ContribBackend:
         may exceed float16's range.
         """
         return self._precision == "fp16" and f"{tensor.name.removesuffix('weight')}scale" not in self._tensors
-
-    def _place_quantized(
-        self, tensor: GGUFTensor, scale_types: Sequence[ir.DataType]
-    ) -> dict[ir.DataType, QuantizedWeight]:
-        """Place the arrays that `pack` returns for a quantized tensor, and return them by the type of the scales.
-
-        Codes are placed once. If a tensor is used twice, the first call must name the types for both uses.
-        """
-        if tensor.name in self.quantized:
-            return self.quantized[tensor.name]
-        form = FORMATS[tensor.type]
-        num_rows, row_size = tensor.shape
-        num_blocks = row_size // form.block_size
-        # In 8 bits, ONNX Runtime's float32 kernel unpacks the matrix at every call; two of 4 bits are 20 times faster.
-        split = form.bits == 8 and self._activations == "float32"
-        bits = 4 if split else form.bits
-        zero_point_shape = (num_rows, packed_size(num_blocks, bits))
-        constants = _constant_zero_points(form.zero_point, form.bits, split=split)
-
-        destinations: list[tuple[str, ir.DataType, tuple[int, ...]]] = []
-        for _ in constants:
-            destinations.append((tensor.name, UINT8, (num_rows, num_blocks, packed_size(form.block_size, bits))))
-            destinations += [(tensor.name, scale_type, (num_rows, num_blocks)) for scale_type in scale_types]
-            if form.zero_point is None:
-                destinations.append((tensor.name, UINT8, zero_point_shape))
-        if form.has_minimum:
-            destinations.append((tensor.name, FLOAT, (num_rows, num_blocks)))
-
-        def arrays(rows: npt.NDArray[np.uint8]) -> list[Array]:
-            packed = pack(form, rows)
-            result: list[Array] = []
-            for part in split_nibbles(packed) if split else (packed,):
-                result.append(part.B)
-                result += [part.scales.astype(scale_type.numpy(), copy=False) for scale_type in scale_types]
-                if form.zero_point is None:
-                    result.append(part.zero_points)
-            return result if packed.correction is None else [*result, packed.correction]
-
-        self.placed[tensor.name] = self._weights.add_packing(tensor, arrays, destinations)
-        places = iter(self.placed[tensor.name])
-        parts: dict[ir.DataType, list[QuantizedPart]] = {scale_type: [] for scale_type in scale_types}
-        for byte in constants:
-            weight = next(places)
-            scales = {scale_type: next(places) for scale_type in scale_types}
-            zero_points = next(places) if byte is None else self._weights.add_fill(tensor.name, byte, zero_point_shape)
-            for scale_type, scale in scales.items():
-                part = QuantizedPart(weight, scale, zero_points, num_rows, row_size, bits, form.block_size)
-                parts[scale_type].append(part)
-        correction = next(places) if form.has_minimum else None
-        weights = {scale_type: QuantizedWeight(tuple(parts[scale_type]), correction) for scale_type in scale_types}
-        self.quantized[tensor.name] = weights
-        return weights
-
-
-def _constant_zero_points(zero_point: int | None, bits: int, *, split: bool) -> tuple[int | None, ...]:
-    """Return the byte that fills the zero points of each part of a weight, or None if every block has its own."""
-    if zero_point is None:
-        return (None, None) if split else (None,)
-    if split:
-        return repeated(zero_point >> 4, 4), repeated(zero_point & 15, 4)
-    return (repeated(zero_point, bits),)

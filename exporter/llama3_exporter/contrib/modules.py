@@ -6,22 +6,25 @@ float16. Weights are parameters whose bytes are in the weights file (`backend.py
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-import numpy as np
 import onnx_ir as ir
 from llama3_models.config import Hyperparameters
 from onnxscript import OpBuilder, nn
 
-from llama3_exporter.decoders.backend import Chunk, LayerCache, Positions
+from llama3_exporter.decoders.backend import LayerCache, Positions
 from llama3_exporter.modules import FLOAT, RMSNorm, cast, checked, parameter, scale_and_bias, typed
 
 CONTRIB = "com.microsoft"
 
 CORRECTION = "remainder"
 """The name of a correction in the graph, the same in every version."""
+
+
+Product: TypeAlias = Callable[[OpBuilder, ir.Value, ir.Value], ir.Value]
+"""(x [batch, seq, K], weight [N, K]) -> x @ weight^T [batch, seq, N]."""
 
 
 class BlockSums:
@@ -42,9 +45,11 @@ class BlockSums:
 class QuantizedPart:
     """A block-quantized matrix [N, K] in the weights file, or one of the two that add up to it."""
 
+    name: str  # the tensor's in the GGUF
     weight: ir.ExternalTensor  # uint8 [N, blocks, bytes per block]
     scales: ir.ExternalTensor  # [N, blocks], float32 or float16
     zero_points: ir.ExternalTensor  # uint8 [N, bytes]
+    zero_point: int | None  # that of all blocks, or None if they differ
     num_rows: int  # N
     row_size: int  # K
     bits: int
@@ -134,26 +139,29 @@ class QuantizedLinear(nn.Module):
 
     def __init__(
         self,
-        parts: Sequence[BlockQuantizedLinear],
+        parts: Sequence[nn.Module],
+        block_size: int,
         correction: ir.TensorProtocol | None,
         scale: nn.Parameter | None,
         bias: nn.Parameter | None,
         block_sums: BlockSums,
+        product: Product,
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
-        self.block_size = parts[0].part.block_size
+        self.block_size = block_size
         self.correction = parameter(correction, CORRECTION) if correction is not None else None
         self.scale = scale
         self.bias = bias
         self.block_sums = block_sums
+        self.product = product
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N], float32."""
         y = add_all(op, [part(op, x) for part in self.parts])
         if self.correction is not None:
             sums = self.block_sums(op, cast(op, x, FLOAT), self.block_size)
-            y = op.Add(y, matmul_transposed(op, sums, self.correction))
+            y = op.Add(y, self.product(op, sums, self.correction))
         return scale_and_bias(op, y, self.scale, self.bias)
 
 
@@ -180,17 +188,19 @@ class FloatLinear(nn.Module):
         scale: nn.Parameter | None,
         bias: nn.Parameter | None,
         compute: ir.DataType,
+        product: Product,
     ) -> None:
         super().__init__()
         self.weight = parameter(weight)
         self.scale = scale
         self.bias = bias
         self.compute = compute
+        self.product = product
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N], float32."""
-        y = cast(op, matmul_transposed(op, cast(op, x, self.compute), cast(op, self.weight, self.compute)), FLOAT)
-        return scale_and_bias(op, y, self.scale, self.bias)
+        y = self.product(op, cast(op, x, self.compute), cast(op, self.weight, self.compute))
+        return scale_and_bias(op, cast(op, y, FLOAT), self.scale, self.bias)
 
 
 class SkipRMSNorm(RMSNorm):
@@ -242,11 +252,13 @@ def in_vocabulary(op: OpBuilder, ids: ir.Value, vocab_size: int) -> ir.Value:
 class QuantizedEmbedding(nn.Module):
     """Rows of a block-quantized weight, plus their correction, repeated over each block."""
 
-    def __init__(self, parts: Sequence[BlockQuantizedRows], correction: ir.TensorProtocol | None) -> None:
+    def __init__(
+        self, parts: Sequence[nn.Module], vocab_size: int, block_size: int, correction: ir.TensorProtocol | None
+    ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(list(parts))
-        self.vocab_size = parts[0].part.num_rows
-        self.block_size = parts[0].part.block_size
+        self.vocab_size = vocab_size
+        self.block_size = block_size
         self.correction = parameter(correction, CORRECTION) if correction is not None else None
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
@@ -281,52 +293,6 @@ class FloatEmbedding(FloatRows):
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, hidden], float32."""
         return super().forward(op, in_vocabulary(op, ids, self.num_rows))
-
-
-class LengthsAndTables(nn.Module):
-    """The lengths of the rows, and cosines and sines of every position, from nodes that ONNX Runtime folds at load.
-
-    So the file contains only the frequencies. An angle of position 100,000 needs double precision. ONNX Runtime 1.23
-    has no double Cos on the CPU, so cos(a) is computed as sin(a + pi / 2).
-    """
-
-    def __init__(self, config: Hyperparameters, max_length: int, dtype: ir.DataType) -> None:
-        super().__init__()
-        frequencies = ir.tensor(config.inverse_frequencies)
-        self.inverse_frequencies = parameter(frequencies)
-        factor = config.attention_factor
-        self.attention_factor = None if factor == 1 else parameter(ir.tensor(np.array(factor)))
-        self.max_length = max_length
-        self.dtype = dtype
-
-    def forward(self, op: OpBuilder, chunk: Chunk) -> Positions:
-        """Return the last four inputs of GroupQueryAttention.
-
-        The op finds a row's past by subtracting the chunk's length from the row's, so every row counts as full. Padding
-        is also computed, but as positions after the row's real tokens: none of these sees it, and the next chunk
-        overwrites it in the cache.
-
-        A mask that is wider than past and chunk, or narrower than the chunk, is an error here: old versions of ONNX
-        Runtime would read outside the cache.
-        """
-        int32 = ir.DataType.INT32
-        tokens_before = op.Sub(chunk.tokens, chunk.real)
-        seqlens_k = op.Cast(op.Add(tokens_before, op.Sub(chunk.length, 1)), to=int32)
-        width_before = op.Sub(chunk.total_length, chunk.length)  # [1]
-        past_length = op.Shape(chunk.past_key, start=2, end=3)
-        excess = op.Squeeze(op.Max(op.Sub(width_before, past_length), op.Neg(width_before), 0))
-        total_length = checked(op, chunk.total_length, excess, "attention_mask_must_be_as_wide_as_past_plus_chunk")
-        return seqlens_k, op.Cast(total_length, to=int32), *self.tables(op)
-
-    def tables(self, op: OpBuilder) -> tuple[ir.Value, ir.Value]:
-        """Return cosines and sines, both [max_length, rotary_dim / 2], times the attention factor."""
-        positions = op.Cast(op.Range(0, self.max_length, 1), to=ir.DataType.DOUBLE)
-        angles = op.Mul(op.Unsqueeze(positions, [1]), self.inverse_frequencies)
-        quarter_turn = ir.tensor(np.array(math.pi / 2), name="quarter_turn")
-        cos, sin = op.Sin(op.Add(angles, quarter_turn)), op.Sin(angles)
-        if self.attention_factor is not None:
-            cos, sin = op.Mul(cos, self.attention_factor), op.Mul(sin, self.attention_factor)
-        return op.Cast(cos, to=self.dtype), op.Cast(sin, to=self.dtype)
 
 
 class GroupedQueryAttention(nn.Module):

@@ -51,15 +51,20 @@ class WeightsFile:
 
     A tensor is never split, so the file of a tensor larger than `shard_size` is also larger.
 
-    `sizes` are the bytes of each file by its name. `source_bytes` are the bytes of the GGUF that are read to fill them.
+    `name` is the name of the first file; that of a later one also has its number. `sizes` are the bytes of each file by
+    its name. `source_bytes` are the bytes of the GGUF that are read to fill them.
     """
 
     shard_size: int | None = None
-    sizes: dict[str, int] = field(default_factory=lambda: {WEIGHTS: 0})
+    name: str = WEIGHTS
+    sizes: dict[str, int] = field(init=False)
     source_bytes: int = 0
     _arrays: list[tuple[ir.ExternalTensor, Callable[[], Array]]] = field(default_factory=list)
     _packings: list[_Packing] = field(default_factory=list)
     _fills: dict[int, ir.ExternalTensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sizes = {self.name: 0}
 
     @property
     def size(self) -> int:
@@ -100,18 +105,12 @@ class WeightsFile:
             known.location, known.offset, length, ir.DataType.UINT8, shape=ir.Shape(shape), name=name
         )
 
-    def same_bytes(self, tensor: ir.ExternalTensor, shape: Sequence[int]) -> ir.ExternalTensor:
-        """Return a tensor with the bytes of `tensor` and another shape."""
-        return ir.ExternalTensor(
-            tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=ir.Shape(shape), name=tensor.name
-        )
-
     def _place(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.ExternalTensor:
         length = int(math.prod(shape) * dtype.itemsize)
         location = next(reversed(self.sizes))
         offset = -(-self.sizes[location] // _ALIGNMENT) * _ALIGNMENT
         if self.shard_size is not None and offset > 0 and offset + length > self.shard_size:
-            location, offset = f"{WEIGHTS}_{len(self.sizes)}", 0
+            location, offset = f"{self.name}_{len(self.sizes)}", 0
         self.sizes[location] = offset + length
         return ir.ExternalTensor(location, offset, length, dtype, shape=ir.Shape(shape), name=name)
 
@@ -160,6 +159,13 @@ class WeightsFile:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             digests.close()
+
+
+def same_bytes(tensor: ir.ExternalTensor, shape: Sequence[int], dtype: ir.DataType | None = None) -> ir.ExternalTensor:
+    """Return a tensor with the bytes of `tensor`, and another shape or type."""
+    return ir.ExternalTensor(
+        tensor.location, tensor.offset, tensor.length, dtype or tensor.dtype, shape=ir.Shape(shape), name=tensor.name
+    )
 
 
 class _Digests:

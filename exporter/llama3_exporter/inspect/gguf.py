@@ -20,6 +20,7 @@ from llama3_models.units import format_bytes
 from onnxscript import nn
 
 from llama3_exporter.contrib.backend import ContribBackend
+from llama3_exporter.contrib.placed import PlacedTensors
 from llama3_exporter.contrib.weights_file import WeightsFile
 from llama3_exporter.decoders import DECODERS
 from llama3_exporter.decoders.backend import Attention, PositionInputs
@@ -154,9 +155,10 @@ def _about(file: GGUFFile) -> dict[str, str]:
 def _weights(file: GGUFFile, config: Hyperparameters, plan: _Plan) -> Iterator[Weight]:
     """Yield the weights in the order of the file, without old converters' tables, which `Hyperparameters` ignores."""
     for tensor in file.tensors.values():
-        parts = [name for name in config.parts_of(tensor.name) or [tensor.name] if name in plan.placed]
+        parts = [name for name in config.parts_of(tensor.name) or [tensor.name] if name in plan.placed.arrays]
         if parts:
-            form, n_bytes = plan.form(parts[0]), sum(array.nbytes for part in parts for array in plan.placed[part])
+            form = plan.form(parts[0])
+            n_bytes = sum(array.nbytes for part in parts for array in plan.placed.arrays[part])
         elif tensor.name == ROPE_FACTORS:  # part of the rotary frequencies, which are in the graph itself
             form, n_bytes = "float32", 4 * math.prod(tensor.shape)
         else:
@@ -173,7 +175,8 @@ class _Plan(ContribBackend):
 
     def __init__(self, file: GGUFFile, config: Hyperparameters) -> None:
         options = ExportOptions("contrib", "int8", "fp32", "last", config.max_position_embeddings)
-        super().__init__(file, config, WeightsFile(), options)
+        self.placed = PlacedTensors(config.weights(file), WeightsFile(), split_8_bits=False)
+        super().__init__(file, config, self.placed, options)
         DECODERS[config.architecture.name](config, self)
 
     def positions(self) -> PositionInputs:
@@ -186,9 +189,9 @@ class _Plan(ContribBackend):
 
     def form(self, name: str) -> str:
         """Describe what a tensor becomes."""
-        if name not in self.quantized:
-            return str(self.placed[name][0].dtype.numpy())
-        weight = next(iter(self.quantized[name].values()))
+        if name not in self.placed.quantized:
+            return str(self.placed.arrays[name][0].dtype.numpy())
+        weight = next(iter(self.placed.quantized[name].values()))
         part = weight.parts[0]
         form = block_form(part.bits, part.block_size)
         return sum_form(form, parts=len(weight.parts), corrected=weight.correction is not None)

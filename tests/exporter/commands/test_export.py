@@ -112,7 +112,7 @@ def test_help_fits_a_terminal_and_shows_defaults(
     assert run(monkeypatch, "--help") == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
-    for phrase in ("--activations int8|float32", "(default: int8)", "--logits last|all|selected", "MODEL"):
+    for phrase in ("--activations int8|float32", "(default: fp32)", "--logits last|all|selected", "MODEL"):
         assert phrase in text
 
 
