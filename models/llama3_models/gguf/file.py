@@ -180,8 +180,9 @@ def _map(path: Path) -> mmap | str:
     except FileNotFoundError:
         return nothing_there(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path, or a file just emptied
-        reason = shortage(error) or (error.strerror if isinstance(error, OSError) else None) or error
-        return f"cannot be read ({reason})"
+        if (problem := shortage(error)) is not None:
+            return f"cannot be read: {problem}"
+        return f"cannot be read ({(isinstance(error, OSError) and error.strerror) or error})"
 
 
 # Split models: NAME-00001-of-0000N.gguf, as llama.cpp's gguf-split writes them. Each part is a GGUF with some of the
