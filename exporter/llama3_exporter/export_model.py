@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from llama3_models.exports import (
     GRAPH,
     MANIFEST,
     WASM_GRAPH,
+    WEB_WEIGHTS,
     WEBGPU_GRAPH,
     WEIGHTS,
     Activations,
@@ -81,6 +82,7 @@ _MAX_SHARDS = 500
 # transformers.js loads at most 100 files, and browsers hold at most 2 GB in one array.
 _MAX_WEB_SHARDS = 100
 _WEB_SHARD_BYTES = 1_000_000_000
+_WASM_BYTES = 1 << 32
 
 
 class _Graph(NamedTuple):
@@ -94,7 +96,7 @@ class _Graph(NamedTuple):
 _GRAPHS: Mapping[Target, Sequence[_Graph]] = {
     "any": [_Graph(GRAPH, WEIGHTS, ContribBackend)],
     "web": [
-        _Graph(graph, f"{Path(graph).name}_data", backend)
+        _Graph(graph, WEB_WEIGHTS[graph], backend)
         for graph, backend in ((WEBGPU_GRAPH, WebGPUBackend), (WASM_GRAPH, WasmBackend))
     ],
 }
@@ -108,6 +110,8 @@ class _Written:
     memory_bytes: int
     kv_item_bytes: float
     warnings: tuple[str, ...] = ()
+    downloads: Mapping[str, int] = field(default_factory=dict)
+    wasm_memory_bytes: int | None = None
 
 
 def export(
@@ -159,20 +163,23 @@ def export(
     start = time.perf_counter()
     check_choice("ops", ops, Ops)
     check_choice("target", target, Target)
-    if activations is None:
-        activations = "float32" if target == "web" else "int8"
-    check_choice("activations", activations, Activations)
+    if activations is not None:
+        check_choice("activations", activations, Activations)
     check_choice("precision", precision, Precision)
     check_choice("logits", logits, Logits)
     check_combination(
         output=output,
         ops=ops,
+        target=target,
+        activations=activations,
         precision=precision,
         shard_size=shard_size,
         pre_tokenizer=pre_tokenizer,
         tokenizer_graph=tokenizer_graph,
         copy=copy,
     )
+    if activations is None:
+        activations = "float32" if target == "web" else "int8"
     loras = parse_loras(lora)
     if output is not None:
         output = Path(output)
@@ -219,6 +226,8 @@ def export(
             max_length=options.max_length,
             kv_cache_bytes_per_position=int(per_position),
             memory_bytes=written.memory_bytes,
+            downloads=written.downloads,
+            wasm_memory_bytes=written.wasm_memory_bytes,
             seconds=time.perf_counter() - start,
             adapters=tuple((adapter.path.name, adapter.scale) for adapter in adapters),
             warnings=(
@@ -331,7 +340,8 @@ def _export_contrib(
     weights = WeightsFile(shard_size, graphs[0].weights)
     # In 8 bits, ONNX Runtime's float32 kernel unpacks the matrix at every call; two of 4 bits are 20 times faster.
     split = options.activations == "float32" and options.target == "any"
-    placed = PlacedTensors(config.weights(file), weights, split_8_bits=split)
+    nearest = options.target == "any"
+    placed = PlacedTensors(config.weights(file), weights, split_8_bits=split, nearest_zero_points=nearest)
     backends = [graph.backend(file, config, placed, options, adapters) for graph in graphs]
     models = [build_graph(config, backend, options.logits) for backend in backends]
     most = _MAX_WEB_SHARDS if options.target == "web" else _MAX_SHARDS
@@ -372,12 +382,27 @@ def _export_contrib(
             files["config.json"] = web_config(others["config.json"], len(shards))
             del files["genai_config.json"]
         publish_folder(output, files, force=force)
-    return _Written(
+    written = _Written(
         weights.size + _small_bytes(files),
         backends[0].memory_bytes,
         backends[0].kv_type.itemsize,
         tuple(_oversized(weights)),
     )
+    return written if options.target == "any" else _for_web(written, files, weights.size, backends[1].memory_bytes)
+
+
+def _for_web(written: _Written, files: Mapping[str, Content], weight_bytes: int, wasm_bytes: int) -> _Written:
+    """Add what visitors of a web page download, and what they need in WebAssembly."""
+    small = {name: len(content) for name, content in files.items() if isinstance(content, bytes) and name != MANIFEST}
+    graphs = {"WebGPU": small.pop(WEBGPU_GRAPH), "WebAssembly": small.pop(WASM_GRAPH)}
+    downloads = {name: size + weight_bytes + sum(small.values()) for name, size in graphs.items()}
+    warnings = written.warnings
+    if wasm_bytes > _WASM_BYTES:
+        warnings += (
+            f"this model needs WebGPU: WebAssembly can address {format_bytes(_WASM_BYTES)}, and there it would need "
+            f"about {format_bytes(wasm_bytes)}, with its weights in float32",
+        )
+    return replace(written, warnings=warnings, downloads=downloads, wasm_memory_bytes=wasm_bytes)
 
 
 def _same_file(other: str) -> Callable[[Path], None]:

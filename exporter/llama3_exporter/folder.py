@@ -26,7 +26,7 @@ from pathlib import Path
 from llama3_custom_ops import LIBRARY
 from llama3_models.digests import fingerprint
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH, MANIFEST, WEIGHTS
+from llama3_models.exports import GRAPH, MANIFEST, WASM_GRAPH, WEB_FOLDER, WEB_WEIGHTS, WEBGPU_GRAPH, WEIGHTS
 from llama3_models.gguf.file_kinds import MAGIC
 from llama3_models.manifest import Manifest, NewerExportError, NotAnExportError, Part
 from llama3_models.units import format_bytes
@@ -49,6 +49,10 @@ _NAMES = frozenset(
     }
 )
 _SHARD = re.compile(rf"{re.escape(WEIGHTS)}_[0-9]+")
+_IN_WEB_FOLDER = re.compile(
+    "|".join(map(re.escape, (name.removeprefix(f"{WEB_FOLDER}/") for name in (WEBGPU_GRAPH, WASM_GRAPH))))
+    + rf"|({'|'.join(map(re.escape, WEB_WEIGHTS.values()))})(_[0-9]+)?"
+)
 
 # The names of unfinished files and folders, with the letters that `tempfile` adds. A process that is still writing one
 # holds a lock.
@@ -132,7 +136,17 @@ def _strangers(folder: Path, gguf: Mapping[str, Part] | None = None) -> list[str
         folder: An export, or the leftovers of a killed one.
         gguf: The GGUF's files by name, as in the manifest; None to accept any GGUF, even an incomplete one.
     """
-    return sorted(path.name for path in folder.iterdir() if not _is_written(path, gguf))
+    strangers = []
+    for path in folder.iterdir():
+        if path.name == WEB_FOLDER and stat.S_ISDIR(path.lstat().st_mode):
+            strangers += [f"{WEB_FOLDER}/{inside.name}" for inside in path.iterdir() if not _is_written_for_web(inside)]
+        elif not _is_written(path, gguf):
+            strangers.append(path.name)
+    return sorted(strangers)
+
+
+def _is_written_for_web(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode) and _IN_WEB_FOLDER.fullmatch(path.name) is not None
 
 
 def _is_written(path: Path, gguf: Mapping[str, Part] | None) -> bool:
@@ -169,11 +183,26 @@ def _remove_written(folder: Path, gguf: Mapping[str, Part] | None = None) -> Non
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         for name in os.listdir(descriptor):  # noqa: PTH208
-            if _is_written(folder / name, gguf):
+            if name == WEB_FOLDER and stat.S_ISDIR((folder / name).lstat().st_mode):
+                _remove_web_folder(folder, descriptor)
+            elif _is_written(folder / name, gguf):
                 os.unlink(name, dir_fd=descriptor)
     finally:
         os.close(descriptor)
     folder.rmdir()
+
+
+def _remove_web_folder(folder: Path, descriptor: int) -> None:
+    """Remove the folder of an export for the web in `folder`, whose descriptor this is, if nothing else is in it."""
+    inner = os.open(WEB_FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+    try:
+        for name in os.listdir(inner):  # noqa: PTH208
+            if _is_written_for_web(folder / WEB_FOLDER / name):
+                os.unlink(name, dir_fd=inner)
+    finally:
+        os.close(inner)
+    with suppress(OSError):
+        os.rmdir(WEB_FOLDER, dir_fd=descriptor)
 
 
 @contextmanager

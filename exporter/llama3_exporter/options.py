@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llama3_models.errors import UsageError
-from llama3_models.exports import Ops, Precision
+from llama3_models.exports import Activations, Ops, Precision, Target
 from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 
@@ -13,6 +13,8 @@ def check_combination(
     *,
     output: Path | str | None,
     ops: Ops,
+    target: Target,
+    activations: Activations | None,
     precision: Precision,
     shard_size: int | None,
     pre_tokenizer: str | None,
@@ -25,6 +27,8 @@ def check_combination(
         UsageError: an option cannot have any effect.
     """
     check_pre_tokenizer(pre_tokenizer)
+    if target == "web":
+        _check_web(ops, activations, precision, tokenizer_graph=tokenizer_graph)
     if output is None:
         if ops == "contrib":
             raise UsageError("missing --output: contrib ops repack the weights into a folder")
@@ -44,3 +48,14 @@ def check_combination(
         raise UsageError("--precision fp16 is only for --ops contrib: native ops compute in float32 on the CPU")
     if shard_size is not None and shard_size < 1:
         raise UsageError(f"--shard-size of {shard_size} bytes is too small; use a larger one, or omit it")
+
+
+def _check_web(ops: Ops, activations: Activations | None, precision: Precision, *, tokenizer_graph: bool) -> None:
+    if ops == "native":
+        raise UsageError("--target web needs --ops contrib: browsers cannot load other operators")
+    if activations == "int8":
+        raise UsageError("--target web needs --activations float32: WebGPU cannot round activations to int8")
+    if precision == "fp16":
+        raise UsageError("--target web needs --precision fp32: not every browser computes in float16")
+    if tokenizer_graph:
+        raise UsageError("--tokenizer-graph is not for --target web: browsers have no onnxruntime-extensions")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,8 @@ class ExportSummary:
     `output` is the folder, or the graph beside its GGUF; `written_bytes` does not count files that were only linked.
     `adapters` are the names and scales of the LoRA adapters.
     `memory_bytes` is what ONNX Runtime needs for the weights on a CPU, including its copies of float weights.
+    `downloads` are the bytes that a visitor of a web page downloads, by the kind of graph, and `wasm_memory_bytes` what
+    WebAssembly needs for the weights; both only for the target `web`.
     `runs` is whether this installation can run the graph, and `has_tokenizer` whether llama3-run can use the export's
     own tokenizer. The warnings say why not.
     """
@@ -34,6 +37,8 @@ class ExportSummary:
     kv_cache_bytes_per_position: int
     memory_bytes: int
     seconds: float
+    downloads: Mapping[str, int] = field(default_factory=dict)
+    wasm_memory_bytes: int | None = None
     adapters: tuple[tuple[str, float], ...] = ()
     warnings: tuple[str, ...] = ()
     runs: bool = True
@@ -70,12 +75,16 @@ class ExportSummary:
         both = f"{read} {wrote}"
         size = f"{self.parameters / 1e6:,.1f} M in {tensors} tensors, {self.bits_per_weight:.2f} bits each"
         room = f"each {format_bytes(cache)} in the KV cache ({format_bytes(cache * usual)} for {usual:,})"
+        downloads = ", ".join(f"{format_bytes(size)} for {name}" for name, size in self.downloads.items())
+        wasm = [] if self.wasm_memory_bytes is None else [f"{format_bytes(self.wasm_memory_bytes)} in WebAssembly"]
+        memory = ", ".join([f"about {format_bytes(self.memory_bytes)} to run", *wasm, "without the KV cache"])
         return [
             *([both] if len(both) <= WIDTH else [read, f"  {wrote}"]),
             f"  weights  {size}",
             *wrapped("  types    ", types, after_commas=True),
             *wrapped("  context  ", f"{self.max_length:,} positions, {room}"),
-            f"  memory   about {format_bytes(self.memory_bytes)} to run, without the KV cache",
+            f"  memory   {memory}",
+            *([f"  visitors download {downloads}"] if downloads else []),
             *(f"  adapter  {name}, scale {scale:g}" for name, scale in self.adapters),
             *(line for warning in self.warnings for line in wrapped("  note     ", warning)),
         ]

@@ -20,7 +20,7 @@ import onnx
 from llama3_models.digests import sha256
 from llama3_models.divergence import Distance, log_softmax
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH
+from llama3_models.exports import GRAPH, graph_in
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.lora import Loras, parse_loras, read_adapters
 from llama3_models.reference import forward
@@ -90,7 +90,7 @@ def verify(export: str | Path, gguf: str | Path, *, lora: Loras = (), num_tokens
     """
     with GGUFFile.open(gguf) as file:
         refuse_not_finite(file)  # with a NaN, even a correct graph would differ
-    graph = Path(export) / GRAPH if Path(export).is_dir() else Path(export)
+    graph = graph_in(Path(export)) if Path(export).is_dir() else Path(export)
     proto, manifest = read_graph(graph)
     options = manifest.options
     loras = parse_loras(lora)

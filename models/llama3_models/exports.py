@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from llama3_models.errors import Llama3Error
@@ -12,9 +13,13 @@ GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
 """The weights of a contrib export; if there are several files, the names of later ones end in their numbers."""
 
-WEBGPU_GRAPH: Final = "onnx/model_q4.onnx"
-WASM_GRAPH: Final = "onnx/model.onnx"
+WEB_FOLDER: Final = "onnx"
+WEBGPU_GRAPH: Final = f"{WEB_FOLDER}/model_q4.onnx"
+WASM_GRAPH: Final = f"{WEB_FOLDER}/model.onnx"
 """The two graphs of `--target web`, where transformers.js looks for the types q4 and fp32."""
+
+WEB_WEIGHTS: Final = {graph: f"{graph.removeprefix(f'{WEB_FOLDER}/')}_data" for graph in (WEBGPU_GRAPH, WASM_GRAPH)}
+"""The weights beside each of the two: the same bytes. Names of later files end in their numbers."""
 
 MANIFEST: Final = "llama3.json"
 """The manifest of an export, as a file in its folder."""
@@ -40,6 +45,19 @@ Logits: TypeAlias = Literal["last", "all", "selected"]
 
 Target: TypeAlias = Literal["any", "web"]
 """The apps that an export is for: any ONNX Runtime app, or browsers and transformers.js."""
+
+
+def graph_in(folder: Path) -> Path:
+    """Return the path of the graph in an export folder; of the two for the web, that for WebGPU, which has all ops."""
+    web = folder / WEBGPU_GRAPH
+    return web if web.is_file() and not (folder / GRAPH).is_file() else folder / GRAPH
+
+
+def folder_of(graph: Path) -> Path:
+    """Return the export folder that a graph is in, which has the manifest and the tokenizer."""
+    folder = graph.parent
+    in_web_folder = folder.name == WEB_FOLDER and (folder.parent / MANIFEST).is_file()
+    return folder.parent if in_web_folder and not (folder / MANIFEST).exists() else folder
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

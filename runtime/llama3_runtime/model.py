@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import DEFAULT_MAX_LENGTH, GRAPH, MANIFEST
+from llama3_models.exports import DEFAULT_MAX_LENGTH, GRAPH, MANIFEST, folder_of, graph_in
 from llama3_models.manifest import AdapterUse, Manifest, NotAnExportError
 from llama3_models.shortage import shortage
 
@@ -142,9 +142,11 @@ class Model:
         check_weights(manifest, weights)
         _check_contract(graph, session)
         # Beside model.gguf, a graph without a folder is also called model.onnx, but has no manifest file.
-        stands_alone = weights_folder is not None or graph.name != GRAPH or not (graph.parent / MANIFEST).is_file()
+        folder = folder_of(graph)
+        is_named_so = graph.name == GRAPH or folder != graph.parent
+        stands_alone = weights_folder is not None or not is_named_so or not (folder / MANIFEST).is_file()
         gguf = weights / manifest.source.parts[0].name
-        source = gguf if stands_alone and gguf.is_file() else graph.parent
+        source = gguf if stands_alone and gguf.is_file() else folder
         model = cls(session, source, manifest.options.max_length, max_length, chunk_size)
         model.adapters = manifest.adapters
         return model
@@ -229,7 +231,7 @@ def find_graph(path: Path) -> Path:
         Llama3Error: there is no such file.
     """
     if path.is_dir():
-        graph = path / GRAPH
+        graph = graph_in(path)
         if not graph.is_file():
             gguf = min(path.glob("*.gguf"), default=None)
             advice = "run llama3-export on a GGUF to create one" if gguf is None else f"use the GGUF in it, {gguf}"
@@ -251,7 +253,7 @@ def _manifest_within(graph: Path, session: Session) -> Manifest:
 def _manifest_beside(graph: Path) -> Manifest | None:
     """Return the manifest in the graph's folder, or None if it is missing or unreadable."""
     try:
-        return Manifest.of_folder(graph.parent)
+        return Manifest.of_folder(folder_of(graph))
     except NotAnExportError:
         return None
 

@@ -77,6 +77,8 @@ def llama3_export(
     check_combination(
         output=output,
         ops=ops,
+        target=target,
+        activations=activations,
         precision=precision,
         shard_size=shard_bytes,
         pre_tokenizer=pre_tokenizer,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama3_models.cli import command_line
 from llama3_models.errors import Llama3Error, UsageError
-from llama3_models.exports import GRAPH, MANIFEST
+from llama3_models.exports import GRAPH, MANIFEST, WEBGPU_GRAPH
 from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub.listing import MODEL_PAGES
 from llama3_models.hub.locate import locate_model
@@ -141,7 +141,7 @@ def _check(path: Path, *, is_export: bool) -> str:
 
 def _is_export(path: Path) -> bool:
     """Return whether a path is an export folder, even if its graph is missing or a broken link."""
-    return path.is_dir() and any(os.path.lexists(path / name) for name in (GRAPH, MANIFEST))
+    return path.is_dir() and any(os.path.lexists(path / name) for name in (GRAPH, WEBGPU_GRAPH, MANIFEST))
 
 
 def main() -> int:

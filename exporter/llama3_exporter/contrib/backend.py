@@ -122,13 +122,17 @@ class ContribBackend:
     def _embedding(self, name: str) -> FloatEmbedding | QuantizedEmbedding:
         tensor = self._tensors[f"{name}.weight"]
         if tensor.type in FLOAT_TYPES:
-            return FloatEmbedding(self._placed.floats(tensor))
+            return self.float_embedding(self._placed.floats(tensor))
         # Float16 scales would round the gathered rows. But a tied head may need them beside the same codes.
         head = [self._linear_scale_type(tensor)] if self._config.tie_word_embeddings else []
         weight = self._placed.blocks(tensor, list(dict.fromkeys([FLOAT, *head])))[FLOAT]
         first = weight.parts[0]
         parts = [self.part_rows(part) for part in weight.parts]
         return QuantizedEmbedding(parts, first.num_rows, first.block_size, weight.correction)
+
+    def float_embedding(self, weight: ir.ExternalTensor) -> FloatEmbedding:
+        """Make an embedding of a float weight."""
+        return FloatEmbedding(weight)
 
     def part_rows(self, part: QuantizedPart) -> nn.Module:
         """Make a module that looks up rows of a part of a weight, by ids that are checked elsewhere."""
@@ -138,11 +142,15 @@ class ContribBackend:
     def adapter_linear(self, tensor: GGUFTensor) -> FloatLinear:
         """See `MakesMatrices`."""
         self._float_copies_bytes += int(math.prod(tensor.shape) * FLOAT.itemsize)
-        return FloatLinear(self._placed.adapter_matrix(tensor), None, None, FLOAT, self.product)
+        return FloatLinear(self.adapter_matrix(tensor), None, None, FLOAT, self.product)
 
     def adapter_rows(self, tensor: GGUFTensor) -> FloatRows:
         """See `MakesMatrices`."""
-        return FloatRows(self._placed.adapter_matrix(tensor))
+        return FloatRows(self.adapter_matrix(tensor))
+
+    def adapter_matrix(self, tensor: GGUFTensor) -> ir.ExternalTensor:
+        """Return the place of an adapter's matrix."""
+        return self._placed.adapter_matrix(tensor)
 
     def norm(self, name: str) -> Norm:
         """See `Backend`."""

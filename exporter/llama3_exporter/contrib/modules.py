@@ -45,6 +45,7 @@ class BlockSums:
 class QuantizedPart:
     """A block-quantized matrix [N, K] in the weights file, or one of the two that add up to it."""
 
+    name: str  # the tensor's in the GGUF
     weight: ir.ExternalTensor  # uint8 [N, blocks, bytes per block]
     scales: ir.ExternalTensor  # [N, blocks], float32 or float16
     zero_points: ir.ExternalTensor  # uint8 [N, bytes]

@@ -40,16 +40,26 @@ class PlacedTensors:
         tensors: The GGUF's tensors by name (`Hyperparameters.weights`).
         weights: Where their bytes go.
         split_8_bits: Write an 8-bit weight as the sum of two 4-bit ones.
+        nearest_zero_points: Whether formats with minima have the nearest zero points; if not, they are 0, and each
+            tensor has only one.
 
     Attributes:
         arrays: The arrays of each tensor, by the tensor's name, without zero points that weights share.
         quantized: The form of each quantized tensor, by its name and the type of its scales.
     """
 
-    def __init__(self, tensors: Mapping[str, GGUFTensor], weights: WeightsFile, *, split_8_bits: bool) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, GGUFTensor],
+        weights: WeightsFile,
+        *,
+        split_8_bits: bool,
+        nearest_zero_points: bool = True,
+    ) -> None:
         self._tensors = tensors
         self._weights = weights
         self._split_8_bits = split_8_bits
+        self._nearest_zero_points = nearest_zero_points
         self._adapter_matrices: dict[tuple[Path, str], ir.ExternalTensor] = {}
         self.arrays: dict[str, list[ir.ExternalTensor]] = {}
         self.quantized: dict[str, dict[ir.DataType, QuantizedWeight]] = {}
@@ -101,24 +111,25 @@ class PlacedTensors:
         split = form.bits == 8 and self._split_8_bits
         bits = 4 if split else form.bits
         zero_point_shape = (num_rows, packed_size(num_blocks, bits))
-        constants = _constant_zero_points(form.zero_point, split=split)
+        zero_point = 0 if form.zero_point is None and not self._nearest_zero_points else form.zero_point
+        constants = _constant_zero_points(zero_point, split=split)
 
         destinations: list[tuple[str, ir.DataType, tuple[int, ...]]] = []
         for _ in constants:
             destinations.append((tensor.name, UINT8, (num_rows, num_blocks, packed_size(form.block_size, bits))))
             destinations += [(tensor.name, scale_type, (num_rows, num_blocks)) for scale_type in scale_types]
-            if form.zero_point is None:
+            if zero_point is None:
                 destinations.append((tensor.name, UINT8, zero_point_shape))
         if form.has_minimum:
             destinations.append((tensor.name, FLOAT, (num_rows, num_blocks)))
 
         def arrays(rows: npt.NDArray[np.uint8]) -> list[Array]:
-            packed = pack(form, rows)
+            packed = pack(form, rows, nearest=self._nearest_zero_points)
             result: list[Array] = []
             for part in split_nibbles(packed) if split else (packed,):
                 result.append(part.B)
                 result += [part.scales.astype(scale_type.numpy(), copy=False) for scale_type in scale_types]
-                if form.zero_point is None:
+                if zero_point is None:
                     result.append(part.zero_points)
             return result if packed.correction is None else [*result, packed.correction]
 
@@ -133,7 +144,9 @@ class PlacedTensors:
             else:
                 zero_points = self._weights.add_fill(tensor.name, repeated(constant, bits), zero_point_shape)
             for scale_type, scale in scales.items():
-                part = QuantizedPart(weight, scale, zero_points, constant, num_rows, row_size, bits, form.block_size)
+                part = QuantizedPart(
+                    tensor.name, weight, scale, zero_points, constant, num_rows, row_size, bits, form.block_size
+                )
                 parts[scale_type].append(part)
         correction = next(places) if form.has_minimum else None
         weights = {scale_type: QuantizedWeight(tuple(parts[scale_type]), correction) for scale_type in scale_types}

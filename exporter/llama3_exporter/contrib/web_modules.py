@@ -6,14 +6,22 @@ nothing afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
-from llama3_exporter.contrib.modules import QuantizedPart
+from llama3_exporter.contrib.folding import FoldingPasses
+from llama3_exporter.contrib.modules import FloatEmbedding, FloatRows, QuantizedPart
 from llama3_exporter.contrib.weights_file import same_bytes
+from llama3_exporter.formats import packed_size
 from llama3_exporter.modules import FLOAT, cast, parameter, typed
 
-UINT4 = ir.DataType.UINT4
+# ONNX Runtime's largest array when it unpacks a weight.
+_PIECE_BYTES = 32 << 20
+
+UINT8 = ir.DataType.UINT8
 
 
 def matmul_folded(op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
@@ -22,36 +30,77 @@ def matmul_folded(op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
     return typed(op.MatMul(x, op.Transpose(weight, perm=[1, 0])), x, weight.shape[0], FLOAT)
 
 
+def pieces(num_rows: int, row_size: int) -> list[tuple[int, int]]:
+    """Return the first and last row, exclusive, of each piece of a weight that is unpacked at a time."""
+    step = max(1, _PIECE_BYTES // (row_size * int(FLOAT.itemsize)))
+    return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+
+def rows_of(part: QuantizedPart, start: int, stop: int) -> QuantizedPart:
+    """Return some of the rows of a part."""
+
+    def cut(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
+        row_bytes = (tensor.length or 0) // part.num_rows
+        shape = (stop - start, *tensor.shape.numpy()[1:])
+        offset = (tensor.offset or 0) + start * row_bytes
+        return ir.ExternalTensor(
+            tensor.location,
+            offset,
+            (stop - start) * row_bytes,
+            tensor.dtype,
+            shape=ir.Shape(shape),
+            name=tensor.name,
+        )
+
+    return replace(part, weight=cut(part.weight), scales=cut(part.scales), num_rows=stop - start)
+
+
+class Float32Rows(FloatRows):
+    """Rows of a weight that becomes float32 at load: not every WebGPU device has float16, and none has bfloat16."""
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        """Int64 [batch, seq] -> [batch, seq, K], float32."""
+        return op.Gather(cast(op, self.weight, FLOAT), ids)
+
+
+class Float32Embedding(FloatEmbedding, Float32Rows):
+    """The same by token id."""
+
+
+class JoinedLinears(nn.Module):
+    """The outputs of several linears, side by side."""
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.pieces = nn.ModuleList(list(linears))
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """[batch, seq, K] -> [batch, seq, N], float32."""
+        return op.Concat(*[piece(op, x) for piece in self.pieces], axis=2)
+
+
 class UnpackedLinear(nn.Module):
     """x @ W^T, with a W that is unpacked to float32 at load: s (q - zp), rounded once, as in the GGUF."""
 
-    def __init__(self, part: QuantizedPart) -> None:
+    def __init__(self, part: QuantizedPart, name: str, passes: FoldingPasses) -> None:
         super().__init__()
         self.part = part
-        num_blocks = part.row_size // part.block_size
-        self.weight = parameter(_codes(part.weight, (part.num_rows, num_blocks, part.block_size), part.bits))
+        self.name_in_passes = name
+        self.passes = passes
+        num_blocks, num_bytes = part.row_size // part.block_size, packed_size(part.block_size, part.bits)
+        self.weight = parameter(same_bytes(part.weight, (part.num_rows, num_blocks, num_bytes, 1)))
         self.scales = parameter(part.scales)
-        self.num_blocks = num_blocks
-        if part.zero_point is None:
-            padded = num_blocks + num_blocks % 2 if part.bits == 4 else num_blocks
-            self.zero_points = parameter(_codes(part.zero_points, (part.num_rows, padded), part.bits))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """[batch, seq, K] -> [batch, seq, N], float32."""
         part = self.part
-        codes = op.Sub(op.Cast(self.weight, to=FLOAT), self._zero_points(op))
-        blocks = op.Mul(codes, op.Unsqueeze(cast(op, self.scales, FLOAT), [2]))  # [N, blocks, block]
-        weight = op.Reshape(blocks, [part.num_rows, part.row_size])
-        weight.type, weight.shape = ir.TensorType(FLOAT), ir.Shape([part.num_rows, part.row_size])
-        return matmul_folded(op, x, weight)
-
-    def _zero_points(self, op: OpBuilder) -> ir.Value | float:
-        if self.part.zero_point is not None:
-            return float(self.part.zero_point)
-        zero_points = op.Cast(self.zero_points, to=FLOAT)
-        if self.part.bits == 4 and self.num_blocks % 2:
-            zero_points = op.Slice(zero_points, [0], [self.num_blocks], [1])
-        return op.Unsqueeze(zero_points, [2])
+        codes = self.passes.wait(op, self.weight, self.name_in_passes)
+        if part.bits == 4:
+            codes = op.Concat(low_nibbles(op, codes), high_nibbles(op, codes), axis=3)
+        codes = op.Cast(op.Transpose(codes, perm=[1, 2, 3, 0]), to=FLOAT)  # [blocks, bytes, codes per byte, N]
+        scales = op.Unsqueeze(op.Transpose(self.scales, perm=[1, 0]), [1, 2])  # [blocks, 1, 1, N]
+        weight = op.Reshape(op.Mul(without_zero_point(op, codes, part), scales), [part.row_size, part.num_rows])
+        return typed(op.MatMul(x, weight), x, part.num_rows, FLOAT)
 
 
 class UnpackedRows(nn.Module):
@@ -61,40 +110,37 @@ class UnpackedRows(nn.Module):
         super().__init__()
         self.part = part
         self.num_blocks = part.row_size // part.block_size
-        self.weight = parameter(part.weight)
+        self.weight = parameter(same_bytes(part.weight, (part.num_rows, packed_size(part.row_size, part.bits), 1)))
         self.scales = parameter(part.scales)
-        if part.zero_point is None:
-            self.zero_points = parameter(part.zero_points)
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         """Int64 [batch, seq] -> [batch, seq, K], float32."""
         part = self.part
-        zero_points: ir.Value | float
-        if part.zero_point is None:
-            zero_points = self._unpacked(op, op.Gather(self.zero_points, ids))  # [batch, seq, blocks]
-            if part.bits == 4 and self.num_blocks % 2:
-                zero_points = op.Slice(zero_points, [0], [self.num_blocks], [2])
-            zero_points = op.Unsqueeze(zero_points, [3])
-        else:
-            zero_points = float(part.zero_point)
-        codes = self._unpacked(op, op.Gather(self.weight, ids))  # [batch, seq, blocks, block]
-        scales = op.Unsqueeze(cast(op, op.Gather(self.scales, ids), FLOAT), [3])
-        rows = op.Reshape(op.Mul(op.Sub(codes, zero_points), scales), [0, 0, -1])
+        codes = op.Gather(self.weight, ids)  # [batch, seq, bytes, 1]
+        if part.bits == 4:
+            codes = op.Concat(low_nibbles(op, codes), high_nibbles(op, codes), axis=3)
+        codes = op.Reshape(op.Cast(codes, to=FLOAT), [0, 0, self.num_blocks, part.block_size])
+        scales = op.Unsqueeze(op.Gather(self.scales, ids), [3])
+        rows = op.Reshape(op.Mul(without_zero_point(op, codes, part), scales), [0, 0, part.row_size])
         rows.type, rows.shape = ir.TensorType(FLOAT), ir.Shape([*(ids.shape or (None, None)), part.row_size])
         return rows
 
-    def _unpacked(self, op: OpBuilder, packed: ir.Value) -> ir.Value:
-        """Bytes [..., n] -> codes, float32, [..., n] or [..., 2 n]."""
-        codes = op.Cast(packed, to=FLOAT)
-        if self.part.bits == 8:
-            return codes
-        high = op.Floor(op.Mul(codes, 1 / 16))
-        low = op.Sub(codes, op.Mul(high, 16.0))
-        pairs = op.Concat(op.Unsqueeze(low, [-1]), op.Unsqueeze(high, [-1]), axis=-1)
-        zeros = [0] * (len(packed.shape) - 1) if packed.shape is not None else [0, 0, 0]
-        return op.Reshape(pairs, [*zeros, -1])
+
+def low_nibbles(op: OpBuilder, codes: ir.Value) -> ir.Value:
+    """Return the first code of each byte."""
+    return op.BitwiseAnd(codes, _byte(op, 15))
 
 
-def _codes(packed: ir.ExternalTensor, shape: tuple[int, ...], bits: int) -> ir.ExternalTensor:
-    """Return packed codes as a tensor with one element per code."""
-    return same_bytes(packed, shape, UINT4 if bits == 4 else None)
+def high_nibbles(op: OpBuilder, codes: ir.Value) -> ir.Value:
+    """Return the second code of each byte."""
+    return op.BitShift(codes, _byte(op, 4), direction="RIGHT")
+
+
+def without_zero_point(op: OpBuilder, codes: ir.Value, part: QuantizedPart) -> ir.Value:
+    """Return q - zp, float32."""
+    assert part.zero_point is not None  # web exports have no others
+    return op.Sub(codes, float(part.zero_point)) if part.zero_point else codes
+
+
+def _byte(op: OpBuilder, value: int) -> ir.Value:
+    return op.Constant(value=ir.tensor([value], dtype=UINT8))

@@ -45,8 +45,14 @@ def repeated(code: int, bits: int) -> int:
     return code * 0x11 if bits == 4 else code
 
 
-def pack(fmt: Format, rows: UInt8) -> PackedWeight:
-    """Repack rows of a GGUF tensor, uint8 [n, row bytes]. Rows are independent: call it on chunks, from any thread."""
+def pack(fmt: Format, rows: UInt8, *, nearest: bool = True) -> PackedWeight:
+    """Repack rows of a GGUF tensor. Rows are independent: call it on chunks, from any thread.
+
+    Args:
+        fmt: The tensor's format.
+        rows: Its rows, uint8 [n, row bytes].
+        nearest: Whether a format with minima has the nearest zero points; if not, they are 0.
+    """
     n_rows, row_bytes = rows.shape
     ggml_size, ggml_bytes = GGML_QUANT_SIZES[fmt.type]
     row_weights = row_bytes // ggml_bytes * ggml_size
@@ -59,7 +65,7 @@ def pack(fmt: Format, rows: UInt8) -> PackedWeight:
     # therefore be the same, including the padding: Q4_1 and Q5_1 use 0 instead of the nearest zero point.
     constant = repeated(fmt.zero_point or 0, fmt.bits)
     zero_points = np.full((n_rows, packed_size(n_blocks, fmt.bits)), constant, np.uint8)
-    nearest = n_blocks % 2 == 0
+    nearest = nearest and n_blocks % 2 == 0
     correction = np.empty_like(scales) if fmt.has_minimum else None
 
     step = max(1, GROUP_WEIGHTS // row_weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH, MANIFEST
+from llama3_models.exports import MANIFEST, WASM_GRAPH, graph_in
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.model_kinds import other_kind
 from llama3_models.gguf.part import quoted
@@ -58,7 +59,7 @@ def check_export(path: Path, progress: Progress | None = None) -> str:
         Llama3Error: the check fails.
     """
     try:
-        return _check_export(path, path / GRAPH if path.is_dir() else path, progress)
+        return _check_export(path, graph_in(path) if path.is_dir() else path, progress)
     except OSError as error:
         raise Llama3Error(f"{error.filename or path}: cannot be read ({error.strerror}); try again") from error
 
@@ -68,8 +69,8 @@ def _check_export(path: Path, graph_path: Path, progress: Progress | None) -> st
     model, manifest = read_graph(graph_path)
     if path.is_dir() and (path / MANIFEST).exists() and Manifest.of_folder(path) != manifest:
         raise Llama3Error(
-            f"{path / MANIFEST}: belongs to a different export than {GRAPH}; put the files of one export together, or "
-            "export again"
+            f"{path / MANIFEST}: belongs to a different export than {graph_path.name}; put the files of one export "
+            "together, or export again"
         )
     if manifest.options.ops == "native":
         # The graph points to bytes of exactly this file, so compare it before trusting its header.
@@ -79,6 +80,8 @@ def _check_export(path: Path, graph_path: Path, progress: Progress | None) -> st
         return f"the GGUF matches this graph in size and samples; {checked}"
     _check_sizes(folder, model.graph)
     whole = [_check_file(folder, part, "the weights of this graph") for part in manifest.weights]
+    if path.is_dir() and manifest.options.target == "web":
+        _check_wasm(path, manifest)
     checked = _all_finite(*_check_floats(folder, model.graph))
     if whole and all(whole):
         return f"the weights match this graph byte for byte; {checked}"
@@ -87,6 +90,21 @@ def _check_export(path: Path, graph_path: Path, progress: Progress | None) -> st
         f"the weights match this graph in {known} (an older version wrote this export without checksums: export the "
         f"GGUF again to add them); {checked}"
     )
+
+
+def _check_wasm(path: Path, manifest: Manifest) -> None:
+    """Check the graph for WebAssembly in the folder of an export for the web, whose weights may be a copy."""
+    graph_path = path / WASM_GRAPH
+    _, own = read_graph(graph_path)
+    if replace(own, weights=manifest.weights) != manifest:
+        raise Llama3Error(
+            f"{graph_path}: belongs to a different export than {MANIFEST}; put the files of one export together, or "
+            "export again"
+        )
+    for part, other in zip(own.weights, manifest.weights, strict=True):
+        place = graph_path.parent / part.name
+        if not (place.is_file() and place.samefile(place.with_name(other.name))):
+            _check_file(graph_path.parent, part, "the weights of this graph")
 
 
 def _check_file(folder: Path, part: Part, what: str) -> bool:

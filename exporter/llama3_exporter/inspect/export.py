@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import gguf
 import onnx
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import GRAPH
+from llama3_models.exports import WASM_GRAPH, WEBGPU_GRAPH, folder_of, graph_in
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.manifest import PRODUCER, Manifest
 from llama3_models.tokenizer.files import read_vocabulary
@@ -81,8 +81,13 @@ def inspect_export(path: Path) -> Inspection:
     Raises:
         Llama3Error: the graph is missing, damaged, or not from llama3-export.
     """
-    graph_path = path / GRAPH if path.is_dir() else path
+    graph_path = graph_in(path) if path.is_dir() else path
     model, manifest = read_graph(graph_path)
+    if manifest.options.target == "web" and graph_path.name == Path(WASM_GRAPH).name:
+        raise Llama3Error(
+            f"{graph_path}: the graph for WebAssembly, which unpacks the same weights as {Path(WEBGPU_GRAPH).name}; "
+            "inspect that one, or the folder"
+        )
     try:
         return _inspect(path, graph_path, model.graph, manifest)
     except Llama3Error:
@@ -97,7 +102,7 @@ def _inspect(path: Path, graph_path: Path, graph: onnx.GraphProto, manifest: Man
     architecture = _architecture(graph, weights, manifest)
     _check(architecture, weights)
     files = _file_sizes(tensors)
-    tokenizer, warnings = _tokenizer(graph_path.parent, manifest)
+    tokenizer, warnings = _tokenizer(folder_of(graph_path), manifest)
     return Inspection(
         path=path,
         about=_about(graph_path, graph, manifest, sum(files.values())),
@@ -277,9 +282,10 @@ def _float_copies(graph: onnx.GraphProto) -> Iterator[int]:
     """Yield the size of ONNX Runtime's copy of each float weight, in the type that it multiplies with."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    transposed = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
     for node in graph.node:
-        if node.op_type == "FusedMatMul":
-            name = node.input[1]
+        if node.op_type in ("FusedMatMul", "MatMul"):
+            name = transposed.get(node.input[1], node.input[1])
             cast = casts.get(name)
             tensor = tensors[cast.input[0] if cast is not None else name]
             if tensor.name.endswith(".weight"):

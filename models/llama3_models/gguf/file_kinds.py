@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from llama3_models.exports import GRAPH, MANIFEST, WEIGHTS
+from llama3_models.exports import MANIFEST, WEB_WEIGHTS, WEIGHTS, graph_in
 from llama3_models.gguf.contents import described
 from llama3_models.gguf.split_name import SPLIT_NAME
 from llama3_models.regular_files import is_folder, is_link
@@ -43,7 +43,7 @@ def not_a_file(path: Path) -> str:
     inside = sorted(path.glob("*.gguf"), key=lambda file: (file.name.startswith("mmproj"), file))
     if inside:
         return f"a folder; use one of the files in it, such as {inside[0]}"
-    if (path / MANIFEST).exists() or (path / GRAPH).exists():
+    if (path / MANIFEST).exists() or graph_in(path).exists():
         return (
             "an export, not a GGUF; use it with llama3-run or llama3-inspect, or the GGUF it was made from with "
             "llama3-export"
@@ -84,7 +84,7 @@ def not_a_gguf(path: Path, head: bytes) -> str:
         return f"aria2's record of an unfinished download; continue it with aria2c, then use {path.stem}"
     if (advice := unfinished(path)) is not None:
         return advice
-    if re.fullmatch(rf"{re.escape(WEIGHTS)}(_\d+)?", path.name):
+    if re.fullmatch(rf"({'|'.join(map(re.escape, (WEIGHTS, *WEB_WEIGHTS.values())))})(_\d+)?", path.name):
         return "the weights of an export, not a GGUF; use the folder with llama3-run or llama3-inspect"
     if len(head) and len(head) < len(MAGIC) and MAGIC.startswith(head):
         return (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import llama3_custom_ops
 from llama3_models.errors import Llama3Error, UsageError
-from llama3_models.exports import Logits, Ops, Precision, check_choice
+from llama3_models.exports import Logits, Ops, Precision, check_choice, folder_of
 from llama3_models.gguf.file_kinds import nothing_there
 from llama3_models.hub import catalogue, locate
 from llama3_models.hub.catalogue import Encoding
@@ -111,7 +111,7 @@ def find_export(
             raise Llama3Error(
                 f"{path}: adapters cannot be added to an export; use its GGUF, or export that with llama3-export --lora"
             )
-        folder = path if path.is_dir() else path.parent
+        folder = path if path.is_dir() else folder_of(path)
         if encoding is not None:
             _check_encoding(encoding, Manifest.of_folder(folder).types, path)
         if ops is not None:
