@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from llama3_exporter import export
 from llama3_runtime import Generator, SamplingParams
 
+from tests.hosts.host_programs import example
 from tests.hosts_js.chromium import Site, logits_of
-from tests.hosts_js.javascript import FOLDER, require_chromium, require_node, run_node
+from tests.hosts_js.javascript import FOLDER, PACKAGES, require_chromium, require_node, run_node
 from tests.hosts_js.web_model import WebModel, prompts, reply, web_model
 from tests.support.vocabularies import smollm2_gguf
 
@@ -78,6 +80,36 @@ def test_a_plain_pipeline_writes_our_generator_s_text(
     continued = generator.generate(PROMPT, SamplingParams(temperature=0, max_new_tokens=STEPS)).text
     assert text == PROMPT + continued
     assert chat == [*MESSAGES, {"role": "assistant", "content": reply(generator, MESSAGES, STEPS)}]
+
+
+def test_the_program_for_node_writes_our_generator_s_texts(
+    site: Site, smollm2: str, generator: Generator, tmp_path: Path
+) -> None:
+    (tmp_path / "program.mjs").write_text(example("transformers-js.md", "Node", "js"), encoding="utf-8")
+    (tmp_path / "node_modules").symlink_to(PACKAGES)
+    (tmp_path / "models").symlink_to(site.models)
+    printed = run_node(Path("program.mjs"), f"{smollm2}-1", cwd=tmp_path)
+    params = SamplingParams(temperature=0, max_new_tokens=24)
+    text = "Gravity is" + generator.generate("Gravity is", params).text
+    assert printed == f"{text}\n{reply(generator, MESSAGES, 24)}\n"
+
+
+def test_the_page_of_the_documentation_writes_our_generator_s_text(
+    site: Site, smollm2: str, generator: Generator
+) -> None:
+    """Without WebGPU, and with the package from this machine instead of a CDN."""
+    page = example("transformers-js.md", "A page", "html")
+    page = page.replace('"smollm2"', f'"{smollm2}-1"')
+    package = "/node_modules/@huggingface/transformers/"
+    page, count = re.subn(r'"https://cdn\S+"', f'"{package}dist/transformers.min.js"', page)
+    assert count == 1
+    wasm = f'  env.backends.onnx.wasm.wasmPaths = location.origin + "{package}node_modules/onnxruntime-web/dist/";\n'
+    page = page.replace("  env.localModelPath", wasm + "  env.localModelPath")
+    body = "<body><script>delete Navigator.prototype.gpu</script>"
+    (site.folder / "example.html").write_text(body + page, encoding="utf-8")
+    (report,) = site.run(("readText", {"url": "/example.html"}))
+    text = generator.generate("Gravity is", SamplingParams(temperature=0, max_new_tokens=24)).text
+    assert report["value"].strip() == "Gravity is" + text
 
 
 def test_a_plain_pipeline_chats_on_webgpu(site: Site, tiny_chat: WebModel, tmp_path: Path) -> None:

@@ -21,6 +21,17 @@ window.runOrt = async ({ version, provider, batches, steps, ...model }) => {
 window.runModel = async (job) => runModel(await transformers(), job);
 window.runPipeline = async (job) => runPipeline(await transformers(), job);
 
+/** Return the text that the page at `url` has once it has any beside its scripts. */
+window.readText = async ({ url }) => {
+  const frame = document.body.appendChild(document.createElement("iframe"));
+  frame.src = url;
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const text = frame.contentDocument?.body?.innerText.trim();
+    if (text) return text;
+  }
+};
+
 /** Import transformers.js, which otherwise would look for models and for onnxruntime-web at other hosts. */
 async function transformers() {
   const module = await import(`${TRANSFORMERS}dist/transformers.min.js`);
