@@ -379,7 +379,9 @@ def _export_contrib(
                 files[own_name] = shard.publish if graph is graphs[0] else _same_file(name)
         files[MANIFEST] = to_json(manifest.to_dict())
         if options.target == "web":
-            files["config.json"] = web_config(others["config.json"], len(shards))
+            files["config.json"] = web_config(
+                others["config.json"], len(shards), unpacked_on_cpu=backends[1].memory_bytes <= _WASM_BYTES
+            )
             del files["genai_config.json"]
         publish_folder(output, files, force=force)
     written = _Written(

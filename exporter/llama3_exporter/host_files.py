@@ -89,16 +89,21 @@ def host_files(
     return files, warnings
 
 
-def web_config(config: bytes, num_shards: int) -> bytes:
-    """Add to config.json what transformers.js reads: which graph each device loads, and its number of weights files."""
-    graphs = {"q4": Path(WEBGPU_GRAPH).name, "fp32": Path(WASM_GRAPH).name}
-    num_files = dict.fromkeys(graphs.values(), num_shards)
+def web_config(config: bytes, num_shards: int, *, unpacked_on_cpu: bool) -> bytes:
+    """Add to config.json what transformers.js reads: which graph each device loads, and its number of weights files.
+
+    Args:
+        config: The file.
+        num_shards: Number of weights files of each graph.
+        unpacked_on_cpu: Whether Node's CPU loads the graph for WebAssembly: it is faster, but needs more memory.
+    """
+    num_files = {Path(graph).name: num_shards for graph in (WEBGPU_GRAPH, WASM_GRAPH)}
+    types = {"webgpu": "q4", "wasm": "fp32", "cpu": "fp32" if unpacked_on_cpu else "q4"}
     own = {
-        "dtype": "q4",
+        "dtype": "q4",  # for other devices
         "use_external_data_format": num_files,
         "device_config": {
-            device: {"dtype": dtype, "use_external_data_format": num_files}
-            for device, dtype in (("webgpu", "q4"), ("wasm", "fp32"))
+            device: {"dtype": dtype, "use_external_data_format": num_files} for device, dtype in types.items()
         },
     }
     return to_json({**json.loads(config), "transformers.js_config": own})

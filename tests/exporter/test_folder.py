@@ -135,11 +135,11 @@ def test_a_gguf_without_a_tokenizer_is_a_warning(tmp_path: Path) -> None:
 def test_a_context_that_no_table_can_hold(tmp_path: Path) -> None:
     """A file may claim any context, and --max-length sets a smaller one."""
     gguf = write_llama_gguf(tmp_path / "model.gguf", context_length=2**31)
-    for options in ({}, {"max_length": 2**25}, {"ops": "native"}):
+    for options in ({}, {"max_length": 2**28}, {"ops": "native"}):
         with pytest.raises(Llama3Error, match=rf"^{gguf}: .*--max-length"):
             export(gguf, tmp_path / "out", **options)
     assert export(gguf, tmp_path / "out", max_length=1024).max_length == 1024
-    assert export(gguf, tmp_path / "native", ops="native", max_length=2**25).max_length == 2**25
+    assert export(gguf, tmp_path / "native", ops="native", max_length=2**28).max_length == 2**28
 
 
 def test_a_file_of_that_name_is_never_replaced(gguf: Path, tmp_path: Path) -> None:

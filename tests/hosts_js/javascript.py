@@ -32,7 +32,9 @@ def require_chromium() -> str:
     pytest.skip("chromium is not installed", allow_module_level=True)
 
 
-def run_node(script: Path, *arguments: str | int | Path, stdin: str = "") -> str:
+def run_node(
+    script: Path, *arguments: str | int | Path, stdin: str = "", timeout: float = 300, cwd: Path | None = None
+) -> str:
     """Run a script; return its standard output."""
     done = subprocess.run(
         ["node", script, *map(str, arguments)],
@@ -40,7 +42,8 @@ def run_node(script: Path, *arguments: str | int | Path, stdin: str = "") -> str
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=timeout,
+        cwd=cwd,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -43,6 +43,7 @@ from llama3_exporter.native.modules import DOMAIN
 _TENSOR_NAME = re.compile(
     rf"(?P<weight>.+?)(?:\.parts\.\d+)?\.(?:weight|scales|zero_points|{CORRECTION})|.+[._](?:bias|scale)"
 )
+_ROTARY_TABLES = {f"positions.{part}_{function}" for part in ("start", "offset") for function in ("cos", "sin")}
 _ZERO_POINTS = "zero_points"  # the name of zero points that weights share
 _FLOATS: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -275,7 +276,11 @@ def _memory(graph: onnx.GraphProto, architecture: ModelNumbers, manifest: Manife
     cache_type = _FLOATS[cache.type.tensor_type.elem_type]
     ops = manifest.options.ops
     copies = sum(_float_copies(graph)) if ops == "contrib" else 0
-    within = sum(len(tensor.raw_data) for tensor in graph.initializer if tensor.name.endswith(".weight"))
+    within = sum(
+        len(tensor.raw_data)
+        for tensor in graph.initializer
+        if tensor.name.endswith(".weight") or tensor.name in _ROTARY_TABLES
+    )
     return memory(architecture, ops, weight_bytes + within + copies, cache_type)
 
 

@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 from gguf import GGMLQuantizationType as T
 from gguf import quants
-from llama3_exporter import export
+from llama3_exporter import export, export_model
 from llama3_exporter.commands import export as commands
 from llama3_exporter.formats import FLOAT_TYPES, FORMATS
 from llama3_exporter.inspect.check import check_export
@@ -36,6 +36,9 @@ from tests.support.llama_gguf import llama31_rope_factors, write_llama_gguf
 from tests.support.lora_gguf import write_lora
 
 GRAPHS = (WEBGPU_GRAPH, WASM_GRAPH)
+
+# The graph that a device of transformers.js loads; any other loads that of None.
+DEVICES = {"webgpu": "model_q4.onnx", "wasm": "model.onnx", "cpu": "model.onnx", None: "model_q4.onnx"}
 
 # What neither WebGPU nor WebAssembly has, or only slowly.
 MISSING = {"FusedMatMul", "Round"}
@@ -220,7 +223,7 @@ def test_the_layout_of_transformers_js(tmp_path: Path, shards: int) -> None:
         assert places <= {f"{Path(graph).name}_data{suffix}" for suffix in suffixes}
 
     own = json.loads((folder / "config.json").read_text(encoding="utf-8"))["transformers.js_config"]
-    for device, name in (("webgpu", "model_q4.onnx"), ("wasm", "model.onnx"), (None, "model_q4.onnx")):
+    for device, name in DEVICES.items():
         chosen = {**own, **own["device_config"].get(device, {})}  # as transformers.js merges them
         suffix = {"q4": "_q4", "fp32": ""}[chosen["dtype"]]
         assert f"model{suffix}.onnx" == name
@@ -333,6 +336,16 @@ def test_the_summary_says_what_visitors_download_and_need(tmp_path: Path) -> Non
     assert re.search(
         r"in WebAssembly, without the KV cache\n  visitors download .* for WebGPU, .* for WebAssembly", text
     )
+
+
+def test_a_model_too_large_for_webassembly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_model, "_WASM_BYTES", 1_000_000)
+    gguf = write_llama_gguf(tmp_path / "model.gguf", types=T.Q8_0)
+    summary = export(gguf, tmp_path / "out", target="web")
+    (warning,) = summary.warnings
+    assert re.match(r"this model needs WebGPU: WebAssembly can address 1\.0 MB, and there it would need about", warning)
+    own = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["transformers.js_config"]
+    assert own["device_config"]["cpu"]["dtype"] == "q4"
 
 
 def test_a_target_of_any_is_not_in_the_manifest(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+// Weights files: from the browser's cache if they are there, otherwise from the server and into the cache.
+
+import { get } from "./export.js";
+
+const CACHE = "llama3-onnx-weights";
+
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`;
+
+/**
+ * Return { externalData, storage }: the weights files for onnxruntime-web, and a line on where they are kept.
+ * Call `onProgress(loaded, total)` as bytes arrive. Files are kept under their checksums: two names of the same bytes
+ * are downloaded once, and other versions of a file are removed.
+ */
+export async function loadWeights(folder, files, onProgress) {
+  const total = files.reduce((sum, { size }) => sum + size, 0);
+  let loaded = 0;
+  const count = (bytes) => onProgress((loaded += bytes), total);
+  const store = await Store.open(folder, total);
+  const externalData = [];
+  for (const { name, size, sha256 } of files) {
+    let data = await store.read(sha256, size, count);
+    if (!data) {
+      const url = `${folder}/onnx/${name}`;
+      data = await readAll(await get(url), size, count);
+      if (data.filled !== size) {
+        throw new Error(`${url}: has ${data.filled} bytes instead of ${size}; export the model again`);
+      }
+      await store.write(sha256, data.bytes);
+    }
+    externalData.push({ path: name, data: data.bytes });
+  }
+  await store.removeOthers(files.map(({ sha256 }) => sha256));
+  return { externalData, storage: store.line };
+}
+
+/** The part of the browser's cache that one export has. Its failures are no errors: the model then runs from memory. */
+class Store {
+  static async open(folder, total) {
+    const store = new Store();
+    Object.assign(store, { folder, total, cache: null });
+    try {
+      store.cache = await caches.open(CACHE);
+      store.line = `The weights are stored in this browser (${megabytes(total)}): the next visit does not download them.`;
+    } catch {
+      store.line = "The weights are not stored: browsers store files only for https and localhost.";
+    }
+    return store;
+  }
+
+  key(sha256) {
+    return `${this.folder}/${sha256}`;
+  }
+
+  async read(sha256, size, count) {
+    const response = await this.cache?.match(this.key(sha256));
+    if (!response || Number(response.headers.get("Content-Length")) !== size) return undefined;
+    return readAll(response, size, count);
+  }
+
+  async write(sha256, bytes) {
+    try {
+      await this.cache?.put(this.key(sha256), new Response(bytes, { headers: { "Content-Length": bytes.length } }));
+    } catch (error) {
+      await this.removeOthers([]);
+      this.cache = null;
+      const { usage, quota } = await navigator.storage.estimate();
+      this.line =
+        `The weights are not stored, so the next visit downloads them again: they need ${megabytes(this.total)}, and ` +
+        `the browser has ${megabytes(quota - usage)} left for this site (${error.name}).`;
+    }
+  }
+
+  /** Remove the export's files except those with these checksums. */
+  async removeOthers(sha256s) {
+    const kept = new Set(sha256s.map((sha256) => this.key(sha256)));
+    for (const { url } of (await this.cache?.keys()) ?? []) {
+      if (url.startsWith(`${this.folder}/`) && !kept.has(url)) await this.cache.delete(url);
+    }
+  }
+}
+
+/** Return { bytes, filled }, copied into place as they arrive, so memory never has them all twice. */
+async function readAll(response, size, onBytes) {
+  const bytes = new Uint8Array(size);
+  let filled = 0;
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) return { bytes, filled };
+    if (filled + value.length <= size) bytes.set(value, filled);
+    filled += value.length;
+    onBytes(value.length);
+  }
+}
