@@ -19,7 +19,7 @@ from llama3_exporter.formats import packed_size
 from llama3_exporter.modules import FLOAT, cast, parameter, typed
 
 # ONNX Runtime's largest array when it unpacks a weight.
-_PIECE_BYTES = 32 << 20
+_PIECE_BYTES = 16 << 20
 
 UINT8 = ir.DataType.UINT8
 
