@@ -82,6 +82,7 @@ _MAX_SHARDS = 500
 # transformers.js loads at most 100 files, and browsers hold at most 2 GB in one array.
 _MAX_WEB_SHARDS = 100
 _WEB_SHARD_BYTES = 1_000_000_000
+_MAX_WEB_FILE_BYTES = 2_000_000_000
 _WASM_BYTES = 1 << 32
 
 
@@ -148,7 +149,7 @@ def export(
         logits: Positions that get logits: `last`, `all`, or `selected` by the input `logits_to_keep`.
         max_length: Number of positions that the graph supports; None for the model's context length.
         shard_size: Maximum bytes of a weights file of a contrib export, for hosts that do not accept large files.
-            A tensor is never split, even if it is larger. None for a single file.
+            A tensor is never split, even if it is larger. None for a single file, or 1 GB with the target `web`.
         pre_tokenizer: How to split text before tokenizing, by llama.cpp's name; None for what the GGUF says.
         tokenizer_graph: Add the tokenizer as two graphs of onnxruntime-extensions' ops.
         lora: LoRA adapters for the model, one or several: the path of a GGUF, or `FILE:SCALE`.
@@ -173,6 +174,7 @@ def export(
         target=target,
         activations=activations,
         precision=precision,
+        logits=logits,
         shard_size=shard_size,
         pre_tokenizer=pre_tokenizer,
         tokenizer_graph=tokenizer_graph,
@@ -390,15 +392,21 @@ def _export_contrib(
         backends[0].kv_type.itemsize,
         tuple(_oversized(weights)),
     )
-    return written if options.target == "any" else _for_web(written, files, weights.size, backends[1].memory_bytes)
+    return written if options.target == "any" else _for_web(written, files, weights, backends[1].memory_bytes)
 
 
-def _for_web(written: _Written, files: Mapping[str, Content], weight_bytes: int, wasm_bytes: int) -> _Written:
+def _for_web(written: _Written, files: Mapping[str, Content], weights: WeightsFile, wasm_bytes: int) -> _Written:
     """Add what visitors of a web page download, and what they need in WebAssembly."""
     small = {name: len(content) for name, content in files.items() if isinstance(content, bytes) and name != MANIFEST}
     graphs = {"WebGPU": small.pop(WEBGPU_GRAPH), "WebAssembly": small.pop(WASM_GRAPH)}
-    downloads = {name: size + weight_bytes + sum(small.values()) for name, size in graphs.items()}
+    downloads = {name: size + weights.size + sum(small.values()) for name, size in graphs.items()}
     warnings = written.warnings
+    largest = max(weights.sizes.values())
+    if largest > _MAX_WEB_FILE_BYTES:
+        warnings += (
+            f"browsers cannot load this model: they hold at most {format_bytes(_MAX_WEB_FILE_BYTES)} in one array, and "
+            f"a weights file has {format_bytes(largest)}",
+        )
     if wasm_bytes > _WASM_BYTES:
         warnings += (
             f"this model needs WebGPU: WebAssembly can address {format_bytes(_WASM_BYTES)}, and there it would need "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llama3_models.errors import UsageError
-from llama3_models.exports import Activations, Ops, Precision, Target
+from llama3_models.exports import Activations, Logits, Ops, Precision, Target
 from llama3_models.tokenizer.pre_tokenizers import check_pre_tokenizer
 
 
@@ -16,6 +16,7 @@ def check_combination(
     target: Target,
     activations: Activations | None,
     precision: Precision,
+    logits: Logits,
     shard_size: int | None,
     pre_tokenizer: str | None,
     tokenizer_graph: bool,
@@ -28,7 +29,7 @@ def check_combination(
     """
     check_pre_tokenizer(pre_tokenizer)
     if target == "web":
-        _check_web(ops, activations, precision, tokenizer_graph=tokenizer_graph)
+        _check_web(ops, activations, precision, logits, tokenizer_graph=tokenizer_graph)
     if output is None:
         if ops == "contrib":
             raise UsageError("missing --output: contrib ops repack the weights into a folder")
@@ -50,12 +51,16 @@ def check_combination(
         raise UsageError(f"--shard-size of {shard_size} bytes is too small; use a larger one, or omit it")
 
 
-def _check_web(ops: Ops, activations: Activations | None, precision: Precision, *, tokenizer_graph: bool) -> None:
+def _check_web(
+    ops: Ops, activations: Activations | None, precision: Precision, logits: Logits, *, tokenizer_graph: bool
+) -> None:
     if ops == "native":
         raise UsageError("--target web needs --ops contrib: browsers cannot load other operators")
     if activations == "int8":
         raise UsageError("--target web needs --activations float32: WebGPU cannot round activations to int8")
     if precision == "fp16":
         raise UsageError("--target web needs --precision fp32: not every browser computes in float16")
+    if logits == "selected":
+        raise UsageError("--target web needs --logits last or all: transformers.js does not supply logits_to_keep")
     if tokenizer_graph:
         raise UsageError("--tokenizer-graph is not for --target web: browsers have no onnxruntime-extensions")

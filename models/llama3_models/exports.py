@@ -48,9 +48,9 @@ Target: TypeAlias = Literal["any", "web"]
 
 
 def graph_in(folder: Path) -> Path:
-    """Return the path of the graph in an export folder; of the two for the web, that for WebGPU, which has all ops."""
-    web = folder / WEBGPU_GRAPH
-    return web if web.is_file() and not (folder / GRAPH).is_file() else folder / GRAPH
+    """Return where the graph of an export folder is, or should be: of the two for the web, the one for WebGPU."""
+    is_for_web = (folder / WEB_FOLDER).is_dir() and not (folder / GRAPH).is_file()
+    return folder / (WEBGPU_GRAPH if is_for_web else GRAPH)
 
 
 def folder_of(graph: Path) -> Path:

@@ -235,7 +235,7 @@ def find_graph(path: Path) -> Path:
         if not graph.is_file():
             gguf = min(path.glob("*.gguf"), default=None)
             advice = "run llama3-export on a GGUF to create one" if gguf is None else f"use the GGUF in it, {gguf}"
-            raise Llama3Error(f"{path}: there is no {GRAPH} in this folder; {advice}")
+            raise Llama3Error(f"{path}: there is no {graph.relative_to(path)} in this folder; {advice}")
         return graph
     if not path.is_file():
         raise Llama3Error(f"{path}: no such file or folder")

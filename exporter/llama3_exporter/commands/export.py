@@ -57,7 +57,8 @@ def llama3_export(
         precision: fp16 is for CUDA: float16 attention, KV cache and, if it loses nothing, linear layers.
         logits: Positions to compute logits for: the last one, all, or as many as the input logits_to_keep says.
         max_length: Longest sequence that the graph supports. (default: the model's context)
-        shard_size: Maximum size of a weights file, such as 500MB or 2GB, for browsers. (default: one file of any size)
+        shard_size: Maximum size of a weights file, such as 500MB or 2GB, for hosts that do not accept large files.
+            (default: one file of any size, or 1GB with --target web)
         quantization_encoding: Encoding to download, for a name from --list-models. (default: q4_k, if there is one)
         pre_tokenizer: How to split text before tokenizing: a name from llama.cpp, such as llama-bpe or deepseek-llm.
             (default: as the GGUF says)
@@ -80,6 +81,7 @@ def llama3_export(
         target=target,
         activations=activations,
         precision=precision,
+        logits=logits,
         shard_size=shard_bytes,
         pre_tokenizer=pre_tokenizer,
         tokenizer_graph=tokenizer_graph,

@@ -89,6 +89,7 @@ class ContribBackend:
         self._placed = placed
         self._activations = options.activations
         self._precision = options.precision
+        self._is_for_web = options.target == "web"
         self._max_length = options.max_length
         self._rotary_bytes = table_bytes(config, options.max_length)
         self._block_sums = BlockSums()
@@ -171,9 +172,10 @@ class ContribBackend:
             Llama3Error: the rotary tables would be too large.
         """
         if self._rotary_bytes > _MAX_ROTARY_BYTES:
+            other = "" if self._is_for_web else ", or --ops native, which has no tables"
             raise Llama3Error(
                 f"{self._file.path}: the rotary tables of {self._max_length:,} positions would need "
-                f"{format_bytes(self._rotary_bytes)}; use a smaller --max-length, or --ops native, which has no tables"
+                f"{format_bytes(self._rotary_bytes)}; use a smaller --max-length{other}"
             )
         return LengthsAndTables(self._config, self._max_length, self.kv_type)
 
@@ -185,7 +187,7 @@ class ContribBackend:
         """
         for what, count in (("heads have", self._config.head_dim), ("heads rotate", self._config.rotary_dim)):
             if count not in CONTRIB_HEADS:
-                native_can = self._config.head_dim in NATIVE_HEADS
+                native_can = self._config.head_dim in NATIVE_HEADS and not self._is_for_web
                 raise Llama3Error(
                     f"{self._file.path}: its {what} {count} elements, but ONNX Runtime's attention supports only "
                     f"multiples of 16; {'use --ops native' if native_can else 'use another model'}"

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from llama3_models.digests import fingerprint, sha256
 from llama3_models.errors import Llama3Error
-from llama3_models.exports import MANIFEST, WASM_GRAPH, graph_in
+from llama3_models.exports import MANIFEST, WASM_GRAPH, WEBGPU_GRAPH, graph_in
 from llama3_models.gguf.file import GGUFFile
 from llama3_models.gguf.model_kinds import other_kind
 from llama3_models.gguf.part import quoted
@@ -80,7 +80,7 @@ def _check_export(path: Path, graph_path: Path, progress: Progress | None) -> st
         return f"the GGUF matches this graph in size and samples; {checked}"
     _check_sizes(folder, model.graph)
     whole = [_check_file(folder, part, "the weights of this graph") for part in manifest.weights]
-    if path.is_dir() and manifest.options.target == "web":
+    if graph_path == path / WEBGPU_GRAPH:
         _check_wasm(path, manifest)
     checked = _all_finite(*_check_floats(folder, model.graph))
     if whole and all(whole):
@@ -95,16 +95,22 @@ def _check_export(path: Path, graph_path: Path, progress: Progress | None) -> st
 def _check_wasm(path: Path, manifest: Manifest) -> None:
     """Check the graph for WebAssembly in the folder of an export for the web, whose weights may be a copy."""
     graph_path = path / WASM_GRAPH
-    _, own = read_graph(graph_path)
-    if replace(own, weights=manifest.weights) != manifest:
+    model, own = read_graph(graph_path)
+    if _without_names(own) != _without_names(manifest):
         raise Llama3Error(
-            f"{graph_path}: belongs to a different export than {MANIFEST}; put the files of one export together, or "
-            "export again"
+            f"{graph_path}: belongs to a different export than {Path(WEBGPU_GRAPH).name}; put the files of one export "
+            "together, or export the GGUF again"
         )
+    _check_sizes(graph_path.parent, model.graph)
     for part, other in zip(own.weights, manifest.weights, strict=True):
         place = graph_path.parent / part.name
         if not (place.is_file() and place.samefile(place.with_name(other.name))):
             _check_file(graph_path.parent, part, "the weights of this graph")
+
+
+def _without_names(manifest: Manifest) -> Manifest:
+    """Return a manifest without the names of its weights files, which differ between the two graphs for the web."""
+    return replace(manifest, weights=tuple(replace(part, name="") for part in manifest.weights))
 
 
 def _check_file(folder: Path, part: Part, what: str) -> bool:

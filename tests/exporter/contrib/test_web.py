@@ -263,6 +263,47 @@ def test_our_own_commands_take_the_folder(tmp_path: Path) -> None:
         inspect_export(folder / WASM_GRAPH)
 
 
+@pytest.mark.parametrize("graph_name", GRAPHS)
+def test_a_graph_that_is_missing_is_named(tmp_path: Path, graph_name: str) -> None:
+    _, folder = exported(tmp_path, types=T.Q4_0)
+    (folder / graph_name).unlink()
+    with pytest.raises(Llama3Error, match=rf"{graph_name}: cannot be read \(No such file"):
+        check_export(folder)
+    if graph_name == WEBGPU_GRAPH:
+        with pytest.raises(Llama3Error, match=f"there is no {graph_name} in this folder"):
+            load(folder)
+
+
+def test_the_inner_folder_has_a_graph_too(tmp_path: Path) -> None:
+    _, folder = exported(tmp_path, types=T.Q4_0)
+    assert "byte for byte" in check_export(folder / "onnx")
+    assert load(folder / "onnx").generate("I", SamplingParams(max_new_tokens=1)).text
+
+
+@pytest.mark.parametrize("damage", ["fewer files", "other weights"])
+def test_graphs_of_different_exports_are_refused(tmp_path: Path, damage: str) -> None:
+    _, folder = exported(tmp_path, types=T.Q4_0)
+    model = onnx.load(folder / WASM_GRAPH, load_external_data=False)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "llama3")
+    manifest = json.loads(entry.value)
+    if damage == "fewer files":
+        manifest["weights"] = []
+    else:
+        manifest["weights"][0]["sha256"] = "0" * 64
+    entry.value = json.dumps(manifest)
+    (folder / WASM_GRAPH).write_bytes(model.SerializeToString())
+    with pytest.raises(Llama3Error, match=r"model\.onnx: belongs to a different export than model_q4\.onnx"):
+        check_export(folder)
+
+
+def test_weights_that_do_not_fit_a_browser_s_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_model, "_MAX_WEB_FILE_BYTES", 1_000_000)
+    gguf = write_llama_gguf(tmp_path / "model.gguf", types=T.Q8_0)
+    (warning,) = export(gguf, tmp_path / "out", target="web").warnings
+    assert re.match(r"browsers cannot load this model: they hold at most 1\.0 MB in one array, and a weights", warning)
+    assert export(gguf, tmp_path / "small", target="web", shard_size=900_000).warnings == ()
+
+
 def test_force_replaces_it_but_keeps_what_is_not_ours(tmp_path: Path) -> None:
     gguf, folder = exported(tmp_path, types=T.Q4_0)
     with pytest.raises(Llama3Error, match="use --force"):
@@ -282,7 +323,9 @@ def test_force_replaces_it_but_keeps_what_is_not_ours(tmp_path: Path) -> None:
         (["--ops", "native"], "--target web needs --ops contrib"),
         (["--activations", "int8"], "--target web needs --activations float32"),
         (["--precision", "fp16"], "--target web needs --precision fp32"),
+        (["--logits", "selected"], "--target web needs --logits last or all"),
         (["--tokenizer-graph"], "--tokenizer-graph is not for --target web"),
+        (["--copy"], "--copy is only for --ops native"),
     ],
 )
 def test_options_that_browsers_do_not_have(
@@ -301,15 +344,14 @@ def test_options_that_browsers_do_not_have(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("logits", ["all", "selected"])
-def test_other_logits(tmp_path: Path, logits: str) -> None:
-    gguf, folder = exported(tmp_path, {"logits": logits}, types=T.Q8_0)
+def test_logits_of_all_positions(tmp_path: Path) -> None:
+    gguf, folder = exported(tmp_path, {"logits": "all"}, types=T.Q8_0)
     ids = random_ids(12)
     with GGUFFile.open(gguf) as file:
         expected = forward(file, ids)
     for graph in GRAPHS:
         found, _ = Graph(folder / graph)(ids)
-        np.testing.assert_allclose(found[0], expected[-len(found[0]) :], atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(found[0], expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_more_files_than_transformers_js_loads_are_refused(tmp_path: Path) -> None:
