@@ -69,7 +69,8 @@ export async function* generate({ ort, session, tokenizer, maxLength, ends }, pr
       dispose(past);
       past = {};
       for (const [name, rows] of Object.entries(present)) past[name.replace("present", "past_key_values")] = rows;
-      const values = await logits.getData(true); // and release its memory
+      const vocabSize = logits.dims.at(-1);
+      const values = (await logits.getData(true)).subarray(-vocabSize); // of the last position; releases their memory
       const next = values.reduce((best, value, id) => (value > values[best] ? id : best), 0);
       if (ends.includes(next)) return;
       newIds.push(next);

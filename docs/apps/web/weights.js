@@ -51,15 +51,27 @@ class Store {
     return `${this.folder}/${sha256}`;
   }
 
+  /** Return a file as `readAll` does, or undefined if the cache does not have all of it. */
   async read(sha256, size, count) {
-    const response = await this.cache?.match(this.key(sha256));
-    if (!response || Number(response.headers.get("Content-Length")) !== size) return undefined;
-    return readAll(response, size, count);
+    let counted = 0;
+    const onBytes = (bytes) => {
+      counted += bytes;
+      count(bytes);
+    };
+    try {
+      const response = await this.cache?.match(this.key(sha256));
+      const data = response && (await readAll(response, size, onBytes));
+      if (data?.filled === size) return data;
+    } catch {
+      // The browser cannot read it any more: download it again.
+    }
+    if (counted) count(-counted);
+    return undefined;
   }
 
   async write(sha256, bytes) {
     try {
-      await this.cache?.put(this.key(sha256), new Response(bytes, { headers: { "Content-Length": bytes.length } }));
+      await this.cache?.put(this.key(sha256), new Response(bytes));
     } catch (error) {
       await this.removeOthers([]);
       this.cache = null;

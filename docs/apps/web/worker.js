@@ -21,7 +21,7 @@ self.onmessage = async ({ data: message }) => {
       postMessage({ done: true });
     }
   } catch (error) {
-    postMessage({ error: error.message });
+    postMessage({ error: error?.message || `the model stopped (${error})` }); // onnxruntime-web may throw a number
   }
 };
 
