@@ -443,6 +443,8 @@ def test_heads_that_onnx_runtime_refuses(tmp_path: Path) -> None:
     gguf = write_llama_gguf(tmp_path / "model.gguf", head_dim=24)
     with pytest.raises(Llama3Error, match="multiples of 16; use --ops native"):
         export(gguf, tmp_path / "out")
+    with pytest.raises(Llama3Error, match="multiples of 16; use another model"):
+        export(gguf, tmp_path / "out", target="web")
     export(gguf, tmp_path / "out", ops="native")
 
 
