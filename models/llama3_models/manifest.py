@@ -83,7 +83,7 @@ class ExportOptions:
     target: Target = "any"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as data for JSON. A target is only named if there is one."""
+        """Return the options as data for JSON, with the target only if it is not `any`."""
         data = asdict(self)
         if self.target == "any":
             del data["target"]

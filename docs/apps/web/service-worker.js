@@ -24,13 +24,15 @@ async function upToDate(url) {
   const kept = await cache?.match(url);
   if (kept) {
     const now = await fetch(url, { method: "HEAD", cache: "no-store" }).catch(() => kept);
-    if (now.ok && version(now) === version(kept)) return kept;
+    if (now === kept || (now.ok && version(now) && version(now) === version(kept))) return kept;
   }
   const response = await fetch(url, { cache: "no-store" });
   if (response.ok) await cache?.put(url, response.clone()).catch(() => {}); // no room: not kept
   return response;
 }
 
+/** Return what distinguishes the versions of a file, or undefined if the server does not say. */
 function version({ headers }) {
-  return ["ETag", "Last-Modified", "Content-Length"].map((name) => headers.get(name)).join();
+  const [tag, time, length] = ["ETag", "Last-Modified", "Content-Length"].map((name) => headers.get(name));
+  return tag || time ? [tag, time, length].join() : undefined;
 }

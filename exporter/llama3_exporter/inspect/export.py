@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,7 +157,7 @@ def _warnings(folder: Path, files: Mapping[str, int]) -> Iterator[str]:
 
 
 def _about(path: Path, graph: onnx.GraphProto, manifest: Manifest, weight_bytes: int) -> dict[str, str]:
-    options, source = asdict(manifest.options), manifest.source
+    options, source = manifest.options.to_dict(), manifest.source
     special = Counter(node.op_type for node in graph.node if node.domain in (CONTRIB, DOMAIN))
     adapters = ", ".join(f"{adapter.name} (scale {adapter.scale:g})" for adapter in manifest.adapters)
     counts = [f"{name}:{count}" for name, count in special.most_common()]

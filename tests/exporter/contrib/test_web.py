@@ -397,3 +397,4 @@ def test_a_target_of_any_is_not_in_the_manifest(tmp_path: Path) -> None:
         export(gguf, tmp_path / target, target=target)
         options = json.loads((tmp_path / target / "llama3.json").read_text(encoding="utf-8"))["options"]
         assert options.get("target") == expected
+        assert ("target" in inspect_export(tmp_path / target).about["options"]) == (target == "web")
