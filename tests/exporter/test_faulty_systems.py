@@ -58,6 +58,10 @@ BEFORE_AND_ACTION = {
     "force": (
         lambda run: export(gguf, run / "out", activations="float32"), lambda run: export(gguf, run / "out", force=True)
     ),
+    "web": (nothing, lambda run: export(gguf, run / "out", target="web")),
+    "web-force": (
+        lambda run: export(gguf, run / "out", target="web"), lambda run: export(gguf, run / "out", force=True)
+    ),
     "beside": (lambda run: os.link(gguf, run / "m.gguf"), lambda run: export(run / "m.gguf", ops="native")),
     "cache": (nothing, lambda run: keep("native")),
     "cache-contrib": (nothing, lambda run: keep("contrib")),
@@ -117,7 +121,7 @@ for call, count in counts.items():
             problems.append([*case, f"success, but {sorted(rest)} stayed"])
         elif call not in CLEANING and error is not None and after != old and after != new:
             problems.append([*case, f"left {sorted(after.items() ^ old.items())}"])
-        elif action == "force" and not any(whole.items() <= after.items() for whole in (old, new)):
+        elif action.endswith("force") and not any(whole.items() <= after.items() for whole in (old, new)):
             problems.append([*case, "neither the old export nor the new one is whole"])
 print(json.dumps({"problems": problems, "cases": cases, "failed": failed, "calls": counts}))
 """
@@ -131,7 +135,10 @@ def faulty_system(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("action", ["contrib", "native", "copy", "force", "beside", "cache", "cache-contrib", "remove"])
+@pytest.mark.parametrize(
+    "action",
+    ["contrib", "native", "copy", "force", "web", "web-force", "beside", "cache", "cache-contrib", "remove"],
+)
 def test_it_works_or_says_so(faulty_system: Path, tmp_path: Path, action: str) -> None:
     environment = {**os.environ, "LD_PRELOAD": str(faulty_system)}
     result = subprocess.run(

@@ -277,6 +277,8 @@ def test_what_another_export_is_writing_is_left_alone(gguf: Path, tmp_path: Path
     dead = tmp_path / ".llama3-export-deadbeef"
     dead.mkdir()
     (dead / "model.onnx.data_12").touch()
+    (dead / "onnx").mkdir()
+    (dead / "onnx" / "model_q4.onnx_data_3").touch()
     (dead / "unfinished").touch()
     (dead / "model-00001-of-00002.gguf").write_bytes(b"GGUF and half of the rest")
     (tmp_path / ".llama3-export-file_123").touch(0o600)
@@ -296,10 +298,15 @@ def test_what_is_called_like_a_leftover_and_is_none_stays(gguf: Path, tmp_path: 
     mine = tmp_path / name
     mine.mkdir()
     (mine / "thesis.tex").write_text("thesis")
+    inner = tmp_path / ".llama3-export-web_mine" / "onnx"
+    inner.mkdir(parents=True)
+    (inner / "model.onnx").touch()
+    (inner / "thesis.tex").touch()
     (tmp_path / ".llama3-export-link1234").symlink_to(mine)
     (tmp_path / ".llama3-export-my_notes").write_text("notes")
     export(gguf, tmp_path / "out")
     assert (mine / "thesis.tex").read_text() == "thesis"
+    assert sorted(path.name for path in inner.iterdir()) == ["model.onnx", "thesis.tex"]
     assert (tmp_path / ".llama3-export-link1234").is_symlink()
     assert (tmp_path / ".llama3-export-my_notes").read_text() == "notes"
 
