@@ -30,7 +30,7 @@ HOSTS = [(version, provider) for provider in ("wasm", "webgpu") for version in (
 
 @pytest.fixture(scope="module", params=HOSTS, ids=lambda host: "-".join(host))
 def outcome(request: pytest.FixtureRequest, site: Site, tiny: WebModel) -> dict[str, Any]:
-    """Return what greedy decoding of all batches gave, and on which provider."""
+    """Return the results of greedy decoding of all batches, and the provider."""
     version, provider = request.param
     job = {"version": version, "provider": provider, "batches": [prompts(lengths) for lengths in BATCHES]}
     (report,) = site.run(("runOrt", {**job, "steps": STEPS, **tiny.files(provider)}))

@@ -40,7 +40,7 @@ def run(site: Site, host: str, function: str, job: dict[str, Any]) -> dict[str, 
 
 @pytest.fixture(scope="module", params=["node", "wasm", "webgpu"])
 def outcome(request: pytest.FixtureRequest, site: Site, tiny: WebModel) -> dict[str, Any]:
-    """Return what generate() gave for all batches, and where."""
+    """Return the results of generate() for all batches, and the host."""
     job = {"name": tiny.folder.name, "batches": [prompts(lengths) for lengths in BATCHES], "steps": STEPS}
     return {"host": request.param, **run(site, request.param, "runModel", job)}
 

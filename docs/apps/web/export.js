@@ -15,7 +15,7 @@ export async function readExport(folder) {
     name: manifest.source.name,
     largestTensor: largestTensor(graph),
     weightsBytes,
-    // WebAssembly unpacks linears to float32, four bytes a weight, and needs half as much again while it loads.
+    // WebAssembly unpacks linears to float32, four bytes per weight, and needs half as much again while it loads.
     wasmBytes: 6 * numLinearWeights(manifest, config) + weightsBytes,
   };
 }

@@ -32,7 +32,7 @@ export async function loadModel(folder, device, threads, onProgress) {
   return { ort, session, tokenizer, tokenizerConfig, maxLength, ends: [ends].flat(), storage };
 }
 
-/** The graph could not be opened on a device; another one may do. */
+/** The graph cannot be opened on this device, but perhaps on another. */
 export class SessionError extends Error {}
 
 /** Return the ids of a text to continue, or of a chat's messages in the form that the model was trained on. */

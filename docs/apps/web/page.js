@@ -107,7 +107,7 @@ function showText({ text, count, seconds }) {
   element("speed").textContent = count ? `${(count / seconds).toFixed(1)} tokens/s` : "";
 }
 
-/** Keep the answer in the chat, also one that was stopped. */
+/** Keep the answer in the chat, even if it was stopped. */
 function finish() {
   if (element("mode").value === "chat") messages.push({ role: "assistant", content: answer.textContent });
   setRunning(false);
@@ -115,7 +115,7 @@ function finish() {
 
 function showError(text) {
   element("error").textContent = text;
-  if (!element("loading").hidden) return; // the model never came
+  if (!element("loading").hidden) return; // there is no model
   if (messages.at(-1)?.role === "user") messages.pop(); // it has no answer
   setRunning(false);
 }

@@ -33,7 +33,7 @@ export async function loadWeights(folder, files, onProgress) {
   return { externalData, storage: store.line };
 }
 
-/** The part of the browser's cache that one export has. Its failures are no errors: the model then runs from memory. */
+/** The part of the browser's cache that one export has. If it fails, the model runs from memory. */
 class Store {
   static async open(folder, total) {
     const store = new Store();

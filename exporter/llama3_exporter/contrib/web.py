@@ -34,7 +34,7 @@ from llama3_exporter.modules import FLOAT
 
 
 class WebGPUBackend(ContribBackend):
-    """Weights stay packed; what WebGPU has no kernel for is written in other ops."""
+    """Weights stay packed; other ops replace those that WebGPU has no kernel for."""
 
     def product(self, op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
         """See `ContribBackend`."""

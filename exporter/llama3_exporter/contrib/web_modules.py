@@ -1,6 +1,6 @@
 """Modules that compute with packed weights in ONNX's own ops.
 
-ONNX Runtime computes an op whose inputs are constants once, when it loads the graph. So what unpacks a weight costs
+ONNX Runtime computes an op whose inputs are constants once, when it loads the graph. So unpacking a weight costs
 nothing afterwards.
 """
 
@@ -31,7 +31,7 @@ def matmul_folded(op: OpBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
 
 
 def pieces(num_rows: int, row_size: int) -> list[tuple[int, int]]:
-    """Return the first and last row, exclusive, of each piece of a weight that is unpacked at a time."""
+    """Return the first row of each piece of a weight that is unpacked at a time, and the row after its last."""
     step = max(1, _PIECE_BYTES // (row_size * int(FLOAT.itemsize)))
     return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 

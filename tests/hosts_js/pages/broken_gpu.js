@@ -1,3 +1,3 @@
-// A graphics card that gives no device.
+// A graphics card that WebGPU cannot open.
 
 GPUAdapter.prototype.requestDevice = () => Promise.reject(new Error("this card is broken"));

@@ -1,4 +1,4 @@
-// Count the bytes of the GPU buffers that exist, and tell who asks on a channel.
+// Count the GPU buffers that exist and their bytes, and report them on a channel when asked.
 
 if (globalThis.GPUDevice) {
   let count = 0;

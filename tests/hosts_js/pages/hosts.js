@@ -1,4 +1,4 @@
-// What the tests ask of a page: run an export in onnxruntime-web or in transformers.js, and return what came out.
+// Functions that the tests call in a page: they run an export in onnxruntime-web or transformers.js.
 
 import "./software_gpu.js";
 import { greedy, open } from "./ort.js";
