@@ -237,6 +237,20 @@ def test_weights_that_were_cut_are_a_line_on_the_page(tiny_chat: WebModel, tmp_p
     assert re.search(r"/model/onnx/model\.onnx_data: has 1000 bytes instead of \d+; export the model again", error)
 
 
+def test_weights_of_another_export_are_a_line_on_the_page(tiny_chat: WebModel, tmp_path: Path) -> None:
+    """They are not stored under the checksum that they do not have."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_chat.folder, model)
+    with (model / "onnx" / "model.onnx_data").open("r+b") as weights:
+        weights.write(b"other")
+    with served_page(tmp_path / "site", model) as page:
+        report = page.visit(before=NO_WEBGPU)
+    assert report["error"].endswith(
+        "/model/onnx/model.onnx_data: does not have the checksum in llama3.json; export the model again"
+    )
+    assert report["kept"]["llama3-onnx-weights"] == []
+
+
 def test_an_export_that_is_not_there_is_a_line_on_the_page(tmp_path: Path) -> None:
     with served_page(tmp_path / "site", None) as page:
         error = page.visit()["error"]

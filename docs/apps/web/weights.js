@@ -25,6 +25,9 @@ export async function loadWeights(folder, files, onProgress) {
       if (data.filled !== size) {
         throw new Error(`${url}: has ${data.filled} bytes instead of ${size}; export the model again`);
       }
+      if (!(await matches(data.bytes, sha256))) {
+        throw new Error(`${url}: does not have the checksum in llama3.json; export the model again`);
+      }
       await store.write(sha256, data.bytes);
     }
     externalData.push({ path: name, data: data.bytes });
@@ -89,6 +92,13 @@ class Store {
       if (url.startsWith(`${this.folder}/`) && !kept.has(url)) await this.cache.delete(url);
     }
   }
+}
+
+/** Return whether `bytes` have a checksum, or true where nothing can be stored: browsers then compute none either. */
+async function matches(bytes, sha256) {
+  if (!globalThis.crypto?.subtle) return true;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("") === sha256;
 }
 
 /** Return { bytes, filled }, copied into place as they arrive, so memory never has them all twice. */
