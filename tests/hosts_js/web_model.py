@@ -14,6 +14,8 @@ from llama3_models.gguf.file import GGUFFile
 from llama3_models.reference import forward
 from llama3_runtime import Generator, SamplingParams
 
+from tests.hosts_js.chromium import logits_of
+
 _SUFFIXES = {"fp32": "", "q4": "_q4"}
 """What transformers.js adds to a graph's name for each dtype."""
 
@@ -39,6 +41,15 @@ class WebModel:
         """Return the reference's logits from which each of `new_ids` was chosen: float32 [new ids, vocab_size]."""
         with GGUFFile.open(self.gguf) as file:
             return forward(file, [*prompt, *new_ids[:-1]])[len(prompt) - 1 :]
+
+    def check_greedy(self, result: dict[str, Any], batch: list[list[int]], steps: int) -> None:
+        """Assert that a host decoded a batch greedily, with the reference's ids and its logits within 1e-4."""
+        for row, prompt in enumerate(batch):
+            ids = result["ids"][row]
+            expected = self.expected(prompt, ids)
+            assert len(ids) == steps
+            np.testing.assert_array_equal(ids, expected.argmax(axis=-1))
+            np.testing.assert_allclose(logits_of(result, row), expected, rtol=0, atol=1e-4)
 
 
 def prompts(lengths: list[int]) -> list[list[int]]:
